@@ -1,0 +1,40 @@
+# reprise_library(NAME DEPS ...): static library from all .cc files of the current folder (not of
+# its sub-folders). Include paths start at src/, so includes read "formats/gguf.h".
+function(reprise_library name)
+  cmake_parse_arguments(ARG "" "" "DEPS;PRIVATE_DEPS;SOURCES" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(APPEND sources ${ARG_SOURCES})
+  if(NOT sources)
+    add_library(${name} INTERFACE)  # headers only, or not written yet
+    target_include_directories(${name} INTERFACE ${CMAKE_SOURCE_DIR}/src)
+    target_link_libraries(${name} INTERFACE ${ARG_DEPS})
+    return()
+  endif()
+  add_library(${name} STATIC ${sources})
+  target_include_directories(${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} PRIVATE ${ARG_PRIVATE_DEPS})
+endfunction()
+
+# reprise_test(NAME DEPS ... LABELS ...): one test program from all *_test.cc files of the current
+# folder; every TEST becomes a ctest entry of its own.
+function(reprise_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LABELS;SOURCES" ${ARGN})
+  if(NOT ARG_SOURCES)
+    file(GLOB ARG_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cc)
+  endif()
+  if(NOT ARG_SOURCES)
+    return()
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE
+    REPRISE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data"
+    REPRISE_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+    REPRISE_PROGRAM="${CMAKE_BINARY_DIR}/reprise")
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()

@@ -1,0 +1,50 @@
+// Files: read-only memory maps, whole-file reads with a limit, and writes that never leave a
+// half-written file behind.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace reprise {
+
+// A file mapped read-only. Shared by everything that points into it; unmapped with the last owner.
+// Throws Error naming the path when it can't be opened or is no regular file. An empty file maps
+// to an empty span.
+class MappedFile {
+ public:
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
+  // Tells the system that these bytes (a sub-span of bytes()) are not needed soon: their resident
+  // pages go back. Reading them again later is still valid.
+  void release(std::span<const std::byte> part) const;
+
+ private:
+  MappedFile() = default;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+  std::filesystem::path path_;
+};
+
+// The whole file as text. Throws Error when it can't be read or is larger than max_bytes.
+std::string read_file(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 30);
+
+// Writes through a temporary file in the same folder, flushes it to disk and renames it over
+// `path`: afterwards the file is either the old one or the whole new one. `write` is handed a sink
+// and may call it any number of times. Throws Error naming the path (disk full, no permission...);
+// the temporary file is removed then.
+using ByteSink = std::function<void(std::span<const std::byte>)>;
+void write_file_atomically(const std::filesystem::path& path,
+                           const std::function<void(const ByteSink&)>& write);
+void write_file_atomically(const std::filesystem::path& path, std::string_view text);
+
+}  // namespace reprise
