@@ -22,7 +22,8 @@ bool is_quantized(DType type);
 bool is_float(DType type);  // F32 F16 BF16 F64
 std::string_view dtype_name(DType type);
 
-// Shapes are row-major; the last dimension is contiguous. GGUF's reversed order is undone on reading.
+// Shapes are row-major; the last dimension is contiguous. GGUF's reversed order is undone on
+// reading.
 using Shape = std::vector<int64_t>;
 
 // Product of the dimensions. Throws Error on a negative dimension or on overflow of int64.

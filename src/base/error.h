@@ -36,10 +36,11 @@ namespace internal {
 
 }  // namespace reprise
 
-// REPRISE_CHECK(condition) or REPRISE_CHECK(condition, "format {}", value): our own invariants only.
-#define REPRISE_CHECK(condition, ...)                                                 \
-  do {                                                                                \
-    if (!(condition)) [[unlikely]]                                                    \
-      ::reprise::internal::check_failed(#condition, __FILE__, __LINE__,               \
-                                        ::fmt::format("" __VA_ARGS__));               \
+// REPRISE_CHECK(condition) or REPRISE_CHECK(condition, "format {}", value): our own invariants
+// only.
+#define REPRISE_CHECK(condition, ...)                                   \
+  do {                                                                  \
+    if (!(condition)) [[unlikely]]                                      \
+      ::reprise::internal::check_failed(#condition, __FILE__, __LINE__, \
+                                        ::fmt::format("" __VA_ARGS__)); \
   } while (false)

@@ -24,8 +24,7 @@ class Philox {
   float normal(uint64_t i) const {
     const double u = (static_cast<double>(bits(2 * i)) + 1.0) * 0x1p-32;  // (0, 1]
     const double v = static_cast<double>(bits(2 * i + 1)) * 0x1p-32;
-    return static_cast<float>(std::sqrt(-2.0 * std::log(u)) *
-                              std::cos(2.0 * std::numbers::pi * v));
+    return static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(2.0 * std::numbers::pi * v));
   }
   // Next values of the stream, for sequential use.
   uint32_t next_bits() { return bits(counter_++); }

@@ -16,8 +16,8 @@
 namespace reprise {
 namespace {
 
-// Decode runs hundreds of short loops per token; a sleep and a wake-up costs more than most of them.
-// So idle workers spin this long before they sleep.
+// Decode runs hundreds of short loops per token; a sleep and a wake-up costs more than most of
+// them. So idle workers spin this long before they sleep.
 constexpr int kSpins = 4000;
 
 void pause() {

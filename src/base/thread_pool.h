@@ -1,5 +1,5 @@
-// A persistent pool for data-parallel loops. Work is cut by the caller's shapes, never by the number
-// of threads, so results can't depend on how many there are.
+// A persistent pool for data-parallel loops. Work is cut by the caller's shapes, never by the
+// number of threads, so results can't depend on how many there are.
 #pragma once
 
 #include <atomic>
@@ -23,10 +23,10 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Runs body(task, worker) for task = 0..tasks-1, each exactly once, and returns when all are done.
-  // worker is in [0, threads()): use it to pick scratch memory. Tasks are handed out one at a time
-  // to whoever is free. The first exception of a task is rethrown here. Not reentrant: a body must
-  // not call run of the same pool; two threads that call run take turns.
+  // Runs body(task, worker) for task = 0..tasks-1, each exactly once, and returns when all are
+  // done. worker is in [0, threads()): use it to pick scratch memory. Tasks are handed out one at a
+  // time to whoever is free. The first exception of a task is rethrown here. Not reentrant: a body
+  // must not call run of the same pool; two threads that call run take turns.
   void run(int64_t tasks, const std::function<void(int64_t task, int worker)>& body);
 
   // Hardware threads this process may use (affinity mask and cgroup quota respected).
