@@ -1,0 +1,86 @@
+// A model: config, weights, scheme; and the forward pass that interprets a plan over rows.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/block.h"
+#include "model/scheme.h"
+#include "model/vision.h"
+
+namespace reprise {
+
+struct LoadOptions {
+  DType kv_type = DType::F32;
+};
+
+// What the tokenizer and the chat layer need of a model file, whatever its kind.
+struct ModelFiles {
+  std::filesystem::path path;        // as given
+  std::shared_ptr<HfFolder> folder;  // one of the two is set
+  std::shared_ptr<GgufFile> gguf;
+};
+
+class Model {
+ public:
+  // A Hugging Face folder or a GGUF file. Throws one Error that lists all missing, unexpected and
+  // mis-shaped tensors. The backend must outlive the model.
+  static std::unique_ptr<Model> load(const std::filesystem::path& path, Backend& backend,
+                                     const LoadOptions& options = {});
+  // A model with weights made by `initial` (training from scratch).
+  static std::unique_ptr<Model> create(
+      const ModelConfig& config, Backend& backend,
+      const std::function<std::vector<float>(const TensorSlot&)>& initial);
+
+  const ModelConfig& config() const { return config_; }
+  const ModelFiles& files() const { return files_; }
+  Scheme& scheme() { return *scheme_; }
+  Backend& backend() { return backend_; }
+  const VisionTower* vision() const { return vision_ ? &*vision_ : nullptr; }
+  std::vector<Block>& blocks() { return blocks_; }
+
+  // Every tensor of the model, in a fixed order.
+  void visit_tensors(const TensorVisitor& visitor);
+  int64_t parameters();                       // stored weights
+  int64_t effective_parameters(const Plan&);  // each visit of a block counted
+
+  // Plans made from user options; checked.
+  Plan prefill_plan(const PlanOptions& options = {}) const;
+  Plan decode_plan(const PlanOptions& options = {}) const;
+
+  // Token embeddings [ids, d]. Ids are checked against the embedding's rows (Error).
+  Tensor embed(std::span<const int32_t> ids);
+  // Runs the plan: x [rows, d] -> the state after the last step [rows, d], before the final norm.
+  // Sequences' KV rows are appended to and their lengths advanced.
+  Tensor forward(const Plan& plan, const Rows& rows, Tensor x, Observer* observer = nullptr);
+  Tensor final_norm(const Tensor& x);   // [rows, d]
+  Tensor logits(const Tensor& normed);  // [rows, vocabulary]
+  KvSpec kv_spec() const { return kv_spec_; }
+
+ private:
+  Model(ModelConfig config, Backend& backend, const LoadOptions& options);
+  void bind(const WeightFile& weights);
+  Tensor run_visit(const Rows& rows, const Step& step, const Tensor& angles, const Tensor& x,
+                   Observer* observer);
+
+  ModelConfig config_;
+  ModelFiles files_;
+  Backend& backend_;
+  KvSpec kv_spec_;
+  std::unique_ptr<Scheme> scheme_;
+  TensorNames names_;
+  std::vector<Block> blocks_;
+  LinearWeight embed_;  // a table; its matrix is the head too where tied
+  LinearWeight head_;
+  NormWeight final_norm_;
+  std::optional<VisionTower> vision_;
+};
+
+// Rope's cosines and sines for rows: [rows, dim] as Backend::rope wants them. Frequencies follow
+// each segment's total_length (see RopeConfig), arithmetic as the official code's float32.
+Tensor rope_angles(Backend& be, const RopeConfig& config, const Rows& rows);
+
+}  // namespace reprise

@@ -1,0 +1,114 @@
+// Depth as data. A model owns blocks (weights); a plan is the flat list of steps that says in what
+// order blocks are visited, which KV row each visit reads and writes, and what happens in between.
+//
+// A plan can be printed, drawn, checked, given on the command line and stored in a model file. Many
+// requests share one plan; a row of work is a token with a position in its plan.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/json.h"
+
+namespace reprise {
+
+// Runs one block. `write` is the KV row that gets this visit's keys and values, `read` the one its
+// queries attend to; `adapter` selects the low-rank adapters of the block's matrices (-1: none).
+struct Visit {
+  int block = 0;
+  int read = 0;
+  int write = 0;
+  int adapter = -1;
+  bool operator==(const Visit&) const = default;
+};
+
+// Blends the last visit's input and output per token: x = in + w (out - in), w from the scheme's
+// gate number `gate` applied to the input (TroL).
+struct Mix {
+  int gate = 0;
+  bool operator==(const Mix&) const = default;
+};
+
+// Keeps the state in a register of the row.
+struct Save {
+  int reg = 0;
+  bool operator==(const Save&) const = default;
+};
+
+// x = reg + alpha (x - reg): the fraction alpha of the update made since Save (damped replay).
+struct Combine {
+  int reg = 0;
+  float alpha = 1;
+  bool operator==(const Combine&) const = default;
+};
+
+// A place where a token may leave, with the state before the final norm; `norm`: apply the final
+// norm to the state that goes on.
+struct LoopEnd {
+  int loop = 0;
+  bool norm = false;
+  bool operator==(const LoopEnd&) const = default;
+};
+
+struct Step {
+  std::variant<Visit, Mix, Save, Combine, LoopEnd> op;
+  // Name of the state after this step for observers ("layer.3.out"); empty: not shown.
+  std::string label;
+  bool operator==(const Step&) const = default;
+};
+
+// How long a KV row's entries are kept.
+enum class Lifetime {
+  Request,  // as long as the request
+  Prompt,   // until its prompt is done (TroL's second pass)
+};
+
+struct KvDecl {
+  Lifetime lifetime = Lifetime::Request;
+  bool operator==(const KvDecl&) const = default;
+};
+
+struct Plan {
+  std::vector<Step> steps;
+  std::vector<KvDecl> kv_rows;  // by row number
+  int registers = 0;
+
+  // Builders. A visit without rows of its own choosing gets a new KV row for itself.
+  void visit(int block, int kv, int adapter, std::string label);
+  void mix(int gate, std::string label);
+  void loop_end(int loop, bool norm = false);
+  int add_kv_row(Lifetime lifetime = Lifetime::Request);
+
+  int visits() const;  // effective depth
+  int unique_blocks() const;
+  int loops() const;  // number of LoopEnd steps
+
+  // Throws Error ("<where>: step 7: ...") unless: blocks, rows and registers are in range, every
+  // row is written before (or by the visit that) reads it, no row is written twice, every Mix
+  // follows a visit, every register is saved before it is combined.
+  void check(int blocks, const std::string& where) const;
+
+  bool operator==(const Plan&) const = default;
+};
+
+// One visit a block, in order: every ordinary decoder.
+Plan dense_plan(int blocks);
+
+// "0-23,10-14" -> visits of blocks 0..23, then 10..14 again, each visit with a KV row of its own.
+// A range may run backwards ("5-3") and a block may stand alone ("7"). Damped replay
+// (arXiv 2605.23872): "0-9,10-14*3,15-29" runs 10..14 three times and takes a third of each update:
+// x <- x + (F(x) - x) / 3. Throws Error naming `where` and the offending piece.
+Plan parse_plan(std::string_view text, int blocks, const std::string& where);
+
+// A table for people, one line a step.
+std::string plan_table(const Plan& plan);
+// The short form that parse_plan reads, where the plan can be written so; else "(scheme's own)".
+std::string plan_summary(const Plan& plan);
+
+Json plan_to_json(const Plan& plan);
+Plan plan_from_json(const Json& json, const std::string& where);
+
+}  // namespace reprise

@@ -1,0 +1,62 @@
+// Rows of work: the tokens one forward call runs, grouped into segments of one request each.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/plan.h"
+
+namespace reprise {
+
+// What a scheme keeps per request beside KV (Phantom's start-of-sequence token). Each derives its
+// own.
+struct SchemeState {
+  virtual ~SchemeState() = default;
+  virtual std::unique_ptr<SchemeState> clone() const = 0;
+};
+
+// A request's state as the model sees it.
+struct Sequence {
+  std::map<int, KvRow> kv;              // by KV row of the plan; made at the first write
+  std::unique_ptr<SchemeState> scheme;  // made by the scheme at the first call
+  int64_t length = 0;                   // tokens run so far; the next token's position
+
+  // Drops rows whose lifetime in `plan` is the prompt.
+  void end_prompt(const Plan& plan);
+  int64_t kv_bytes() const;
+};
+
+// Consecutive rows of a call that belong to one request.
+struct RowSegment {
+  Sequence* sequence = nullptr;  // null: functional (training), nothing is kept
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  // Length of the request that rope's scaling is chosen by: the whole prompt's length for each of
+  // its chunks, position + 1 in decode. Never the length of a chunk.
+  int64_t total_length = 0;
+  int prefix = -1;  // functional only: see AttentionSegment
+};
+
+struct Rows {
+  std::vector<RowSegment> segments;
+  std::vector<int32_t> positions;  // [rows]
+  std::vector<uint8_t> is_image;   // [rows], or empty where there are none: image tokens
+  int64_t size() const { return static_cast<int64_t>(positions.size()); }
+
+  // Appends the next `count` tokens of a request.
+  void append(Sequence& sequence, int64_t count, int64_t total_length);
+};
+
+// Sees named intermediate results ("layer.0.out"). Tensors are [rows, ...] of the current call.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void observe(const std::string& name, const Tensor& value) = 0;
+  // Whether anything should be computed only to be shown.
+  virtual bool wants(const std::string&) const { return true; }
+};
+
+}  // namespace reprise

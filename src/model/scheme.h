@@ -1,0 +1,66 @@
+// A scheme owns all that is particular to one way of reusing layers: config keys, extra tensors,
+// the plans for prefill and decode, its own attention and KV width, per-request state. One file
+// each under reuse/, one line each in the registry (scheme.cc). The defaults here are the dense
+// decoder.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "formats/weights.h"
+#include "model/block.h"
+#include "model/config.h"
+#include "model/plan.h"
+
+namespace reprise {
+
+// What the user may ask for at run time.
+struct PlanOptions {
+  std::string plan;  // --plan; empty: the scheme's own
+  int passes = 0;    // TroL: 0 = the scheme's own (2); 1 = traversal off
+};
+
+class Scheme {
+ public:
+  virtual ~Scheme() = default;
+  virtual std::string name() const = 0;
+
+  // ---- Weights beside the blocks'.
+  virtual void visit_tensors(const TensorNames&, const TensorVisitor&) {}
+  // Attaches what belongs to a block's matrices (adapters) before they are visited.
+  virtual void attach(std::vector<Block>&) {}
+  // Tensors from files of their own in a model folder (trol_gating.pt).
+  virtual std::vector<TensorView> extra_files(const std::filesystem::path& /*folder*/) const {
+    return {};
+  }
+
+  // ---- Depth.
+  // The plan for a prompt of more than one token, and for everything else.
+  virtual Plan prefill_plan(const PlanOptions& options) const { return decode_plan(options); }
+  virtual Plan decode_plan(const PlanOptions& options) const;
+
+  // ---- Computation.
+  virtual KvSpec kv_spec() const;
+  // Attention between the projections: appends to KV, returns [rows, heads, head_dim].
+  virtual Tensor attend(Backend& be, int block, const VisitRows& rows, const Qkv& qkv);
+  // The weight of a Mix step, [rows, 1], from the last visit's input.
+  virtual Tensor mix_weight(Backend& be, int gate, const Tensor& in);
+  // Adapter per row for schemes whose adapters follow the kind of token; empty: the visit's own.
+  virtual std::vector<int32_t> row_adapters(const Rows&) const { return {}; }
+
+ protected:
+  explicit Scheme(const ModelConfig& config) : config_(config) {}
+  ModelConfig config_;
+};
+
+// Throws Error listing the known schemes.
+std::unique_ptr<Scheme> make_scheme(const ModelConfig& config);
+std::vector<std::string> scheme_names();
+
+// The scheme of a Hugging Face config ("model_type"), or empty for an ordinary decoder.
+// Plain attention by positions: what Scheme::attend does.
+Tensor plain_attention(Backend& be, const TextConfig& config, const VisitRows& rows,
+                       const Qkv& qkv);
+
+}  // namespace reprise
