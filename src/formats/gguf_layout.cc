@@ -1,0 +1,59 @@
+#include "formats/gguf_layout.h"
+
+#include <bit>
+
+#include "base/error.h"
+
+namespace reprise {
+namespace {
+
+constexpr const char* kAlignmentKey = "general.alignment";
+constexpr uint32_t kDefaultAlignment = 32;
+constexpr uint32_t kMaxAlignment = 1 << 20;
+
+struct TensorType {
+  uint32_t id;
+  std::string_view name;
+};
+// ggml's numbers, to name in messages what is not supported here too.
+constexpr TensorType kTensorTypes[] = {
+    {0, "F32"},     {1, "F16"},    {2, "Q4_0"},     {3, "Q4_1"},    {6, "Q5_0"},     {7, "Q5_1"},
+    {8, "Q8_0"},    {9, "Q8_1"},   {10, "Q2_K"},    {11, "Q3_K"},   {12, "Q4_K"},    {13, "Q5_K"},
+    {14, "Q6_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
+    {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"}, {24, "I8"},      {25, "I16"},
+    {26, "I32"},    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},  {30, "BF16"},    {34, "TQ1_0"},
+    {35, "TQ2_0"},  {39, "MXFP4"}};
+constexpr DType kSupported[] = {DType::F32,  DType::F16,  DType::BF16,
+                                DType::Q8_0, DType::Q4_0, DType::Q4_1};
+
+}  // namespace
+
+DType gguf_tensor_type(uint32_t id, const std::string& where, std::string_view tensor) {
+  for (const TensorType& type : kTensorTypes) {
+    if (type.id != id) continue;
+    for (DType supported : kSupported)
+      if (dtype_name(supported) == type.name) return supported;
+    fail("{}: tensor '{}' has type {}, which is not supported (F32 F16 BF16 Q8_0 Q4_0 Q4_1 are)",
+         where, tensor, type.name);
+  }
+  fail("{}: tensor '{}' has the unknown type number {}", where, tensor, id);
+}
+
+uint32_t gguf_tensor_type_id(DType type, const std::string& where, std::string_view tensor) {
+  for (DType supported : kSupported)
+    for (const TensorType& entry : kTensorTypes)
+      if (supported == type && entry.name == dtype_name(type)) return entry.id;
+  fail("{}: tensor '{}' can't be stored as {} (F32 F16 BF16 Q8_0 Q4_0 Q4_1 can)", where, tensor,
+       dtype_name(type));
+}
+
+uint32_t gguf_alignment(const GgufMetadata& metadata) {
+  if (!metadata.has(kAlignmentKey)) return kDefaultAlignment;
+  const uint32_t alignment = metadata.get_u32(kAlignmentKey);
+  if (!std::has_single_bit(alignment) || alignment > kMaxAlignment)
+    metadata.fail_at(kAlignmentKey, fmt::format("expected a power of two up to {}, found {}",
+                                                kMaxAlignment, alignment));
+  return alignment;
+}
+
+}  // namespace reprise
