@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "formats/gguf.h"
+#include "formats/hf_folder.h"
 #include "model/block.h"
 #include "model/scheme.h"
 #include "model/vision.h"

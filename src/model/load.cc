@@ -1,0 +1,117 @@
+#include "model/load.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+#include "base/error.h"
+#include "model/model.h"
+
+namespace reprise {
+namespace {
+
+// Tensors that some files carry and that nothing here reads.
+bool ignorable(const std::string& name) {
+  for (const char* end : {"rotary_emb.inv_freq", "position_ids", "rope_freqs.weight",
+                          "rope_factors_long.weight", "rope_factors_short.weight",
+                          // CLIP's last norm: the official code stops before it
+                          "vision_model.post_layernorm.weight", "vision_model.post_layernorm.bias"})
+    if (name.ends_with(end)) return true;
+  return false;
+}
+
+HostTensor host_tensor(const TensorView& view, const TensorSlot& slot) {
+  HostTensor host{view.type, view.shape, view.data, view.owner, {}};
+  if (slot.flatten)  // patch convolutions are read as matrices
+    host.shape = {view.shape[0], num_elements(view.shape) / std::max<int64_t>(1, view.shape[0])};
+  if (view.file)
+    host.release = [file = view.file, data = view.data, owner = view.owner] {
+      file->release(data);
+    };
+  return host;
+}
+
+std::string list_problems(const std::string& where, const std::vector<std::string>& problems) {
+  constexpr size_t kMostShown = 30;
+  std::string text = fmt::format("{}: the weights don't fit the config:", where);
+  for (size_t i = 0; i < problems.size() && i < kMostShown; ++i) text += "\n  " + problems[i];
+  if (problems.size() > kMostShown)
+    text += fmt::format("\n  and {} more", problems.size() - kMostShown);
+  return text;
+}
+
+}  // namespace
+
+void Model::bind(const WeightFile& weights) {
+  std::vector<std::string> problems;
+  std::set<std::string> known;
+  visit_tensors([&](const TensorSlot& slot) {
+    known.insert(slot.name);
+    const TensorView* view = weights.find(slot.name);
+    if (!view)
+      problems.push_back(fmt::format("tensor '{}' is missing, expected shape {}", slot.name,
+                                     shape_string(slot.shape)));
+    else if (view->shape != slot.shape)
+      problems.push_back(fmt::format("tensor '{}' has shape {}, expected {}", slot.name,
+                                     shape_string(view->shape), shape_string(slot.shape)));
+  });
+  for (const TensorView& view : weights.tensors()) {
+    const bool tied_copy =  // a tied head may be stored all the same
+        config_.text.tied_head && view.name == names_.of("head") + ".weight";
+    if (!known.contains(view.name) && !ignorable(view.name) && !tied_copy)
+      problems.push_back(fmt::format("tensor '{}' is unexpected", view.name));
+  }
+  if (!problems.empty()) fail("{}", list_problems(weights.where(), problems));
+  visit_tensors([&](const TensorSlot& slot) {
+    *slot.tensor = backend_.bind(host_tensor(*weights.find(slot.name), slot), slot.use);
+  });
+}
+
+std::unique_ptr<Model> Model::load(const std::filesystem::path& path, Backend& backend,
+                                   const LoadOptions& options) {
+  ModelFiles files;
+  files.path = path;
+  if (std::filesystem::is_directory(path)) {
+    files.folder = std::make_shared<HfFolder>(HfFolder::open(path));
+    ModelConfig config = config_from_json(files.folder->config, (path / "config.json").string());
+    std::unique_ptr<Model> model(new Model(std::move(config), backend, options));
+    model->names_ = {TensorNames::Style::HuggingFace, model->config_.tensor_prefix};
+    const std::vector<TensorView> extra = model->scheme_->extra_files(path);
+    if (extra.empty()) {
+      model->bind(files.folder->weights);
+    } else {
+      std::vector<TensorView> all = files.folder->weights.tensors();
+      all.insert(all.end(), extra.begin(), extra.end());
+      model->bind(WeightFile(path.string(), std::move(all)));
+    }
+    model->files_ = std::move(files);
+    return model;
+  }
+  if (!std::filesystem::exists(path))
+    fail("{}: no such file or folder; expected a Hugging Face folder or a GGUF file",
+         path.string());
+  files.gguf = std::make_shared<GgufFile>(open_gguf(path));
+  std::unique_ptr<Model> model(new Model(config_from_gguf(*files.gguf), backend, options));
+  const bool own = files.gguf->metadata.has("reprise.config");
+  model->names_ = {own ? TensorNames::Style::HuggingFace : TensorNames::Style::Gguf,
+                   model->config_.tensor_prefix};
+  model->bind(files.gguf->weights);
+  model->files_ = std::move(files);
+  return model;
+}
+
+std::unique_ptr<Model> Model::create(
+    const ModelConfig& config, Backend& backend,
+    const std::function<std::vector<float>(const TensorSlot&)>& initial) {
+  std::unique_ptr<Model> model(new Model(config, backend, {}));
+  model->names_ = {TensorNames::Style::HuggingFace, config.tensor_prefix};
+  model->visit_tensors([&](const TensorSlot& slot) {
+    const std::vector<float> values = initial(slot);
+    REPRISE_CHECK(static_cast<int64_t>(values.size()) == num_elements(slot.shape), "{}", slot.name);
+    TensorView view = make_view(slot.name, slot.shape, values);
+    *slot.tensor = backend.bind(host_tensor(view, slot), slot.use);
+  });
+  return model;
+}
+
+}  // namespace reprise

@@ -1,0 +1,209 @@
+// Phantom, "Phantom of Latent for Large Language and Vision Models" (arXiv 2409.14713).
+//
+// Attention's hidden dimension is doubled for a moment. With s the start-of-sequence token (the
+// request's first) and x one of q, k, v after rope, three small cross attentions over the HEADS of
+// s's own q, k, v (matrices [hd, hd] shared by all heads) give for every token
+//   y = gelu(W_o softmax(gelu(W_q x) . gelu(W_k s) / sqrt(hd)) gelu(W_v s))
+//   q* = eta y_q,  k* = eta y_k,  v* = v + eta y_v
+// Attention runs on [q, q*], [k, k*], [v, v*] with the scale of the original width, 1 / sqrt(hd),
+// and gives [o1, o2] per head; a gate returns to the original width:
+//   w = sigmoid(f - g), f = Linear(o1), g = Linear(o2);  out = w o1 + (1 - w) o2
+//
+// Both halves share one attention pattern, so o2 = o1 + eta sum p y_v: the cache keeps [k, k*] and
+// [v, y_v], each computed once per token. With eta = 1e-4, v + eta y would round to v in 16 bits; y
+// does not. The sos token's part of the cross attentions is kept per request and KV row, so
+// requests never disturb each other; a one-token prompt uses that token itself.
+#include <array>
+#include <cmath>
+#include <map>
+
+#include "base/error.h"
+#include "model/reuse/schemes.h"
+
+namespace reprise {
+namespace {
+
+constexpr double kReleasedEta = 1e-4;  // a constant in the official code
+constexpr const char* kCrossNames[] = {"xattn_query_phantom", "xattn_key_phantom",
+                                       "xattn_value_phantom"};
+
+struct CrossAttention {
+  LinearWeight q, k, v, o;  // [hd, hd], no biases
+};
+
+struct PhantomWeights {
+  CrossAttention cross[3];    // for queries, keys, values
+  LinearWeight gate1, gate2;  // [1, hd]
+};
+
+// The sos token's side of one cross attention: gelu(W_k s), gelu(W_v s), each [1, heads, hd].
+struct SosPart {
+  Tensor k, v;
+};
+
+struct PhantomState : SchemeState {
+  std::map<int, std::array<SosPart, 3>> sos;  // by KV row
+  std::unique_ptr<SchemeState> clone() const override {
+    return std::make_unique<PhantomState>(*this);
+  }
+};
+
+class Phantom : public Scheme {
+ public:
+  explicit Phantom(const ModelConfig& config) : Scheme(config), weights_(config.text.layers) {
+    const JsonObject keys(config.scheme_config, config.where, "reprise.phantom.");
+    eta_ = static_cast<float>(keys.find_number("eta").value_or(kReleasedEta));
+  }
+  std::string name() const override { return "phantom"; }
+
+  void visit_tensors(const TensorNames& names, const TensorVisitor& visitor) override {
+    const int64_t hd = config_.text.head_dim;
+    for (size_t layer = 0; layer < weights_.size(); ++layer) {
+      PhantomWeights& w = weights_[layer];
+      const std::string prefix = names.layer_prefix(static_cast<int>(layer)) + "self_attn.";
+      for (int i = 0; i < 3; ++i) {
+        const std::pair<const char*, LinearWeight*> matrices[] = {{"linear_q", &w.cross[i].q},
+                                                                  {"linear_k", &w.cross[i].k},
+                                                                  {"linear_v", &w.cross[i].v},
+                                                                  {"linear_o", &w.cross[i].o}};
+        for (const auto& [name, weight] : matrices)
+          visitor({prefix + kCrossNames[i] + "." + name + ".weight",
+                   {hd, hd},
+                   WeightUse::Matrix,
+                   Role::Phantom,
+                   &weight->weight});
+      }
+      const std::pair<const char*, LinearWeight*> gates[] = {{"gating_phantom_1", &w.gate1},
+                                                             {"gating_phantom_2", &w.gate2}};
+      for (const auto& [name, weight] : gates) {
+        visitor(
+            {prefix + name + ".weight", {1, hd}, WeightUse::Matrix, Role::Gate, &weight->weight});
+        visitor({prefix + name + ".bias", {1}, WeightUse::Vector, Role::Gate, &weight->bias});
+      }
+    }
+  }
+
+  KvSpec kv_spec() const override {
+    const int width = 2 * config_.text.head_dim;
+    return {config_.text.kv_heads, width, width};
+  }
+
+  Tensor attend(Backend& be, int block, const VisitRows& rows, const Qkv& qkv) override {
+    const PhantomWeights& w = weights_[static_cast<size_t>(block)];
+    const TextConfig& config = config_.text;
+    const Sos sos = sos_tokens(be, w, rows, qkv);
+    const Tensor y_q = cross(be, w.cross[0], qkv.q, sos.part[0], sos.of_row);
+    const Tensor y_k = cross(be, w.cross[1], qkv.k, sos.part[1], sos.of_row);
+    const Tensor y_v = cross(be, w.cross[2], qkv.v, sos.part[2], sos.of_row);
+    const Tensor q_star = be.scale(y_q, eta_);
+    const Tensor k_star = be.scale(y_k, eta_);
+
+    AttentionSpec spec;
+    spec.heads = config.heads;
+    spec.kv_heads = config.kv_heads;
+    spec.k_dim = spec.v_dim = 2 * config.head_dim;
+    spec.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));  // not of the doubled width
+    spec.window = config.window;
+    const auto join = [&](const Tensor& a, const Tensor& b) {
+      const Tensor parts[] = {a, b};
+      return be.concat(parts, 2);
+    };
+    // [rows, heads, 2 hd]: o1, then sum p y_v
+    const Tensor both = be.attention(spec, join(qkv.q, q_star), join(qkv.k, k_star),
+                                     join(qkv.v, y_v), rows.attention);
+    const Tensor o1 = be.slice(both, 2, 0, config.head_dim);
+    const Tensor o2 = be.add(o1, be.slice(both, 2, config.head_dim, 2 * config.head_dim), eta_);
+    const Tensor gate =  // [rows, heads, 1]
+        be.unary(be.add(be.linear(o1, w.gate1), be.linear(o2, w.gate2), -1.0f), Unary::Sigmoid);
+    if (rows.observer) {
+      rows.observer->observe(rows.label + ".qstar", q_star);
+      rows.observer->observe(rows.label + ".kstar", k_star);
+      rows.observer->observe(rows.label + ".vstar", be.add(qkv.v, y_v, eta_));
+      rows.observer->observe(rows.label + ".o1", o1);
+      rows.observer->observe(rows.label + ".o2", o2);
+      rows.observer->observe(rows.label + ".gate_w", be.reshape(gate, {gate.dim(0), config.heads}));
+    }
+    return be.lerp(o2, o1, gate);
+  }
+
+ private:
+  struct Sos {
+    SosPart part[3];              // [requests, heads, hd]
+    std::vector<int32_t> of_row;  // which request each row belongs to
+  };
+
+  // x [rows, heads, hd] -> y, the same shape.
+  Tensor cross(Backend& be, const CrossAttention& w, const Tensor& x, const SosPart& sos,
+               std::span<const int32_t> of_row) const {
+    const int64_t n = x.dim(0), heads = x.dim(1), hd = x.dim(2);
+    const auto heads_as_tokens = [&](const Tensor& t) {
+      return be.reshape(t, {t.dim(0), t.dim(1), 1, hd});
+    };
+    const Tensor q = be.unary(be.linear(x, w.q), Unary::Gelu);
+    const Tensor mixed =
+        be.full_attention(heads_as_tokens(q), heads_as_tokens(sos.k), heads_as_tokens(sos.v),
+                          1.0f / std::sqrt(static_cast<float>(hd)), of_row);
+    return be.unary(be.linear(be.reshape(mixed, {n, heads, hd}), w.o), Unary::Gelu);
+  }
+
+  // The sos side for every request of the call, computed at its first token and kept with it.
+  Sos sos_tokens(Backend& be, const PhantomWeights& w, const VisitRows& rows,
+                 const Qkv& qkv) const {
+    const auto& segments = rows.rows->segments;
+    Sos out;
+    std::vector<Tensor> k[3], v[3];
+    std::map<int, int32_t> request_of_segment;  // of segments that begin a request
+    for (size_t i = 0; i < segments.size(); ++i) {
+      const RowSegment& segment = segments[i];
+      int32_t request;
+      if (segment.prefix >= 0) {  // training: the sos token is the shared prefix's
+        request = request_of_segment.at(segment.prefix);
+      } else {
+        request = static_cast<int32_t>(k[0].size());
+        const std::array<SosPart, 3> parts = sos_of(be, w, rows, segment, qkv);
+        for (int c = 0; c < 3; ++c) {
+          k[c].push_back(parts[c].k);
+          v[c].push_back(parts[c].v);
+        }
+      }
+      request_of_segment[static_cast<int>(i)] = request;
+      out.of_row.insert(out.of_row.end(), static_cast<size_t>(segment.rows), request);
+    }
+    for (int c = 0; c < 3; ++c) out.part[c] = {be.concat(k[c], 0), be.concat(v[c], 0)};
+    return out;
+  }
+
+  std::array<SosPart, 3> sos_of(Backend& be, const PhantomWeights& w, const VisitRows& rows,
+                                const RowSegment& segment, const Qkv& qkv) const {
+    PhantomState* state = nullptr;
+    if (segment.sequence) {
+      if (!segment.sequence->scheme) segment.sequence->scheme = std::make_unique<PhantomState>();
+      state = static_cast<PhantomState*>(segment.sequence->scheme.get());
+      const auto it = state->sos.find(rows.visit.write);
+      if (it != state->sos.end()) return it->second;
+    }
+    REPRISE_CHECK(rows.rows->positions[static_cast<size_t>(segment.first_row)] == 0,
+                  "a request must begin with its first token");
+    const Tensor* const inputs[] = {&qkv.q, &qkv.k, &qkv.v};
+    std::array<SosPart, 3> parts;
+    for (int c = 0; c < 3; ++c) {
+      const Tensor s = be.slice(*inputs[c], 0, segment.first_row, segment.first_row + 1);
+      const LinearWeight* const weights[] = {&w.cross[c].k, &w.cross[c].v};
+      const std::vector<Tensor> kv = be.linear(s, weights, {});
+      parts[c] = {be.unary(kv[0], Unary::Gelu), be.unary(kv[1], Unary::Gelu)};
+    }
+    if (state) state->sos[rows.visit.write] = parts;
+    return parts;
+  }
+
+  std::vector<PhantomWeights> weights_;  // by block
+  float eta_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Scheme> make_phantom_scheme(const ModelConfig& config) {
+  return std::make_unique<Phantom>(config);
+}
+
+}  // namespace reprise

@@ -1,0 +1,37 @@
+// Layer replay with the plan stored in the model file: an ordinary decoder whose config says
+//   "reprise": {"scheme": "replay", "replay": {"plan": "0-23,10-14"}}
+// Plain repetition or damped (arXiv 2605.23872), as parse_plan reads it. A plan on the command line
+// takes the stored one's place.
+#include "base/error.h"
+#include "model/reuse/schemes.h"
+
+namespace reprise {
+namespace {
+
+class Replay : public Scheme {
+ public:
+  explicit Replay(const ModelConfig& config)
+      : Scheme(config),
+        plan_(
+            JsonObject(config.scheme_config, config.where, "reprise.replay.").get_string("plan")) {
+    parse_plan(plan_, config.text.layers, config.where + ": key 'reprise.replay.plan'");
+  }
+  std::string name() const override { return "replay"; }
+
+  Plan decode_plan(const PlanOptions& options) const override {
+    PlanOptions stored = options;
+    if (stored.plan.empty()) stored.plan = plan_;
+    return Scheme::decode_plan(stored);
+  }
+
+ private:
+  std::string plan_;
+};
+
+}  // namespace
+
+std::unique_ptr<Scheme> make_replay_scheme(const ModelConfig& config) {
+  return std::make_unique<Replay>(config);
+}
+
+}  // namespace reprise

@@ -1,0 +1,24 @@
+#include "model/rows.h"
+
+namespace reprise {
+
+void Sequence::end_prompt(const Plan& plan) {
+  for (size_t row = 0; row < plan.kv_rows.size(); ++row)
+    if (plan.kv_rows[row].lifetime == Lifetime::Prompt) kv.erase(static_cast<int>(row));
+}
+
+int64_t Sequence::kv_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [row, entries] : kv)
+    bytes +=
+        static_cast<int64_t>(entries.pages.size()) * kKvPageTokens * entries.spec.bytes_per_token();
+  return bytes;
+}
+
+void Rows::append(Sequence& sequence, int64_t count, int64_t total_length) {
+  segments.push_back({&sequence, size(), count, total_length, -1});
+  for (int64_t i = 0; i < count; ++i)
+    positions.push_back(static_cast<int32_t>(sequence.length + i));
+}
+
+}  // namespace reprise
