@@ -1,0 +1,39 @@
+// A model folder as on Hugging Face: config.json, weights as one or many safetensors files, and
+// whatever tokenizer files there are.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "base/json.h"
+#include "formats/weights.h"
+
+namespace reprise {
+
+struct HfFolder {
+  std::filesystem::path path;
+  Json config;                            // config.json
+  std::optional<Json> generation_config;  // generation_config.json
+  std::optional<Json> tokenizer_config;   // tokenizer_config.json
+  // Files that exist, for whoever reads their format.
+  std::optional<std::filesystem::path> tokenizer_json;
+  std::optional<std::filesystem::path> tokenizer_model;
+  std::optional<std::filesystem::path> vocab_json;
+  std::optional<std::filesystem::path> merges_txt;
+  std::optional<std::filesystem::path> special_tokens_map;
+  std::optional<std::filesystem::path> added_tokens;
+  // model.safetensors, or else the shards of model.safetensors.index.json.
+  WeightFile weights;
+
+  // Throws one Error that lists all that is wrong: no folder, config.json or weights missing, a
+  // JSON file that can't be parsed, missing or damaged shards, ...
+  static HfFolder open(const std::filesystem::path& path);
+
+  // Another file of the folder ("trol_gating.pt"); nullopt when it isn't there.
+  std::optional<std::filesystem::path> find_file(const std::string& name) const;
+  // config.json with errors that name file and key. Refers to `config`: keep the folder.
+  JsonObject config_object() const { return JsonObject(config, (path / "config.json").string()); }
+};
+
+}  // namespace reprise
