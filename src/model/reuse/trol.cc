@@ -37,13 +37,14 @@ class Trol : public Scheme {
     if (!std::filesystem::exists(path))
       fail("{}: is missing; a TroL model keeps its gate there", path.string());
     TensorView weight, bias;
-    for (TensorView& entry : load_torch_file(path)) {
+    const WeightFile file = open_pt(path);
+    for (const TensorView& entry : file.tensors()) {
       const bool is_bias = entry.name.ends_with(".bias");
       if (!is_bias && !entry.name.ends_with(".weight"))
         fail("{}: key '{}': expected <layer>.weight and <layer>.bias", path.string(), entry.name);
       TensorView& kept = is_bias ? bias : weight;
       if (kept.name.empty())
-        kept = std::move(entry);
+        kept = entry;
       else if (to_floats(kept) != to_floats(entry))
         fail(
             "{}: key '{}' differs from '{}': this program expects one gate shared by all layers "

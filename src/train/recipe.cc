@@ -1,0 +1,215 @@
+#include "train/recipe.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <cmath>
+#include <numbers>
+#include <set>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace reprise {
+namespace {
+
+// One mapping of the file; remembers which keys were asked for, so that the rest can be refused.
+class Section {
+ public:
+  Section(const YAML::Node& node, std::string where, std::string name)
+      : node_(node), where_(std::move(where)), name_(std::move(name)) {
+    if (node_ && !node_.IsMap()) bad("", "expected a mapping of keys");
+  }
+
+  bool has(const std::string& key) {
+    known_.insert(key);
+    return node_ && node_[key] && !node_[key].IsNull();
+  }
+  template <class T>
+  void read(const std::string& key, T& value, const char* expected) {
+    if (!has(key)) return;
+    try {
+      value = node_[key].as<T>();
+    } catch (const YAML::Exception&) {
+      bad(key, fmt::format("expected {}", expected));
+    }
+  }
+  void read_int(const std::string& key, int64_t& value, int64_t low) {
+    read(key, value, "an integer");
+    if (value < low) bad(key, fmt::format("expected at least {}, found {}", low, value));
+  }
+  void read_number(const std::string& key, double& value, double low) {
+    read(key, value, "a number");
+    if (!(value >= low)) bad(key, fmt::format("expected at least {}, found {}", low, value));
+  }
+  void read_path(const std::string& key, std::filesystem::path& value,
+                 const std::filesystem::path& folder) {
+    std::string text;
+    read(key, text, "a path");
+    if (!text.empty()) value = folder / text;  // an absolute path replaces the folder
+  }
+  YAML::Node node(const std::string& key) { return has(key) ? node_[key] : YAML::Node(); }
+  // Refuses keys that nobody asked for.
+  void finish() {
+    if (!node_) return;
+    for (const auto& entry : node_) {
+      const std::string key = entry.first.as<std::string>();
+      if (known_.contains(key)) continue;
+      std::string list;
+      for (const std::string& name : known_) list += (list.empty() ? "" : ", ") + name;
+      bad(key, "unknown key; expected one of " + list);
+    }
+  }
+  [[noreturn]] void bad(const std::string& key, const std::string& message) const {
+    const YAML::Node at = key.empty() || !node_ ? node_ : node_[key];
+    const std::string line =
+        at && at.Mark().line >= 0 ? fmt::format(":{}", at.Mark().line + 1) : "";
+    fail("{}{}: key '{}{}{}': {}", where_, line, name_, name_.empty() || key.empty() ? "" : ".",
+         key, message);
+  }
+
+ private:
+  YAML::Node node_;
+  std::string where_;
+  std::string name_;
+  std::set<std::string> known_;
+};
+
+void read_strings(Section& section, const std::string& key, std::vector<std::string>& values) {
+  section.read(key, values, "a list of strings");
+}
+
+DataSource read_source(const YAML::Node& node, const std::string& where, size_t index,
+                       const std::filesystem::path& folder) {
+  Section section(node, where, fmt::format("data.train[{}]", index));
+  DataSource source;
+  section.read_path("file", source.file, folder);
+  section.read_path("images", source.images, folder);
+  section.read("generator", source.generator, "a string");
+  section.read_number("weight", source.weight, 0);
+  section.read("flips", source.flips, "true or false");
+  section.read("quarter_turns", source.quarter_turns, "true or false");
+  section.finish();
+  if (source.file.empty() == source.generator.empty())
+    section.bad("file", "expected either file or generator");
+  return source;
+}
+
+void read_model(Section section, Recipe& recipe, const std::filesystem::path& folder) {
+  section.read_path("config", recipe.config, folder);
+  section.read_path("tokenizer", recipe.tokenizer, folder);
+  section.read_path("from", recipe.from, folder);
+  section.read("chat_format", recipe.chat_format, "a string");
+  section.read_number("init_std", recipe.init_std, 0);
+  section.finish();
+  if (recipe.from.empty() == recipe.config.empty())
+    section.bad("config", "expected either config (a new model) or from (a model to go on with)");
+  if (recipe.from.empty() && recipe.tokenizer.empty())
+    section.bad("tokenizer", "is missing; a new model needs a tokenizer.json");
+}
+
+void read_data(Section section, Recipe& recipe, const std::string& where,
+               const std::filesystem::path& folder) {
+  const YAML::Node sources = section.node("train");
+  if (!sources || !sources.IsSequence() || sources.size() == 0)
+    section.bad("train", "expected a list of sources");
+  for (const YAML::Node& node : sources)
+    recipe.train.push_back(read_source(node, where, recipe.train.size(), folder));
+  section.read_path("validation", recipe.validation, folder);
+  section.read_path("validation_images", recipe.validation_images, folder);
+  section.read_int("validation_every", recipe.validation_every, 1);
+  section.read_int("validation_limit", recipe.validation_limit, 1);
+  section.read_int("questions_per_image", recipe.questions_per_image, 1);
+  section.finish();
+  double sum = 0;
+  for (const DataSource& source : recipe.train) sum += source.weight;
+  if (!(sum > 0)) section.bad("train", "expected a positive weight");
+}
+
+void read_optimizer(Section section, OptimizerRecipe& o) {
+  section.read_number("lr", o.lr, 0);
+  section.read_number("min_lr", o.min_lr, 0);
+  section.read_int("warmup_steps", o.warmup_steps, 0);
+  section.read_number("beta1", o.beta1, 0);
+  section.read_number("beta2", o.beta2, 0);
+  section.read_number("eps", o.eps, 0);
+  section.read_number("weight_decay", o.weight_decay, 0);
+  section.read_number("clip", o.clip, 0);
+  section.finish();
+  if (o.beta1 >= 1 || o.beta2 >= 1) section.bad("beta1", "expected betas below 1");
+  if (o.min_lr > o.lr) section.bad("min_lr", "is larger than lr");
+}
+
+void read_run(Section section, Recipe& recipe) {
+  section.read_int("steps", recipe.steps, 1);
+  if (recipe.steps == 0) section.bad("steps", "is missing, expected an integer");
+  section.read_int("batch", recipe.batch, 1);
+  section.read_int("accumulate", recipe.accumulate, 1);
+  std::string precision = "fp32";
+  section.read("precision", precision, "fp32 or bf16");
+  if (precision != "fp32" && precision != "bf16")
+    section.bad("precision", "expected fp32 or bf16, found '" + precision + "'");
+  recipe.bf16 = precision == "bf16";
+  section.read("seed", recipe.seed, "an integer of at least 0");
+  read_strings(section, "freeze", recipe.freeze);
+  read_strings(section, "train_only", recipe.train_only);
+  section.read_int("checkpoint_every", recipe.checkpoint_every, 1);
+  section.read_int("log_every", recipe.log_every, 1);
+  section.finish();
+}
+
+}  // namespace
+
+Recipe load_recipe(const std::filesystem::path& path) {
+  constexpr size_t kMostBytes = 1 << 20;
+  const std::string where = path.string();
+  YAML::Node root;
+  try {
+    root = YAML::Load(read_file(path, kMostBytes));
+  } catch (const YAML::Exception& error) {
+    fail("{}: not valid YAML: {}", where, error.what());
+  }
+  if (!root.IsMap()) fail("{}: expected a YAML mapping with model, data, optimizer, run", where);
+  const std::filesystem::path folder = path.parent_path();
+  Recipe recipe;
+  recipe.path = path;
+  Section top(root, where, "");
+  for (const char* key : {"model", "data", "run"})
+    if (!top.has(key)) fail("{}: key '{}' is missing", where, key);
+  read_model(Section(top.node("model"), where, "model"), recipe, folder);
+  read_data(Section(top.node("data"), where, "data"), recipe, where, folder);
+  read_optimizer(Section(top.node("optimizer"), where, "optimizer"), recipe.optimizer);
+  read_run(Section(top.node("run"), where, "run"), recipe);
+  top.finish();
+  return recipe;
+}
+
+double learning_rate(const OptimizerRecipe& o, int64_t step, int64_t steps) {
+  if (step < o.warmup_steps)
+    return o.lr * static_cast<double>(step + 1) / static_cast<double>(o.warmup_steps);
+  const int64_t span = std::max<int64_t>(1, steps - o.warmup_steps);
+  const double progress =
+      std::min(1.0, static_cast<double>(step - o.warmup_steps) / static_cast<double>(span));
+  return o.min_lr + (o.lr - o.min_lr) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
+}
+
+bool matches_pattern(const std::string& pattern, const std::string& name) {
+  // The classic two-pointer match: on a mismatch, let the last '*' take one character more.
+  size_t p = 0, n = 0, star = std::string::npos, mark = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      mark = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      ++p, ++n;
+    } else if (star != std::string::npos) {
+      p = star + 1;
+      n = ++mark;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+}  // namespace reprise

@@ -1,0 +1,73 @@
+// A training recipe: one YAML file that says everything about a run. Strict: an unknown key, one of
+// the wrong type or a contradiction is an Error that names file, line and key.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace reprise {
+
+// Where examples come from. Exactly one of file and generator is set.
+struct DataSource {
+  std::filesystem::path
+      file;  // JSON lines {"question", "answer"[, "image"]} or {"messages": [...]}
+  std::filesystem::path images;  // folder the "image" names lie in
+  std::string generator;         // "easy-vqa": pictures drawn on the fly
+  double weight = 1;             // share of the pictures of a batch
+  bool flips = false;            // mirrored pictures
+  bool quarter_turns = false;    // turned by 0, 90, 180 or 270 degrees
+};
+
+struct OptimizerRecipe {
+  double lr = 1e-3;          // at the end of warm-up
+  double min_lr = 0;         // at the end of the cosine
+  int64_t warmup_steps = 0;  // linear from 0
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;  // on matrices and tables; 0 on norms, biases and other vectors
+  double clip = 1.0;          // gradient norm; 0: never
+};
+
+struct Recipe {
+  std::filesystem::path path;  // of the recipe; other paths are relative to its folder
+
+  // Model: from scratch by a config.json and a tokenizer.json, or from a model file.
+  std::filesystem::path config;
+  std::filesystem::path tokenizer;
+  std::filesystem::path from;
+  std::string chat_format;
+  double init_std = 0.02;  // of matrices and tables
+
+  std::vector<DataSource> train;
+  std::filesystem::path validation;  // JSON lines as above; may be empty
+  std::filesystem::path validation_images;
+  int64_t validation_every = 500;  // steps
+  int64_t validation_limit = 200;  // pictures or conversations used for it
+
+  int64_t steps = 0;
+  int64_t batch = 32;               // pictures (or conversations) per forward call
+  int64_t accumulate = 1;           // forward calls per optimizer step
+  int64_t questions_per_image = 8;  // at most, per picture and step
+  OptimizerRecipe optimizer;
+  bool bf16 = false;  // autocast; master weights stay F32
+  uint64_t seed = 1;
+  std::vector<std::string> freeze;      // patterns of tensor names, '*' matches anything
+  std::vector<std::string> train_only;  // if not empty: everything else is frozen
+  int64_t checkpoint_every = 500;       // steps
+  int64_t log_every = 10;               // steps
+};
+
+Recipe load_recipe(const std::filesystem::path& path);
+
+// The learning rate of a step (0-based): linear warm-up, then a cosine from lr to min_lr that ends
+// at `steps`.
+double learning_rate(const OptimizerRecipe& optimizer, int64_t step, int64_t steps);
+
+// '*' matches any run of characters; the whole name must match.
+bool matches_pattern(const std::string& pattern, const std::string& name);
+
+}  // namespace reprise
