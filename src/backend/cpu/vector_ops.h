@@ -18,6 +18,23 @@ struct KvRun {
   bool f16;  // stored as F16, else F32
 };
 
+// One query of an `attend` call: it sees keys [begin, end) of all the runs laid end to end.
+struct AttendQuery {
+  const float* q;  // [k_dim]
+  float* out;      // [v_dim]
+  int64_t begin;
+  int64_t end;  // > begin
+};
+
+// Keys are taken in blocks of at most this many, so that a block stays in the nearest cache while
+// all queries of a call pass over it.
+constexpr int64_t kAttendBlock = 32;
+// Floats of scratch an `attend` call needs: queries * (span + kAttendPad) + kAttendBlock *
+// max(k_dim, v_dim), where span = largest end - smallest begin.
+constexpr int64_t kAttendPad = 32;
+
+// Element-wise kernels may work in place (out == a or out == x). Their result for one element
+// doesn't depend on where in the call it stands, so callers may cut rows as they like.
 struct VectorKernels {
   void (*add_scaled)(const float* a, const float* b, float scale, int64_t n, float* out);
   void (*mul)(const float* a, const float* b, int64_t n, float* out);
@@ -25,19 +42,23 @@ struct VectorKernels {
   void (*lerp)(const float* a, const float* b, float w, int64_t n, float* out);  // a + w (b - a)
   void (*unary)(UnaryKind kind, const float* x, int64_t n, float* out);
   void (*glu)(UnaryKind kind, const float* gate, const float* up, int64_t n, float* out);
-  // (weight may be null: 1; bias may be null: 0)
+  void (*to_f16)(const float* x, int64_t n, uint16_t* out);  // nearest, ties to even
+  // One row. x * rsqrt(mean(x^2) + eps) * (weight + offset); weight may be null: 1 (then offset
+  // isn't used).
   void (*rms_norm)(const float* x, const float* weight, float offset, float eps, int64_t n,
                    float* out);
+  // One row. (x - mean) * rsqrt(variance + eps) * weight + bias; weight may be null: 1, bias too:
+  // 0.
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t n,
                      float* out);
+  // One head, not in place: rotates the first 2m of dim components by m angles, copies the rest.
   void (*rope)(const float* x, const float* cos, const float* sin, int64_t m, int64_t dim,
                bool interleaved, float* out);
-  // softmax(scale * q.k) v over the runs in order, for queries that see exactly the same keys:
-  // q [queries, k_dim] (row stride q_stride), out [queries, v_dim] (row stride out_stride).
-  // scores: scratch of queries * total keys floats.
-  void (*attend)(const float* q, int64_t queries, int64_t q_stride, const KvRun* runs,
-                 int64_t n_runs, int64_t k_dim, int64_t v_dim, float scale, float* scores,
-                 float* out, int64_t out_stride);
+  // softmax(scale * q.k) v for each query over the keys it sees. A query's result depends only on
+  // its own keys and values in order: not on the other queries of the call, nor on where runs begin
+  // and end.
+  void (*attend)(const AttendQuery* queries, int64_t n, const KvRun* runs, int64_t n_runs,
+                 int64_t k_dim, int64_t v_dim, float scale, float* scratch);
 };
 
 }  // namespace reprise::cpu
