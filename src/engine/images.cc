@@ -1,0 +1,110 @@
+#include "engine/images.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/file.h"
+#include "image/decode.h"
+
+namespace reprise {
+
+namespace {
+
+// FNV-1a, 64 bits: tells pictures apart within a process; not against forgery.
+uint64_t hash_bytes(std::string_view bytes, uint64_t hash) {
+  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+PreprocessConfig preprocess_config(const ImageConfig& config, bool apply_exif) {
+  PreprocessConfig result;
+  switch (config.kind) {
+    case ImageConfig::Kind::Clip490:
+      result.kind = PreprocessKind::Clip490;
+      break;
+    case ImageConfig::Kind::Tiles:
+      result.kind = PreprocessKind::Tiles;
+      break;
+    case ImageConfig::Kind::Square:
+      result.kind = PreprocessKind::Square;
+      break;
+  }
+  REPRISE_CHECK(config.mean.size() == 3 && config.std.size() == 3);
+  result.size = config.size;
+  result.max_tiles = config.max_tiles;
+  std::copy_n(config.mean.begin(), 3, result.mean.begin());
+  std::copy_n(config.std.begin(), 3, result.std.begin());
+  result.apply_exif = apply_exif;
+  return result;
+}
+
+Tensor encode_pixels(Model& model, const PixelTiles& pixels, Observer* observer) {
+  const VisionTower* vision = model.vision();
+  if (vision == nullptr) {
+    fail("{}: the model takes text only, but a picture was given", model.config().where);
+  }
+  const int64_t size = vision->config().image_size;
+  Backend& be = model.backend();
+  const Tensor x = be.from_host(pixels.values, {pixels.tiles, 3, size, size});
+  const Tensor rows = vision->encode(be, x, observer);  // [tiles, tokens, d]
+  return be.reshape(rows, {rows.dim(0) * rows.dim(1), rows.dim(2)});
+}
+
+void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std::string& where) {
+  const int64_t rows = prompt.image_rows ? prompt.image_rows.dim(0) : 0;
+  int64_t found = 0;
+  prompt.is_image.clear();
+  if (config.image_token >= 0) {
+    found = std::count(prompt.ids.begin(), prompt.ids.end(), config.image_token);
+  }
+  if (found != rows) {
+    fail("{}: {} image placeholders (token {}) in the prompt, but the pictures give {} rows", where,
+         found, config.image_token, rows);
+  }
+  if (found == 0) return;
+  for (const int32_t id : prompt.ids) prompt.is_image.push_back(id == config.image_token);
+}
+
+std::shared_ptr<const EncodedImage> ImageEncoder::encode(const std::filesystem::path& path,
+                                                         bool apply_exif) {
+  const VisionTower* vision = model_.vision();
+  if (vision == nullptr) {
+    fail("{}: the model takes text only, picture {} can't be shown to it", model_.config().where,
+         path.string());
+  }
+  DecodeOptions decode;
+  decode.apply_exif = apply_exif;
+  const std::string bytes = read_file(path, decode.max_file_bytes);
+  const uint64_t key =
+      hash_bytes(bytes, apply_exif ? 0x9e3779b97f4a7c15u : 0xcbf29ce484222325u) | 1;
+  const auto hit =
+      std::find_if(cache_.begin(), cache_.end(), [&](const auto& e) { return e->key == key; });
+  if (hit != cache_.end()) {
+    cache_.splice(cache_.begin(), cache_, hit);
+    return cache_.front();
+  }
+
+  const auto start = std::chrono::steady_clock::now();
+  const Image image = decode_image(std::as_bytes(std::span(bytes)), path.string(), decode);
+  const PreprocessConfig config = preprocess_config(model_.config().image, apply_exif);
+  const Tiles tiles = preprocess(image, config);
+  PixelTiles pixels;
+  pixels.tiles = tiles.count;
+  pixels.values = normalise(tiles, config);
+  auto encoded = std::make_shared<EncodedImage>();
+  encoded->rows = encode_pixels(model_, pixels);
+  encoded->tiles = tiles.count;
+  encoded->key = key;
+  encoded->seconds = seconds_since(start);
+  cache_.push_front(encoded);
+  if (cache_.size() > keep_) cache_.pop_back();
+  return encoded;
+}
+
+}  // namespace reprise

@@ -1,0 +1,52 @@
+// From picture files to rows of the language model's input, each picture encoded once.
+#pragma once
+
+#include <filesystem>
+#include <list>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/session.h"
+#include "image/preprocess.h"
+
+namespace reprise {
+
+// Normalised pixels, what a vision tower takes: values [tiles, 3, size, size].
+struct PixelTiles {
+  int64_t tiles = 0;
+  std::vector<float> values;
+};
+
+PreprocessConfig preprocess_config(const ImageConfig& config, bool apply_exif = false);
+
+// Pixels -> [tiles * tokens_per_tile, d] rows. Throws Error when the model has no vision tower.
+Tensor encode_pixels(Model& model, const PixelTiles& pixels, Observer* observer = nullptr);
+
+// Sets prompt.is_image where the ids are the model's image placeholder. Throws Error beginning with
+// `where` unless there are as many placeholders as rows in prompt.image_rows.
+void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std::string& where);
+
+// One encoded picture.
+struct EncodedImage {
+  Tensor rows;         // [tokens, d]
+  int64_t tiles = 0;   // how many the picture was cut into, thumbnail included
+  uint64_t key = 0;    // of the file's bytes and of how they were read; never 0
+  double seconds = 0;  // spent on encoding; 0 when it came from the cache
+};
+
+// Reads and encodes pictures and keeps the last few encodings.
+class ImageEncoder {
+ public:
+  explicit ImageEncoder(Model& model, size_t keep = 8) : model_(model), keep_(keep) {}
+
+  // Throws Error naming the picture when it can't be read, or when the model takes none.
+  std::shared_ptr<const EncodedImage> encode(const std::filesystem::path& path, bool apply_exif);
+
+ private:
+  Model& model_;
+  size_t keep_;
+  std::list<std::shared_ptr<const EncodedImage>> cache_;  // latest first
+};
+
+}  // namespace reprise

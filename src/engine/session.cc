@@ -1,0 +1,156 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace reprise {
+
+namespace {
+
+// Whether a prompt of length `a` rotates its keys as one of length `b` does.
+bool same_rope(const RopeConfig& rope, int64_t a, int64_t b) {
+  switch (rope.kind) {
+    case RopeConfig::Kind::Dynamic:
+      return a == b || std::max(a, b) <= rope.max_position;
+    case RopeConfig::Kind::LongRope:
+      return (a > rope.original_max_position) == (b > rope.original_max_position);
+    default:
+      return true;
+  }
+}
+
+int64_t placeholders(const TokenPrompt& prompt, int64_t begin, int64_t end) {
+  if (prompt.is_image.empty()) return 0;
+  return std::accumulate(prompt.is_image.begin() + begin, prompt.is_image.begin() + end,
+                         int64_t{0});
+}
+
+}  // namespace
+
+std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& options) {
+  return std::make_shared<const Plans>(
+      Plans{model.prefill_plan(options), model.decode_plan(options)});
+}
+
+int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plans,
+                          const TokenPrompt& prompt, Sequence& sequence) const {
+  // A prompt of one token runs another plan than a longer one.
+  if (plans_ == nullptr || plans_ != plans || prompt.size() < 2) return 0;
+  if (!same_rope(model.config().text.rope, prompt.size(), prompt_.size())) return 0;
+  const bool same_images = prompt.image_key != 0 && prompt.image_key == prompt_.image_key;
+  const int64_t limit = std::min(prompt.size() - 1, prompt_.size());
+  int64_t common = 0;
+  for (; common < limit; ++common) {
+    const auto i = static_cast<size_t>(common);
+    if (prompt.ids[i] != prompt_.ids[i]) break;
+    const bool image = !prompt.is_image.empty() && prompt.is_image[i] != 0;
+    const bool cached_image = !prompt_.is_image.empty() && prompt_.is_image[i] != 0;
+    if (image != cached_image || (image && !same_images)) break;
+  }
+  if (common == 0) return 0;
+  for (const auto& [number, row] : sequence_.kv) {
+    KvRow part = row;  // shares its pages; fork copies the one that will be written to
+    const auto end = std::lower_bound(part.positions.begin(), part.positions.end(), common);
+    part.truncate(end - part.positions.begin());
+    sequence.kv[number] = model.backend().fork(part);
+  }
+  sequence.scheme = sequence_.scheme ? sequence_.scheme->clone() : nullptr;
+  sequence.length = common;
+  return common;
+}
+
+void PrefixCache::put(const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
+                      const Sequence& sequence) {
+  if (prompt.size() < 2) return;
+  plans_ = plans;
+  prompt_ = prompt;
+  prompt_.image_rows = Tensor();
+  // Sharing pages is enough: the request goes on to write behind the entries counted here only.
+  sequence_.kv = sequence.kv;
+  sequence_.scheme = sequence.scheme ? sequence.scheme->clone() : nullptr;
+  sequence_.length = sequence.length;
+}
+
+Session::Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk)
+    : model_(model), plans_(std::move(plans)), chunk_(chunk) {
+  if (chunk < 1) fail("prefill chunk: expected 1 token or more, found {}", chunk);
+}
+
+Tensor Session::embed(const TokenPrompt& prompt, int64_t begin, int64_t end) {
+  Backend& be = model_.backend();
+  const auto ids =
+      std::span(prompt.ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  Tensor x = model_.embed(ids);  // [end - begin, d]
+  const int64_t images = placeholders(prompt, begin, end);
+  if (images == 0) return x;
+  std::vector<int32_t> at;
+  for (int64_t i = begin; i < end; ++i) {
+    if (prompt.is_image[static_cast<size_t>(i)]) at.push_back(static_cast<int32_t>(i - begin));
+  }
+  const int64_t first = placeholders(prompt, 0, begin);
+  return be.replace_rows(x, at, be.slice(prompt.image_rows, 0, first, first + images));
+}
+
+bool Session::prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer* observer,
+                      PrefixCache* prefix, const std::function<bool()>& cancelled) {
+  REPRISE_CHECK(sequence_.length == 0, "prefill of a session that has run");
+  const int64_t n = prompt.size();
+  if (n == 0) fail("the prompt is empty: there is nothing to run");
+  REPRISE_CHECK(prompt.is_image.empty() || prompt.is_image.size() == prompt.ids.size());
+  const int64_t images = placeholders(prompt, 0, n);
+  const int64_t image_rows = prompt.image_rows ? prompt.image_rows.dim(0) : 0;
+  if (images != image_rows) {
+    fail("the prompt has {} image placeholders for {} image rows", images, image_rows);
+  }
+
+  prompt_plan_ = n > 1 ? &plans_->prefill : &plans_->decode;
+  if (prefix != nullptr) prefix_tokens_ = prefix->take(model_, plans_, prompt, sequence_);
+  for (int64_t begin = sequence_.length; begin < n; begin += chunk_) {
+    if (cancelled && cancelled()) return false;
+    const int64_t end = std::min(n, begin + chunk_);
+    Tensor x = embed(prompt, begin, end);  // [rows, d]
+    if (observer != nullptr && observer->wants("inputs_embeds")) {
+      observer->observe("inputs_embeds", x);
+    }
+    Rows rows;
+    rows.append(sequence_, end - begin, n);
+    if (images > 0) {
+      rows.is_image.assign(prompt.is_image.begin() + begin, prompt.is_image.begin() + end);
+    }
+    x = model_.forward(*prompt_plan_, rows, std::move(x), observer);
+    sink(begin, x);
+  }
+  if (prefix != nullptr) prefix->put(plans_, prompt, sequence_);
+  return true;
+}
+
+std::vector<float> Session::prefill(const TokenPrompt& prompt, PrefixCache* prefix,
+                                    const std::function<bool()>& cancelled) {
+  Tensor last;
+  const auto keep = [&](int64_t, const Tensor& state) {
+    last = model_.backend().slice(state, 0, state.dim(0) - 1, state.dim(0));
+  };
+  if (!prefill(prompt, keep, nullptr, prefix, cancelled)) return {};
+  end_prompt();
+  return logits(last);
+}
+
+void Session::end_prompt() {
+  if (prompt_plan_ != nullptr) sequence_.end_prompt(*prompt_plan_);
+  prompt_plan_ = nullptr;
+}
+
+std::vector<float> Session::decode(int32_t token, Observer* observer) {
+  end_prompt();
+  const int64_t position = sequence_.length;
+  const int32_t ids[] = {token};
+  Rows rows;
+  rows.append(sequence_, 1, position + 1);
+  return logits(model_.forward(plans_->decode, rows, model_.embed(ids), observer));
+}
+
+std::vector<float> Session::logits(const Tensor& state) {
+  return model_.backend().to_host(model_.logits(model_.final_norm(state)));
+}
+
+}  // namespace reprise

@@ -1,0 +1,92 @@
+// One request at the level of token ids: prefill in chunks, then decode token by token. No text, no
+// sampling: `reprise trace`, perplexity and the generator all run on this.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "model/model.h"
+
+namespace reprise {
+
+// A prompt as the model takes it.
+struct TokenPrompt {
+  std::vector<int32_t> ids;
+  std::vector<uint8_t> is_image;  // [ids]: 1 at image placeholders; empty where there are none
+  Tensor image_rows;              // [placeholders, d] in the order of the placeholders; or none
+  uint64_t image_key = 0;         // equal keys mean equal image_rows; 0: unknown
+  int64_t size() const { return static_cast<int64_t>(ids.size()); }
+};
+
+// The plans of one choice of options; shared by all requests that choose the same.
+struct Plans {
+  Plan prefill;  // for prompts of more than one token
+  Plan decode;   // for everything else
+};
+std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& options = {});
+
+// The KV of one earlier prompt, for prompts that begin the same way (several questions about one
+// image). Exact: it holds the prompt's state before rows of the prompt's lifetime are dropped, and
+// a prompt takes from it only what it would compute itself: same ids, same pictures, same rope
+// frequencies. Positions before the first difference are taken; at least one token is always run.
+class PrefixCache {
+ public:
+  // Fills an empty sequence from the entry; returns the number of tokens taken (0: nothing fits).
+  int64_t take(Model& model, const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
+               Sequence& sequence) const;
+  // Remembers a sequence that holds just this prompt. Pages are shared, not copied.
+  void put(const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
+           const Sequence& sequence);
+
+ private:
+  std::shared_ptr<const Plans> plans_;
+  TokenPrompt prompt_;
+  Sequence sequence_;
+};
+
+class Session {
+ public:
+  // chunk: most prompt tokens a forward call runs, >= 1 (Error otherwise). The result doesn't
+  // depend on it. The model must outlive the session.
+  Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk = 512);
+
+  // Called for each chunk of the prompt with its first position and the state after the plan's last
+  // step, before the final norm: [rows, d].
+  using ChunkSink = std::function<void(int64_t first, const Tensor& state)>;
+
+  // Runs the whole prompt, once, first of all. `cancelled` is asked between chunks; returns false
+  // when it said so. Tokens found in `prefix` are not run and not shown to the sink. Throws Error
+  // when the prompt is empty or its placeholders don't match its image rows. The context's length
+  // is the caller's business: some models (dynamic rope) compute beyond it.
+  bool prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer* observer = nullptr,
+               PrefixCache* prefix = nullptr, const std::function<bool()>& cancelled = {});
+  // The same for one that only wants to go on: logits [vocab] of the last position; empty when
+  // cancelled.
+  std::vector<float> prefill(const TokenPrompt& prompt, PrefixCache* prefix = nullptr,
+                             const std::function<bool()>& cancelled = {});
+  // Runs one generated token; logits [vocab] of what follows it.
+  std::vector<float> decode(int32_t token, Observer* observer = nullptr);
+
+  // State [rows, d] before the final norm -> logits [rows, vocab], on the host.
+  std::vector<float> logits(const Tensor& state);
+
+  int64_t length() const { return sequence_.length; }
+  int64_t kv_bytes() const { return sequence_.kv_bytes(); }
+  int64_t prefix_tokens() const { return prefix_tokens_; }  // of the prompt, taken from the cache
+  const Sequence& sequence() const { return sequence_; }
+  // Drops what only the prompt needed. Done by the first decode; by hand where there is none.
+  void end_prompt();
+
+ private:
+  Tensor embed(const TokenPrompt& prompt, int64_t begin, int64_t end);
+
+  Model& model_;
+  std::shared_ptr<const Plans> plans_;
+  int64_t chunk_;
+  Sequence sequence_;
+  int64_t prefix_tokens_ = 0;
+  const Plan* prompt_plan_ = nullptr;  // until the prompt has ended
+};
+
+}  // namespace reprise

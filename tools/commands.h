@@ -1,0 +1,28 @@
+// The commands of the program. A new one is a file of its own that defines make_<name>_command(),
+// and one line in REPRISE_COMMANDS.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace reprise::tools {
+
+class Command {
+ public:
+  virtual ~Command() = default;
+  // Adds options to this command's parser and sets its description and footer (examples). Options
+  // write to members of the command.
+  virtual void setup(CLI::App& app) = 0;
+  // Does the work; returns the exit code. Errors are thrown and printed by main.
+  virtual int run() = 0;
+};
+
+#define REPRISE_COMMANDS(X) X(trace) /* intermediate results of a forward pass, for tests */
+
+#define REPRISE_DECLARE_COMMAND(name) std::unique_ptr<Command> make_##name##_command();
+REPRISE_COMMANDS(REPRISE_DECLARE_COMMAND)
+#undef REPRISE_DECLARE_COMMAND
+
+}  // namespace reprise::tools

@@ -1,0 +1,55 @@
+// Options that several commands share, and small helpers for output.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "base/json.h"
+#include "engine/engine.h"
+
+namespace reprise::tools {
+
+// MODEL and how to compute with it.
+struct EngineFlags {
+  std::string model;
+  std::string backend = "cpu";
+  std::string device = "cpu";
+  int threads = 0;
+  std::string isa;
+  std::string activations = "int8";
+  std::string kv = "f32";
+  std::string chat_template;
+
+  void add(CLI::App& app);
+  void add_chat_template(CLI::App& app);
+  EngineOptions options() const;
+};
+
+// How deep to run.
+struct PlanFlags {
+  PlanOptions options;
+  void add(CLI::App& app);
+};
+
+// One line of JSON on stdout.
+void print_json(const Json& json);
+
+// "98.4 MB": decimal units, as disks and memory sizes of models are given.
+std::string human_bytes(int64_t bytes);
+// "134.5M" parameters.
+std::string human_count(int64_t count);
+
+// A line on stderr that is redrawn; nothing where stderr is not a terminal.
+class Progress {
+ public:
+  explicit Progress(std::string label);
+  ~Progress();
+  void update(int64_t done, int64_t total, const std::string& note);
+
+ private:
+  std::string label_;
+  bool shown_;
+  bool drawn_ = false;
+};
+
+}  // namespace reprise::tools

@@ -1,0 +1,62 @@
+// `reprise trace`: runs token ids (and pixels) from a file through a model and writes every
+// intermediate result under the names of the golden data. The inputs of a golden case file with one
+// row are accepted as they are.
+#include "engine/trace.h"
+
+#include <fmt/format.h>
+
+#include "tools/commands.h"
+#include "tools/options.h"
+
+namespace reprise::tools {
+namespace {
+
+class TraceCommand : public Command {
+ public:
+  void setup(CLI::App& app) override {
+    app.description("Writes the intermediate results of a forward pass to a safetensors file");
+    app.footer(
+        "IN holds input_ids int64 [n] and optionally pixel_values float32 [tiles, 3, H, W] or\n"
+        "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more.\n"
+        "Example: reprise trace MODEL --inputs case.safetensors --out out.safetensors --steps 6");
+    engine_.add(app);
+    plan_.add(app);
+    app.add_option("--inputs", inputs_, "Inputs, safetensors")->type_name("IN")->required();
+    app.add_option("--out", out_, "Results, safetensors")->type_name("OUT")->required();
+    app.add_option("--steps", options_.steps, "Greedy tokens to generate")
+        ->check(CLI::Range(0, 100000))
+        ->capture_default_str();
+    app.add_option("--chunk", options_.chunk, "Prompt tokens of one forward call")
+        ->check(CLI::Range(1, 1 << 30))
+        ->capture_default_str();
+  }
+
+  int run() override {
+    const EngineOptions options = engine_.options();
+    const TraceInputs inputs = read_trace_inputs(inputs_);
+    options_.plan = plan_.options;
+    const auto engine = Engine::load(options);
+    const std::vector<TensorView> results = trace(*engine, inputs, options_);
+    write_safetensors(out_, results, {{"model", engine_.model}});
+    Json summary = {{"tensors", results.size()}, {"tokens", inputs.ids.size()}};
+    if (engine->quantizes_activations()) {
+      const auto reference = Engine::load(exact_activations(options));
+      summary["kl_divergence"] = trace_kl(trace(*reference, inputs, options_), results);
+    }
+    print_json(summary);
+    return 0;
+  }
+
+ private:
+  EngineFlags engine_;
+  PlanFlags plan_;
+  std::string inputs_;
+  std::string out_;
+  TraceOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_trace_command() { return std::make_unique<TraceCommand>(); }
+
+}  // namespace reprise::tools
