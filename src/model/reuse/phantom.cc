@@ -117,8 +117,17 @@ class Phantom : public Scheme {
         be.unary(be.add(be.linear(o1, w.gate1), be.linear(o2, w.gate2), -1.0f), Unary::Sigmoid);
     if (rows.observer) {
       rows.observer->observe(rows.label + ".qstar", q_star);
-      rows.observer->observe(rows.label + ".kstar", k_star);
-      rows.observer->observe(rows.label + ".vstar", be.add(qkv.v, y_v, eta_));
+      // The official Qwen2 and Phi-3 classes repeat KV heads first, and so does what is shown.
+      const auto per_head = [&](const Tensor& x) {  // [rows, kv_heads, hd] -> [rows, heads, hd]
+        const int64_t n = x.dim(0), group = config.heads / config.kv_heads;
+        std::vector<int32_t> from;
+        for (int64_t i = 0; i < n * config.heads; ++i)
+          from.push_back(static_cast<int32_t>(i / group));
+        const Tensor flat = be.reshape(x, {n * config.kv_heads, config.head_dim});
+        return be.reshape(be.gather_rows(flat, from), {n, config.heads, config.head_dim});
+      };
+      rows.observer->observe(rows.label + ".kstar", per_head(k_star));
+      rows.observer->observe(rows.label + ".vstar", per_head(be.add(qkv.v, y_v, eta_)));
       rows.observer->observe(rows.label + ".o1", o1);
       rows.observer->observe(rows.label + ".o2", o2);
       rows.observer->observe(rows.label + ".gate_w", be.reshape(gate, {gate.dim(0), config.heads}));
