@@ -1,0 +1,42 @@
+// PNG and JPEG to 8-bit RGB, with the bytes of Pillow's Image.open(f).convert("RGB"): alpha is
+// dropped, not blended; palettes are expanded (an index past the palette is black); grey is
+// repeated; 16-bit colour keeps the high byte, 16-bit grey without alpha is clipped at 255; CMYK
+// follows Adobe's inverted convention. Colour profiles and gamma are ignored.
+//
+// Pictures are untrusted input: sizes are checked against the limits before memory is allocated,
+// and a file that is damaged or cut short is an Error, never a half-decoded picture. (Pillow is
+// more lenient: it shows what it got from a JPEG with damaged data.)
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+#include "image/image.h"
+
+namespace reprise {
+
+// No side may be longer than this, whatever the limits: it keeps the work memory of resampling
+// proportional to the picture (JPEG can't say more either).
+inline constexpr int kMaxImageSide = 65535;
+
+struct DecodeOptions {
+  int64_t max_pixels = 100'000'000;
+  size_t max_file_bytes = size_t{64} << 20;
+  // Turn the picture as its EXIF orientation tag says (TIFF 6.0 / Exif 2.32, tag 0x0112), like
+  // Pillow's ImageOps.exif_transpose. Off by default, as the models here were trained without.
+  bool apply_exif = false;
+};
+
+// Decodes a file's bytes; the format is recognised from the first ones. `name` is what errors call
+// the picture. Throws Error naming it when the format is not supported (the message lists those
+// that are), a limit is exceeded, or the data is damaged.
+Image decode_image(std::span<const std::byte> bytes, const std::string& name,
+                   const DecodeOptions& options = {});
+
+// The same from a file; a file above max_file_bytes is refused before it is read.
+Image load_image(const std::filesystem::path& path, const DecodeOptions& options = {});
+
+}  // namespace reprise

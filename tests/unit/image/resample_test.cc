@@ -1,0 +1,86 @@
+// Resizing against Pillow and PyTorch: hashes of results made by tests/data/image/make.py.
+#include "image/resample.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "unit/image/sha256.h"
+
+namespace reprise {
+namespace {
+
+using testing::sha256;
+
+uint32_t noise(uint32_t i) {
+  uint32_t h = i * 2654435761u;
+  h ^= h >> 15;
+  h *= 2246822519u;
+  return h ^ h >> 13;
+}
+
+// As pattern() in make.py.
+Image pattern(const std::string& kind, int w, int h) {
+  Image image(w, h);
+  for (uint32_t i = 0; i < image.pixels.size(); ++i) {
+    if (kind == "noise") {
+      image.pixels[i] = static_cast<uint8_t>(noise(i) >> 24);
+    } else if (kind == "binary") {
+      image.pixels[i] = static_cast<uint8_t>((noise(i) >> 31) * 255);
+    } else {
+      image.pixels[i] = static_cast<uint8_t>(i / 3 % w * 7 + i / 3 / w * 3 + i % 3 * 50);
+    }
+  }
+  return image;
+}
+
+nlohmann::json expected() {
+  return nlohmann::json::parse(read_file(REPRISE_TEST_DATA "/image/resample.json"));
+}
+
+TEST(Resample, EqualsPillowAndTorch) {
+  const auto cases = expected()["resize"];
+  ASSERT_GE(cases.size(), 40u);
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.dump());
+    const Image in = pattern(c["pattern"], c["from"][0], c["from"][1]);
+    const int w = c["to"][0], h = c["to"][1];
+    const Image bicubic = resize_pillow(in, w, h, Filter::Bicubic);
+    EXPECT_EQ(bicubic.width, w);
+    EXPECT_EQ(bicubic.height, h);
+    EXPECT_EQ(sha256(bicubic.pixels), c["pillow_bicubic"]);
+    EXPECT_EQ(sha256(resize_pillow(in, w, h, Filter::Bilinear).pixels), c["pillow_bilinear"]);
+    EXPECT_EQ(sha256(resize_torch_u8(in, w, h).pixels), c["torch_u8"]);
+  }
+}
+
+TEST(Resample, PositionTablesEqualTorch) {
+  const auto tables = expected()["tables"];
+  ASSERT_GE(tables.size(), 6u);
+  for (const auto& t : tables) {
+    SCOPED_TRACE(t.dump());
+    const int from = t["from"], to = t["to"], channels = t["channels"];
+    std::vector<float> table((1 + static_cast<size_t>(from) * from) * channels);
+    for (uint32_t i = 0; i < table.size(); ++i)
+      table[i] = static_cast<float>(noise(i) >> 8) * 0x1p-23f - 1.0f;
+    EXPECT_EQ(sha256(interpolate_position_table(table, from, to, channels)), t["sha256"]);
+  }
+}
+
+TEST(Resample, BadSizes) {
+  const Image image = pattern("noise", 4, 4);
+  EXPECT_THROW(resize_pillow(image, 0, 4, Filter::Bicubic), Error);
+  EXPECT_THROW(resize_pillow(image, 4, kMaxResizeSide + 1, Filter::Bicubic), Error);
+  EXPECT_THROW(resize_torch_u8(image, 4, -1), Error);
+  const std::vector<float> table(10 * 2);
+  EXPECT_EQ(interpolate_position_table(table, 3, 3, 2), table);
+  EXPECT_THROW(interpolate_position_table(table, 4, 3, 2), Error);
+  EXPECT_THROW(interpolate_position_table(table, 3, 0, 2), Error);
+}
+
+}  // namespace
+}  // namespace reprise
