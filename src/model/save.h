@@ -1,0 +1,25 @@
+// One GGUF file with everything inside: weights under their Hugging Face names, config.json as it
+// is under "reprise.config", tokenizer.json under "reprise.tokenizer_json". Lossless for F32: a
+// folder can be made from it again.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "model/model.h"
+
+namespace reprise {
+
+struct SaveOptions {
+  // Type of the language model's matrices and tables (F32, F16, BF16 or Q8_0); everything else,
+  // vision tower, gates and phantom matrices included, stays F32. Where a row's length is no
+  // multiple of the block size, F32 too.
+  DType type = DType::F32;
+  std::string name;            // general.name
+  std::string tokenizer_json;  // text of tokenizer.json; may be empty
+};
+
+// Atomic. Throws Error naming the path.
+void save_gguf(Model& model, const std::filesystem::path& path, const SaveOptions& options);
+
+}  // namespace reprise

@@ -1,0 +1,287 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <future>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/rng.h"
+#include "model/save.h"
+#include "text/tokenizer_json.h"
+#include "train/checkpoint.h"
+#include "train/plot.h"
+
+namespace reprise {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A stable number per name, so that initial values don't depend on the order of tensors (FNV-1a).
+uint64_t name_hash(const std::string& name) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (unsigned char c : name) hash = (hash ^ c) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace
+
+std::vector<float> initial_values(const TensorSlot& slot, double std, uint64_t seed) {
+  constexpr float kLayerScale = 0.1f;
+  std::vector<float> values(static_cast<size_t>(num_elements(slot.shape)));
+  const bool is_vector = slot.use == WeightUse::Vector;
+  const bool layer_scale = slot.name.ends_with(".ls1") || slot.name.ends_with(".ls2");
+  const bool token_or_table = slot.name.find("embedding") != std::string::npos;
+  if (layer_scale) {
+    std::fill(values.begin(), values.end(), kLayerScale);
+  } else if (is_vector && !token_or_table) {
+    const bool norm_weight = slot.name.ends_with(".weight");
+    std::fill(values.begin(), values.end(), norm_weight ? 1.0f : 0.0f);
+  } else if (!slot.name.ends_with(".bias")) {
+    const Philox random(seed, name_hash(slot.name));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<float>(std) * random.normal(i);
+  }
+  return values;
+}
+
+LossAndGradients loss_and_gradients(Model& model, TrainBackend& backend, const Tensor& embeds,
+                                    std::span<const int64_t> labels) {
+  const int64_t n = embeds.dim(0);
+  std::vector<std::pair<std::string, Tensor>> weights;
+  model.visit_tensors([&](const TensorSlot& slot) {
+    weights.push_back({slot.name, *slot.tensor});
+  });
+  Rows rows;
+  rows.segments.push_back({nullptr, 0, n, n, -1});
+  for (int64_t i = 0; i < n; ++i) rows.positions.push_back(static_cast<int32_t>(i));
+  std::vector<int32_t> shifted(static_cast<size_t>(n), -100);
+  int64_t counted = 0;
+  for (size_t i = 1; i < labels.size(); ++i) {
+    shifted[i - 1] = static_cast<int32_t>(labels[i]);
+    counted += labels[i] != -100;
+  }
+  if (counted == 0) fail("labels: none of them counts, all are -100");
+  const Plan plan = n > 1 ? model.prefill_plan() : model.decode_plan();
+  const Tensor state = model.forward(plan, rows, embeds);
+  const Tensor sum = backend.cross_entropy_sum(model.logits(model.final_norm(state)), shifted);
+  const Tensor loss = backend.scale(sum, 1.0f / static_cast<float>(counted));
+  backend.backward(loss);
+  LossAndGradients result;
+  result.loss = backend.to_host(loss)[0];
+  for (const auto& [name, tensor] : weights)
+    result.gradients.push_back({name, backend.gradient(tensor)});
+  return result;
+}
+
+Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions& options)
+    : recipe_(recipe), backend_(backend), options_(options) {
+  std::filesystem::create_directories(options_.output);
+  backend_.set_recording(true);
+  backend_.set_bf16(recipe_.bf16);
+  if (recipe_.from.empty()) {
+    const Json json = load_json(recipe_.config);
+    model_ = Model::create(config_from_json(json, recipe_.config.string()), backend_,
+                           [&](const TensorSlot& slot) {
+                             return initial_values(slot, recipe_.init_std, recipe_.seed);
+                           });
+  } else {
+    model_ = Model::load(recipe_.from, backend_);
+  }
+  tokenizer_json_ = find_tokenizer_json(*model_, recipe_.tokenizer);
+  tokenizer_ = tokenizer_from_json(parse_json(tokenizer_json_, recipe_.tokenizer.string()), nullptr,
+                                   recipe_.tokenizer.string());
+  batches_ = std::make_unique<BatchMaker>(recipe_, model_->config(), *tokenizer_);
+  plan_ = model_->prefill_plan();
+  model_->visit_tensors([&](const TensorSlot& slot) {
+    weights_.push_back({slot.name, *slot.tensor, slot.use != WeightUse::Vector});
+  });
+  choose_trainable();
+}
+
+Trainer::~Trainer() { backend_.set_recording(false); }
+
+void Trainer::choose_trainable() {
+  const auto any = [](const std::vector<std::string>& patterns, const std::string& name) {
+    return std::any_of(patterns.begin(), patterns.end(),
+                       [&](const std::string& pattern) { return matches_pattern(pattern, name); });
+  };
+  for (const auto* patterns : {&recipe_.freeze, &recipe_.train_only})
+    for (const std::string& pattern : *patterns)
+      if (std::none_of(weights_.begin(), weights_.end(),
+                       [&](const Weight& w) { return matches_pattern(pattern, w.name); }))
+        fail("{}: pattern '{}' matches no tensor of the model", recipe_.path.string(), pattern);
+  for (const Weight& weight : weights_) {
+    const bool wanted = recipe_.train_only.empty() || any(recipe_.train_only, weight.name);
+    const bool on = wanted && !any(recipe_.freeze, weight.name);
+    backend_.set_trainable(weight.tensor, on);
+    if (on) trainable_.push_back(weight.tensor);
+  }
+  if (trainable_.empty())
+    fail("{}: freeze and train_only leave nothing to train", recipe_.path.string());
+}
+
+int64_t Trainer::trainable_parameters() const {
+  int64_t count = 0;
+  for (const Tensor& tensor : trainable_) count += tensor.size();
+  return count;
+}
+
+Tensor Trainer::loss_sum(const Batch& batch) {
+  const Tensor state = batch_state(*model_, plan_, batch);
+  const Tensor counted = backend_.gather_rows(state, batch.target_rows);
+  return backend_.cross_entropy_sum(model_->logits(model_->final_norm(counted)), batch.targets);
+}
+
+StepReport Trainer::step(int64_t index) {
+  const auto start = Clock::now();
+  StepReport report;
+  report.step = index + 1;
+  report.steps = recipe_.steps;
+  // The mean runs over all counted tokens of the step, so their number must be known first.
+  std::vector<Batch> micro;
+  int64_t counted = 0;
+  for (int64_t m = 0; m < recipe_.accumulate; ++m) {
+    micro.push_back(batches_->make(index * recipe_.accumulate + m));
+    counted += static_cast<int64_t>(micro.back().targets.size());
+    report.tokens += micro.back().rows.size();
+  }
+  backend_.zero_gradients(trainable_);
+  for (const Batch& batch : micro) {
+    const Tensor loss =
+        backend_.scale(loss_sum(batch), 1.0f / static_cast<float>(std::max<int64_t>(1, counted)));
+    report.loss += backend_.to_host(loss)[0];
+    backend_.backward(loss);
+  }
+  if (!std::isfinite(report.loss))
+    fail("{}: the loss is {} at step {}; the last checkpoint is from before", recipe_.path.string(),
+         report.loss, index + 1);
+  report.gradient_norm = backend_.clip_gradients(trainable_, recipe_.optimizer.clip);
+  report.learning_rate = learning_rate(recipe_.optimizer, index, recipe_.steps);
+  AdamWOptions adam;
+  adam.lr = static_cast<float>(report.learning_rate);
+  adam.beta1 = static_cast<float>(recipe_.optimizer.beta1);
+  adam.beta2 = static_cast<float>(recipe_.optimizer.beta2);
+  adam.eps = static_cast<float>(recipe_.optimizer.eps);
+  size_t next = 0;
+  for (const Weight& weight : weights_) {
+    if (next >= trainable_.size() || trainable_[next].data() != weight.tensor.data()) continue;
+    adam.weight_decay = weight.decays ? static_cast<float>(recipe_.optimizer.weight_decay) : 0.0f;
+    backend_.adamw_step(weight.tensor, adam);
+    ++next;
+  }
+  report.tokens_per_second = static_cast<double>(report.tokens) / seconds_since(start);
+  return report;
+}
+
+void Trainer::validate(StepReport& report) {
+  const int64_t size = std::min(batches_->validation_size(), recipe_.validation_limit);
+  if (size == 0) return;
+  backend_.set_recording(false);
+  double loss = 0;
+  int64_t tokens = 0, answers = 0, right = 0;
+  for (int64_t begin = 0; begin < size; begin += recipe_.batch) {
+    const Batch batch = batches_->validation(begin, std::min(size, begin + recipe_.batch));
+    const Tensor state = batch_state(*model_, plan_, batch);
+    const Tensor logits =
+        model_->logits(model_->final_norm(backend_.gather_rows(state, batch.target_rows)));
+    loss += backend_.to_host(backend_.cross_entropy_sum(logits, batch.targets))[0];
+    tokens += static_cast<int64_t>(batch.targets.size());
+    const std::vector<float> values = backend_.to_host(logits);
+    const int64_t vocab = logits.cols();
+    // Targets of one answer stand in rows that follow each other.
+    bool all_right = true;
+    for (size_t i = 0; i < batch.targets.size(); ++i) {
+      const float* row = values.data() + static_cast<int64_t>(i) * vocab;
+      all_right &= std::max_element(row, row + vocab) - row == batch.targets[i];
+      const bool last =
+          i + 1 == batch.targets.size() || batch.target_rows[i + 1] != batch.target_rows[i] + 1;
+      if (!last) continue;
+      ++answers;
+      right += all_right;
+      all_right = true;
+    }
+  }
+  backend_.set_recording(true);
+  report.validation_loss = loss / static_cast<double>(std::max<int64_t>(1, tokens));
+  report.validation_exact =
+      static_cast<double>(right) / static_cast<double>(std::max<int64_t>(1, answers));
+}
+
+void Trainer::save_checkpoint(int64_t step) {
+  Checkpoint checkpoint;
+  checkpoint.step = step;
+  for (const Weight& weight : weights_)
+    checkpoint.weights.push_back({weight.name, weight.tensor.shape(),
+                                  backend_.to_host(weight.tensor),
+                                  backend_.adam_state(weight.tensor)});
+  write_checkpoint(options_.output / "checkpoint.safetensors", checkpoint);
+}
+
+int64_t Trainer::load_checkpoint() {
+  const auto path = options_.output / "checkpoint.safetensors";
+  const Checkpoint checkpoint = read_checkpoint(path);
+  if (checkpoint.weights.size() != weights_.size())
+    fail("{}: has {} weights, the recipe's model has {}", path.string(), checkpoint.weights.size(),
+         weights_.size());
+  for (const Weight& weight : weights_) {
+    const auto it = std::find_if(checkpoint.weights.begin(), checkpoint.weights.end(),
+                                 [&](const auto& entry) { return entry.name == weight.name; });
+    if (it == checkpoint.weights.end() || it->shape != weight.tensor.shape())
+      fail("{}: tensor '{}' of shape {} is missing: the checkpoint is another model's",
+           path.string(), weight.name, shape_string(weight.tensor.shape()));
+    backend_.assign(weight.tensor, it->values);
+    if (it->adam.step > 0) backend_.set_adam_state(weight.tensor, it->adam);
+  }
+  return checkpoint.step;
+}
+
+void Trainer::write_log(const StepReport& report) {
+  history_.push_back(report);
+  append_log(options_.output / "log.jsonl", report);
+}
+
+bool Trainer::run() {
+  const auto checkpoint = options_.output / "checkpoint.safetensors";
+  int64_t first = 0;
+  if (options_.resume) {
+    first = load_checkpoint();
+    history_ = read_log(options_.output / "log.jsonl", first);
+  } else if (std::filesystem::exists(checkpoint)) {
+    fail("{}: exists; use --resume to go on from it, or another output folder",
+         checkpoint.string());
+  } else {
+    std::filesystem::remove(options_.output / "log.jsonl");
+  }
+  rewrite_log(options_.output / "log.jsonl", history_);
+  const auto start = Clock::now();
+  for (int64_t index = first; index < recipe_.steps; ++index) {
+    StepReport report = step(index);
+    const int64_t done = index + 1;
+    const double per_step = seconds_since(start) / static_cast<double>(done - first);
+    report.seconds_left = per_step * static_cast<double>(recipe_.steps - done);
+    const bool last = done == recipe_.steps;
+    if (done % recipe_.validation_every == 0 || last) validate(report);
+    if (done % recipe_.log_every == 0 || last || report.validation_loss) write_log(report);
+    if (options_.progress) options_.progress(report);
+    const bool stop = (options_.stop_after > 0 && done >= options_.stop_after) ||
+                      (options_.cancelled && options_.cancelled->load());
+    if (done % recipe_.checkpoint_every == 0 || last || stop) {
+      save_checkpoint(done);
+      write_plot(options_.output / "plot.svg", history_);
+    }
+    if (stop && !last) return false;
+  }
+  SaveOptions save;
+  save.name = recipe_.path.stem().string();
+  save.tokenizer_json = tokenizer_json_;
+  save_gguf(*model_, options_.output / "model.gguf", save);
+  return true;
+}
+
+}  // namespace reprise

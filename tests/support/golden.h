@@ -1,0 +1,54 @@
+// Golden data for the parity tests: cases of one request each, and the comparison of everything a
+// trace shows with everything a case holds.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/trace.h"
+
+namespace reprise::test {
+
+struct Tolerances {
+  double logits = 2e-4;
+  double hidden = 5e-4;
+};
+
+// One request of a case file, without the batch dimension.
+struct GoldenCase {
+  std::string name;  // "trol/phi3-vit/case-text" or ".../case-batch2 row 1"
+  TraceInputs inputs;
+  std::map<std::string, TensorView> expected;  // F32 and I64 tensors to compare
+};
+
+std::filesystem::path golden_root();
+
+// A one-row file gives one case. A batch gives one case a row: the row without its padding, judged
+// by the `alone.<row>.*` tensors, which is what a server should give.
+std::vector<GoldenCase> load_golden_cases(const std::filesystem::path& file);
+
+// Compares every expected tensor with the traced one; each mismatch or missing counterpart becomes
+// a line. `not_compared` names tensors (by their last parts) that have no counterpart, with reasons
+// in the caller. largest: filled with the largest distance of logits and of everything else.
+struct Distances {
+  double logits = 0;
+  double hidden = 0;
+};
+std::vector<std::string> compare(const GoldenCase& golden, const std::vector<TensorView>& traced,
+                                 const Tolerances& tolerances, Distances* largest);
+
+// One way to run a model: backend and instruction set.
+struct Machine {
+  std::string backend;
+  std::string isa;
+  std::string name() const;  // fit for a test's name
+};
+// All instruction sets that run here (natively or through simde), and torch where it was built.
+std::vector<Machine> machines();
+
+std::unique_ptr<Engine> load_engine(const std::filesystem::path& model, const Machine& machine);
+
+}  // namespace reprise::test
