@@ -65,8 +65,9 @@ WeightFile open_pt(const std::filesystem::path& path) {
   ZipArchive zip = ZipArchive::open(path);
   const std::string folder = find_folder(zip, where);
   if (const ZipEntry* order = zip.find(folder + "byteorder")) {
-    const auto text = zip.read(*order).data;
-    if (std::string_view(reinterpret_cast<const char*>(text.data()), text.size()) != "little")
+    const ZipArchive::Content text = zip.read(*order);
+    if (std::string_view(reinterpret_cast<const char*>(text.data.data()), text.data.size()) !=
+        "little")
       fail("{}: only little-endian files are supported", where);
   }
   const ZipEntry& program = *zip.find(folder + kProgram);

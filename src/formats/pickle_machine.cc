@@ -204,8 +204,11 @@ void Machine::push_storage() {
 }
 
 void Machine::check_inside(const PickledTensor& tensor) const {
-  // num_elements also refuses shapes whose product overflows.
-  if (num_elements(tensor.shape) == 0) return;
+  try {
+    if (tensor_bytes(tensor.type, tensor.shape) == 0) return;
+  } catch (const Error& error) {  // the size overflows
+    bad("{}", error.what());
+  }
   int64_t last = tensor.offset;
   for (size_t i = 0; i < tensor.shape.size(); ++i) {
     int64_t reach = 0;

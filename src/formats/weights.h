@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "formats/tensor_view.h"
@@ -22,7 +23,8 @@ class WeightFile {
   // Throws Error naming the source and the tensor.
   const TensorView& get(std::string_view name) const;
   // In file order.
-  const std::vector<TensorView>& tensors() const { return tensors_; }
+  const std::vector<TensorView>& tensors() const& { return tensors_; }
+  std::vector<TensorView> tensors() && { return std::move(tensors_); }  // safe on a temporary
   std::vector<std::string> names() const;
   const std::string& where() const { return where_; }
 
