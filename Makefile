@@ -1,0 +1,51 @@
+# Everything a user needs, in two commands: `make demo` and `make test`. Both install what is missing
+# first (apt packages; `make test` also a .venv with PyTorch) and skip that fast where it is there.
+SHELL := /bin/bash
+BUILD ?= build/release
+JOBS ?= $(shell nproc)
+
+.PHONY: all build demo test bench format deps deps-torch test-asan test-tsan clean help
+
+all: build
+
+deps:
+	@scripts/setup_packages.sh
+deps-torch: deps
+	@scripts/setup_torch.sh
+
+build: deps
+	@cmake --preset release -Wno-dev > /dev/null
+	@cmake --build $(BUILD) -j $(JOBS)
+
+# Answers questions about a picture with the embedded model. Needs neither PyTorch nor a network.
+demo: build
+	@scripts/demo.sh $(BUILD)/reprise
+
+test: deps-torch
+	@cmake --preset release -Wno-dev
+	@cmake --build $(BUILD) -j $(JOBS)
+	@ctest --preset release -j $(JOBS)
+
+# The same tests under address + undefined-behaviour sanitizers (no torch), or the thread sanitizer.
+# FILTER limits them: make test-asan FILTER='-L fast'
+test-asan test-tsan: test-%: deps
+	@cmake --preset $* -Wno-dev > /dev/null
+	@cmake --build build/$* -j $(JOBS)
+	@ctest --preset $* -j $(JOBS) $(FILTER)
+
+bench: build
+	@scripts/bench.sh $(BUILD)
+
+format:
+	@git ls-files '*.h' '*.cc' '*.inc' | xargs clang-format -i
+
+clean:
+	@rm -rf build
+
+help:
+	@echo "make         build $(BUILD)/reprise"
+	@echo "make demo    answer questions about a picture with the embedded model"
+	@echo "make test    build everything and run all tests"
+	@echo "make bench   run the benchmarks (bench/)"
+	@echo "make format  clang-format all sources"
+	@echo "make test-asan, make test-tsan   tests under sanitizers; FILTER='-L fast' limits them"
