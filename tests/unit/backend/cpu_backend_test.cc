@@ -1,0 +1,197 @@
+// The cpu backend's own promises: memory, errors, choice of instruction set.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <thread>
+
+#include "backend/cpu/memory_pool.h"
+#include "backend/factory.h"
+#include "unit/backend/random_inputs.h"
+
+namespace reprise::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+template <class Body>
+std::string error_of(const Body& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(CpuBackend, DescribesItself) {
+  EXPECT_EQ(make_cpu_backend({.threads = 1, .isa = "scalar"})->description(),
+            "cpu: scalar, 1 thread, int8 activations");
+  EXPECT_EQ(make_cpu_backend({.threads = 3, .activations = Activations::F32, .isa = "scalar"})
+                ->description(),
+            "cpu: scalar, 3 threads, f32 activations");
+}
+
+TEST(CpuBackend, TheEnvironmentForcesAnInstructionSet) {
+  const char* before = std::getenv("REPRISE_ISA");
+  const std::string kept = before ? before : "";
+  ::setenv("REPRISE_ISA", "scalar", 1);
+  EXPECT_THAT(make_cpu_backend({})->description(), HasSubstr("scalar"));
+  ::setenv("REPRISE_ISA", "sse9", 1);
+  EXPECT_THAT(error_of([] { make_cpu_backend({}); }),
+              AllOf(HasSubstr("REPRISE_ISA 'sse9'"), HasSubstr("scalar"), HasSubstr("built:")));
+  EXPECT_NO_THROW(make_cpu_backend({.isa = "scalar"}));  // the option comes first
+  if (before)
+    ::setenv("REPRISE_ISA", kept.c_str(), 1);
+  else
+    ::unsetenv("REPRISE_ISA");
+}
+
+TEST(CpuBackend, ChoosesNoEmulatedInstructionSetByItself) {
+  if (std::getenv("REPRISE_ISA")) GTEST_SKIP() << "REPRISE_ISA is set";
+  EXPECT_THAT(make_cpu_backend({})->description(), ::testing::Not(HasSubstr("simde")));
+}
+
+TEST(CpuBackend, RefusesWhatItCannotDo) {
+  EXPECT_THAT(error_of([] { make_cpu_backend({.threads = -1}); }), HasSubstr("threads"));
+  EXPECT_THAT(error_of([] { make_backend("gpu", {}); }),
+              AllOf(HasSubstr("'gpu'"), HasSubstr("cpu"), HasSubstr("torch")));
+  const auto be = make_cpu_backend({.threads = 1});
+  Inputs in(50);
+  EXPECT_THAT(error_of([&] {
+                be->bind(in.host(DType::F64, {2, 2}), WeightUse::Matrix);
+              }),
+              HasSubstr("F64"));
+  EXPECT_THAT(error_of([&] { be->bind(in.host(DType::Q8_0, {32}), WeightUse::Vector); }),
+              HasSubstr("Q8_0"));
+  EXPECT_THAT(error_of([&] {
+                be->bind(in.host(DType::Q8_0, {2, 2, 32}), WeightUse::Matrix);
+              }),
+              HasSubstr("[2, 2, 32]"));
+  EXPECT_THAT(
+      error_of([&] { be->new_page({.heads = 1, .k_dim = 1, .v_dim = 1, .type = DType::BF16}); }),
+      HasSubstr("BF16"));
+}
+
+TEST(CpuBackend, MismatchedShapesAreBugs) {
+  const auto be = make_cpu_backend({.threads = 1});
+  Inputs in(51);
+  const Tensor a = in.tensor(*be, {2, 3}), b = in.tensor(*be, {2});
+  EXPECT_THROW(be->add(a, b), InternalError);
+  EXPECT_THROW(be->mul(a, b), InternalError);
+  EXPECT_THROW(be->reshape(a, {4}), InternalError);
+  EXPECT_THROW(be->slice(a, 1, 2, 4), InternalError);
+  const int32_t outside[] = {2}, twice[] = {1, 1};
+  EXPECT_THROW(be->gather_rows(a, outside), InternalError);
+  EXPECT_THROW(be->replace_rows(a, twice, a), InternalError);
+  EXPECT_THROW(be->scale(Tensor(), 1), InternalError);
+  const LinearWeight w = {.weight = in.matrix(*be, DType::F32, {4, 5})};
+  EXPECT_THROW(be->linear(a, w), InternalError);
+  EXPECT_THROW(be->norm(a, {}), InternalError);  // no eps
+}
+
+TEST(CpuBackend, AttentionChecksPositions) {
+  const auto be = make_cpu_backend({.threads = 1});
+  Inputs in(52);
+  const AttentionSpec spec = {1, 1, 4, 4, 0.5f, 0};
+  const Tensor x = in.tensor(*be, {2, 1, 4});
+  KvRow row = {.spec = {.heads = 1, .k_dim = 4, .v_dim = 4}};
+  const auto run = [&](std::vector<int32_t> positions, KvRow* write, KvRow* read) {
+    const AttentionSegment segment[] = {{0, 2, positions, write, read}};
+    be->attention(spec, x, x, x, segment);
+  };
+  EXPECT_THROW(run({3, 3}, &row, &row), InternalError);
+  run({3, 4}, &row, &row);
+  EXPECT_THROW(run({4, 5}, &row, &row), InternalError);     // not behind the last
+  EXPECT_THROW(run({1, 2}, nullptr, &row), InternalError);  // sees nothing
+  EXPECT_THROW(run({5, 6}, &row, nullptr), InternalError);
+  EXPECT_EQ(row.filled(), 2);
+}
+
+TEST(CpuBackend, WeightsAreReleasedOrStayWhereTheyAre) {
+  const auto be = make_cpu_backend({.threads = 1});
+  Inputs in(53);
+  int released = 0;
+  const auto bind = [&](DType type, WeightUse use) {
+    HostTensor host = in.host(type, {32, 64});
+    host.release = [&] { ++released; };
+    return std::pair{be->bind(host, use), std::weak_ptr<const void>(host.owner)};
+  };
+  {
+    const auto [mapped, owner] = bind(DType::BF16, WeightUse::Matrix);
+    EXPECT_EQ(released, 0);
+    EXPECT_FALSE(owner.expired());
+    EXPECT_EQ(be->stats().weight_bytes, 32 * 64 * 2);
+  }
+  EXPECT_EQ(be->stats().weight_bytes, 0);
+  const auto [packed, packed_owner] = bind(DType::Q8_0, WeightUse::Matrix);
+  EXPECT_EQ(released, 1);
+  EXPECT_TRUE(packed_owner.expired());
+  const auto [vector, vector_owner] = bind(DType::F16, WeightUse::Vector);
+  EXPECT_EQ(released, 2);
+  EXPECT_TRUE(vector_owner.expired());
+  EXPECT_EQ(vector.dtype(), DType::F32);
+}
+
+TEST(CpuBackend, MemoryGoesBackAtTheLastUse) {
+  const auto be = make_cpu_backend({.threads = 1});
+  Inputs in(54);
+  {
+    Tensor x = in.tensor(*be, {100, 10});
+    const Tensor view = be->reshape(be->slice(x, 0, 10, 20), {100});
+    EXPECT_EQ(be->stats().workspace_bytes, 4000);  // views share
+    x = Tensor();
+    EXPECT_EQ(be->stats().workspace_bytes, 4000);
+    const Tensor y = be->scale(view, 2);
+    EXPECT_EQ(be->stats().workspace_bytes, 4400);
+  }
+  EXPECT_EQ(be->stats().workspace_bytes, 0);
+  EXPECT_EQ(be->stats().workspace_peak, 4400);
+  KvRow row = {.spec = {.heads = 2, .k_dim = 8, .v_dim = 4, .type = DType::F16}};
+  row.pages.push_back(be->new_page(row.spec));
+  EXPECT_EQ(be->stats().kv_bytes, kKvPageTokens * 2 * (8 + 4) * 2);
+  row.pages.clear();
+  EXPECT_EQ(be->stats().kv_bytes, 0);
+}
+
+TEST(MemoryPool, KeepsABoundedAmountOfFreedMemory) {
+  const auto pool = cpu::MemoryPool::make();
+  const std::byte* first = nullptr;
+  {
+    const auto block = pool->allocate(1000, cpu::Account::Workspace);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(block.get()) % 64, 0u);
+    first = block.get();
+  }
+  EXPECT_GE(pool->cached_bytes(), 1000);
+  EXPECT_EQ(pool->allocate(990, cpu::Account::Kv).get(), first);  // of the same class
+  { const auto large = pool->allocate(int64_t{1} << 30, cpu::Account::Workspace); }
+  EXPECT_LT(pool->cached_bytes(), int64_t{1} << 30);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      for (int64_t i = 0; i < 1000; ++i) {
+        const auto a = pool->allocate(i * 7, cpu::Account::Workspace);
+        const auto b = pool->allocate(i * 5, cpu::Account::Kv);
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(pool->usage(cpu::Account::Workspace).now, 0);
+  EXPECT_EQ(pool->usage(cpu::Account::Kv).now, 0);
+}
+
+TEST(TorchLoader, SaysHowToGetTheBackend) {
+  const char* before = std::getenv("REPRISE_PLUGIN_DIR");
+  const std::string kept = before ? before : "";
+  ::setenv("REPRISE_PLUGIN_DIR", "/nonexistent/folder", 1);
+  EXPECT_FALSE(torch_plugin_path());
+  EXPECT_THAT(error_of([] { make_backend("torch", {}); }),
+              AllOf(HasSubstr("/nonexistent/folder"), HasSubstr("torch==2.13.0")));
+  if (before)
+    ::setenv("REPRISE_PLUGIN_DIR", kept.c_str(), 1);
+  else
+    ::unsetenv("REPRISE_PLUGIN_DIR");
+}
+
+}  // namespace
+}  // namespace reprise::testing
