@@ -1,0 +1,112 @@
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "backend/torch/autograd_ops.h"
+#include "backend/torch/torch_backend.h"
+
+namespace reprise {
+namespace {
+
+constexpr int32_t kNotCounted = -100;
+
+}  // namespace
+
+void TorchBackend::set_trainable(const Tensor& weight, bool trainable) {
+  TorchWeight& w = weight_of(weight);
+  w.value.set_requires_grad(trainable);
+  if (!trainable) w.value.mutable_grad() = at::Tensor();
+}
+
+Tensor TorchBackend::cross_entropy_sum(const Tensor& logits, std::span<const int32_t> labels) {
+  const auto guard = recording();
+  REPRISE_CHECK(logits.rank() == 2 && logits.dim(0) == static_cast<int64_t>(labels.size()));
+  std::vector<int32_t> rows, counted;
+  for (size_t i = 0; i < labels.size(); ++i) {
+    if (labels[i] == kNotCounted) continue;
+    REPRISE_CHECK(labels[i] >= 0 && labels[i] < logits.dim(1), "label {} of {}", labels[i],
+                  logits.dim(1));
+    rows.push_back(static_cast<int32_t>(i));
+    counted.push_back(labels[i]);
+  }
+  // Rows that don't count are left out first: a softmax over the vocabulary is the dear part.
+  at::Tensor x = at_of(logits);
+  if (rows.size() < labels.size()) x = gather_rows_op(x, make_row_index(rows, logits.dim(0)));
+  if (rows.empty()) return wrap(x.sum().reshape({1}));
+  return wrap(at::cross_entropy_loss(x, index_tensor(counted).to(at::kLong), {}, at::Reduction::Sum)
+                  .reshape({1}));
+}
+
+void TorchBackend::backward(const Tensor& loss) {
+  REPRISE_CHECK(loss.size() == 1);
+  const at::Tensor& value = at_of(loss);
+  REPRISE_CHECK(value.requires_grad(), "backward of a loss that was computed without recording");
+  value.backward();
+}
+
+std::vector<float> TorchBackend::gradient(const Tensor& weight) {
+  const at::Tensor& grad = weight_of(weight).value.grad();
+  if (grad.defined()) return host_values(grad);
+  return std::vector<float>(static_cast<size_t>(weight.size()));
+}
+
+void TorchBackend::zero_gradients(std::span<const Tensor> weights) {
+  for (const Tensor& weight : weights) weight_of(weight).value.mutable_grad() = at::Tensor();
+}
+
+double TorchBackend::clip_gradients(std::span<const Tensor> weights, double max_norm) {
+  const c10::AutoGradMode no_graph(false);
+  std::vector<at::Tensor> grads;
+  for (const Tensor& weight : weights) {
+    const at::Tensor& grad = weight_of(weight).value.grad();
+    if (grad.defined()) grads.push_back(grad);
+  }
+  if (grads.empty()) return 0;
+  const double norm = at::stack(at::_foreach_norm(grads, 2)).norm().item<double>();
+  if (max_norm > 0 && norm > max_norm) at::_foreach_mul_(grads, max_norm / norm);
+  return norm;
+}
+
+// Loshchilov and Hutter, "Decoupled weight decay regularization" (ICLR 2019), algorithm 2. A weight
+// no gradient has reached is stepped with zeros.
+void TorchBackend::adamw_step(const Tensor& weight, const AdamWOptions& options) {
+  const c10::AutoGradMode no_graph(false);
+  TorchWeight& w = weight_of(weight);
+  REPRISE_CHECK(w.value.requires_grad(), "a step of a weight that isn't trainable");
+  if (!w.m.defined()) {
+    w.m = at::zeros_like(w.value);
+    w.v = at::zeros_like(w.value);
+  }
+  ++w.step;
+  const at::Tensor grad = w.value.grad().defined() ? w.value.grad() : at::zeros_like(w.value);
+  const at::Tensor step =
+      at::full({}, static_cast<double>(w.step), w.value.options().requires_grad(false));
+  at::_fused_adamw_({w.value}, {grad}, {w.m}, {w.v}, {}, {step}, static_cast<double>(options.lr),
+                    options.beta1, options.beta2, options.weight_decay, options.eps,
+                    /*amsgrad=*/false, /*maximize=*/false);
+}
+
+AdamState TorchBackend::adam_state(const Tensor& weight) {
+  const TorchWeight& w = weight_of(weight);
+  if (!w.m.defined()) return {};
+  return {host_values(w.m), host_values(w.v), w.step};
+}
+
+void TorchBackend::set_adam_state(const Tensor& weight, const AdamState& state) {
+  TorchWeight& w = weight_of(weight);
+  w.step = state.step;
+  w.m = state.m.empty() ? at::Tensor() : device_copy(state.m, weight.shape());
+  w.v = state.v.empty() ? at::Tensor() : device_copy(state.v, weight.shape());
+  REPRISE_CHECK(w.m.defined() == w.v.defined() && w.m.defined() == (state.step > 0));
+}
+
+void TorchBackend::assign(const Tensor& weight, std::span<const float> values) {
+  const c10::AutoGradMode no_graph(false);
+  weight_of(weight).value.copy_(device_copy(values, weight.shape()));
+}
+
+}  // namespace reprise
