@@ -81,11 +81,12 @@ void ThreadPool::worker_loop(int worker) {
 
 void ThreadPool::run(int64_t tasks, const std::function<void(int64_t, int)>& body) {
   if (tasks <= 0) return;
+  // Loops that run inline take their turn too: worker 0's scratch memory is theirs alone.
+  std::lock_guard one_at_a_time(run_mutex_);
   if (workers_.empty() || tasks == 1) {
     for (int64_t task = 0; task < tasks; ++task) body(task, 0);
     return;
   }
-  std::lock_guard one_at_a_time(run_mutex_);
   {
     std::lock_guard lock(mutex_);
     tasks_ = tasks;
