@@ -49,8 +49,10 @@ endforeach()
 
 if(RepriseTorch_FOUND)
   add_library(reprise::libtorch INTERFACE IMPORTED)
-  target_include_directories(reprise::libtorch SYSTEM INTERFACE
-    ${REPRISE_TORCH_ROOT}/include ${REPRISE_TORCH_ROOT}/include/torch/csrc/api/include)
+  # Searched last: the wheel brings headers of other libraries too (another version of fmt).
+  target_compile_options(reprise::libtorch INTERFACE
+    "SHELL:-idirafter ${REPRISE_TORCH_ROOT}/include"
+    "SHELL:-idirafter ${REPRISE_TORCH_ROOT}/include/torch/csrc/api/include")
   target_compile_definitions(reprise::libtorch INTERFACE
     _GLIBCXX_USE_CXX11_ABI=${REPRISE_TORCH_ABI})
   # libtorch.so is empty but pulls in the CUDA part of wheels that have one: it registers itself
