@@ -7,6 +7,7 @@
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/tanh.h>
@@ -133,16 +134,19 @@ std::vector<Tensor> TorchBackend::linear(const Tensor& x,
 
 Tensor TorchBackend::norm(const Tensor& x, const NormWeight& w) {
   const auto guard = recording();
-  REPRISE_CHECK(x.rank() >= 1 && w.weight.shape() == Shape{x.cols()} && w.eps > 0);
-  const at::Tensor& weight = at_of(w.weight);
-  if (w.kind == NormKind::Rms) {
-    REPRISE_CHECK(!w.bias, "an RMS norm has no bias");
-    return wrap(rms_norm_op(at_of(x), weight, w.eps, w.offset));
-  }
-  REPRISE_CHECK(!w.bias || w.bias.shape() == w.weight.shape());
-  const at::Tensor bias = w.bias ? at_of(w.bias) : at::Tensor();
-  return wrap(at::layer_norm(at_of(x), {x.cols()}, w.offset == 0 ? weight : weight + w.offset, bias,
-                             w.eps));
+  const int64_t d = x.cols();
+  REPRISE_CHECK(x.rank() >= 1 && w.eps > 0);
+  REPRISE_CHECK(!w.weight || w.weight.size() == d, "{} values by a weight of {}", d,
+                shape_string(w.weight.shape()));
+  REPRISE_CHECK(!w.bias || (w.kind == NormKind::Layer && w.bias.size() == d));
+  REPRISE_CHECK(w.kind == NormKind::Rms || w.offset == 0);
+  const at::Tensor weight = w.weight ? at_of(w.weight).reshape({d}) : at::Tensor();
+  if (w.kind == NormKind::Rms)
+    return wrap(weight.defined()
+                    ? rms_norm_op(at_of(x), weight, w.eps, w.offset)
+                    : rms_norm_op(at_of(x), at::ones({d}, at_of(x).options()), w.eps, 0));
+  const at::Tensor bias = w.bias ? at_of(w.bias).reshape({d}) : at::Tensor();
+  return wrap(at::layer_norm(at_of(x), {d}, weight, bias, w.eps));
 }
 
 Tensor TorchBackend::add(const Tensor& a, const Tensor& b, float scale) {
