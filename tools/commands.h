@@ -19,7 +19,12 @@ class Command {
   virtual int run() = 0;
 };
 
-#define REPRISE_COMMANDS(X) X(trace) /* intermediate results of a forward pass, for tests */
+#define REPRISE_COMMANDS(X)                                           \
+  X(run)      /* answers a prompt, or chats */                        \
+  X(inspect)  /* what a model file is, its plan, its memory */        \
+  X(eval)     /* perplexity and question answering */                 \
+  X(trace)    /* intermediate results of a forward pass, for tests */ \
+  X(tokenize) /* text to token ids, for tests */
 
 #define REPRISE_DECLARE_COMMAND(name) std::unique_ptr<Command> make_##name##_command();
 REPRISE_COMMANDS(REPRISE_DECLARE_COMMAND)

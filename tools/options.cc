@@ -54,7 +54,7 @@ EngineOptions EngineFlags::options() const {
   return options;
 }
 
-void PlanFlags::add(CLI::App& app) {
+void add_plan_options(CLI::App& app, PlanOptions& options) {
   app.add_option("--plan", options.plan,
                  "Order of blocks: 0-23,10-14 runs 10 to 14 again; 10-14*3 three times, damped")
       ->type_name("PLAN");
@@ -85,8 +85,11 @@ std::string human_count(int64_t count) {
 
 Progress::Progress(std::string label) : label_(std::move(label)), shown_(isatty(STDERR_FILENO)) {}
 
-Progress::~Progress() {
+Progress::~Progress() { clear(); }
+
+void Progress::clear() {
   if (drawn_) fmt::print(stderr, "\r\x1b[K");
+  drawn_ = false;
 }
 
 void Progress::update(int64_t done, int64_t total, const std::string& note) {

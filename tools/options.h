@@ -25,11 +25,8 @@ struct EngineFlags {
   EngineOptions options() const;
 };
 
-// How deep to run.
-struct PlanFlags {
-  PlanOptions options;
-  void add(CLI::App& app);
-};
+// --plan and --passes: how deep to run.
+void add_plan_options(CLI::App& app, PlanOptions& options);
 
 // One line of JSON on stdout.
 void print_json(const Json& json);
@@ -45,6 +42,8 @@ class Progress {
   explicit Progress(std::string label);
   ~Progress();
   void update(int64_t done, int64_t total, const std::string& note);
+  // Takes the line away; also done at the end of its life.
+  void clear();
 
  private:
   std::string label_;

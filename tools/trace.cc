@@ -20,7 +20,7 @@ class TraceCommand : public Command {
         "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more.\n"
         "Example: reprise trace MODEL --inputs case.safetensors --out out.safetensors --steps 6");
     engine_.add(app);
-    plan_.add(app);
+    add_plan_options(app, options_.plan);
     app.add_option("--inputs", inputs_, "Inputs, safetensors")->type_name("IN")->required();
     app.add_option("--out", out_, "Results, safetensors")->type_name("OUT")->required();
     app.add_option("--steps", options_.steps, "Greedy tokens to generate")
@@ -34,7 +34,6 @@ class TraceCommand : public Command {
   int run() override {
     const EngineOptions options = engine_.options();
     const TraceInputs inputs = read_trace_inputs(inputs_);
-    options_.plan = plan_.options;
     const auto engine = Engine::load(options);
     const std::vector<TensorView> results = trace(*engine, inputs, options_);
     write_safetensors(out_, results, {{"model", engine_.model}});
@@ -49,7 +48,6 @@ class TraceCommand : public Command {
 
  private:
   EngineFlags engine_;
-  PlanFlags plan_;
   std::string inputs_;
   std::string out_;
   TraceOptions options_;

@@ -5,14 +5,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "backend/factory.h"
 #include "model/model.h"
+#include "text/chat.h"
 #include "text/tokenizer.h"
 
 namespace reprise {
-
-struct ChatFormat;
 
 struct EngineOptions {
   std::filesystem::path model;  // Hugging Face folder or GGUF file
@@ -40,6 +40,11 @@ class Engine {
   // --chat-template where the model has a template that isn't known.
   const ChatFormat* chat_format();
 
+  // Tokens that end an answer: those of the config and of the tokenizer.
+  std::vector<int32_t> end_tokens();
+  // The beginning-of-text token where the model adds one in front of a text.
+  std::optional<int32_t> added_bos();
+
   // Whether activations are quantized anywhere: int8 asked for, and a matrix that is quantized.
   bool quantizes_activations();
   // Most tokens a request may have, prompt and answer together; 0: no limit.
@@ -53,7 +58,7 @@ class Engine {
   std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
   bool chat_read_ = false;
-  const ChatFormat* chat_ = nullptr;
+  std::optional<ChatFormat> chat_;
   double load_seconds_ = 0;
 };
 

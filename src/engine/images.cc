@@ -72,7 +72,8 @@ void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std
 }
 
 std::shared_ptr<const EncodedImage> ImageEncoder::encode(const std::filesystem::path& path,
-                                                         bool apply_exif) {
+                                                         bool apply_exif, double* seconds) {
+  *seconds = 0;
   const VisionTower* vision = model_.vision();
   if (vision == nullptr) {
     fail("{}: the model takes text only, picture {} can't be shown to it", model_.config().where,
@@ -101,7 +102,7 @@ std::shared_ptr<const EncodedImage> ImageEncoder::encode(const std::filesystem::
   encoded->rows = encode_pixels(model_, pixels);
   encoded->tiles = tiles.count;
   encoded->key = key;
-  encoded->seconds = seconds_since(start);
+  *seconds = seconds_since(start);
   cache_.push_front(encoded);
   if (cache_.size() > keep_) cache_.pop_back();
   return encoded;

@@ -29,10 +29,9 @@ void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std
 
 // One encoded picture.
 struct EncodedImage {
-  Tensor rows;         // [tokens, d]
-  int64_t tiles = 0;   // how many the picture was cut into, thumbnail included
-  uint64_t key = 0;    // of the file's bytes and of how they were read; never 0
-  double seconds = 0;  // spent on encoding; 0 when it came from the cache
+  Tensor rows;        // [tokens, d]
+  int64_t tiles = 0;  // how many the picture was cut into, thumbnail included
+  uint64_t key = 0;   // of the file's bytes and of how they were read; never 0
 };
 
 // Reads and encodes pictures and keeps the last few encodings.
@@ -40,8 +39,10 @@ class ImageEncoder {
  public:
   explicit ImageEncoder(Model& model, size_t keep = 8) : model_(model), keep_(keep) {}
 
-  // Throws Error naming the picture when it can't be read, or when the model takes none.
-  std::shared_ptr<const EncodedImage> encode(const std::filesystem::path& path, bool apply_exif);
+  // seconds: the time it took, 0 when the cache had it. Throws Error naming the picture when it
+  // can't be read, or when the model takes none.
+  std::shared_ptr<const EncodedImage> encode(const std::filesystem::path& path, bool apply_exif,
+                                             double* seconds);
 
  private:
   Model& model_;

@@ -1,0 +1,81 @@
+// What an engine reads of a model's text side: tokenizer, chat format, tokens with a role.
+#include <algorithm>
+
+#include "engine/engine.h"
+#include "text/tokenizer_gguf.h"
+#include "text/tokenizer_json.h"
+
+namespace reprise {
+
+namespace {
+
+// The official TroL and Phantom releases keep their prompts in code; empty for other models.
+std::string release_format(const ModelConfig& config) {
+  const auto type =
+      config.source.is_object() ? config.source.find("model_type") : config.source.end();
+  if (!config.source.is_object() || type == config.source.end() || !type->is_string()) return "";
+  if (*type != "trol" && *type != "phantom") return "";
+  if (config.text.family == TextFamily::Phi3) return type->get<std::string>() + "-phi3";
+  if (config.text.family == TextFamily::Qwen2 && *type == "phantom") return "phantom-qwen2";
+  return "";
+}
+
+}  // namespace
+
+const Tokenizer& Engine::tokenizer() {
+  if (tokenizer_ == nullptr) {
+    const ModelFiles& files = model_->files();
+    if (files.gguf) {
+      tokenizer_ = tokenizer_from_gguf(files.gguf->metadata);
+    } else {
+      if (!files.folder->tokenizer_json) {
+        fail("{}: no tokenizer.json in the folder, so text can't be read or written",
+             files.path.string());
+      }
+      tokenizer_ = tokenizer_from_folder(files.path);
+    }
+  }
+  return *tokenizer_;
+}
+
+const ChatFormat* Engine::chat_format() {
+  if (!chat_read_) {
+    const ModelConfig& model = config();
+    if (!options_.chat_template.empty()) {
+      chat_ = reprise::chat_format(options_.chat_template);
+    } else if (!model.chat_format.empty()) {
+      chat_ = reprise::chat_format(model.chat_format);
+    } else if (const std::string release = release_format(model); !release.empty()) {
+      chat_ = reprise::chat_format(release);
+    } else if (const auto& files = model_->files(); files.folder && !files.folder->tokenizer_json) {
+      // no tokenizer, so no template either
+    } else if (const auto& jinja = tokenizer().chat_template()) {
+      const auto text = [&](std::optional<int32_t> id) {
+        return id ? std::string(tokenizer().token_bytes(*id)) : std::string();
+      };
+      const SpecialIds& ids = tokenizer().ids();
+      chat_ = recognize_chat_format(*jinja, text(ids.bos), text(ids.eos),
+                                    options_.model.string() + ": chat template");
+    }
+    chat_read_ = true;
+  }
+  return chat_ ? &*chat_ : nullptr;
+}
+
+std::vector<int32_t> Engine::end_tokens() {
+  std::vector<int32_t> tokens;
+  for (const int64_t id : config().eos_tokens) tokens.push_back(static_cast<int32_t>(id));
+  if (const auto eos = tokenizer().ids().eos) tokens.push_back(*eos);
+  std::sort(tokens.begin(), tokens.end());
+  tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+  return tokens;
+}
+
+std::optional<int32_t> Engine::added_bos() {
+  const std::vector<int32_t> added = tokenizer().encode("", {.add_special = true});
+  const std::optional<int32_t> bos = tokenizer().ids().bos;
+  if (bos && !added.empty() && added[0] == *bos) return bos;
+  return std::nullopt;
+}
+
+}  // namespace reprise

@@ -1,0 +1,110 @@
+#include "engine/prompt.h"
+
+#include <algorithm>
+
+namespace reprise {
+
+namespace {
+
+constexpr std::string_view kRawImage = "<image>";  // place of a picture in plain text
+
+// Puts a prompt together, part by part.
+class Assembler {
+ public:
+  explicit Assembler(Engine& engine) : engine_(engine) {}
+
+  void token(int32_t id) { prompt_.tokens.ids.push_back(id); }
+  void text(std::string_view text) {
+    if (text.empty()) return;
+    const std::vector<int32_t> ids = engine_.tokenizer().encode(text);
+    prompt_.tokens.ids.insert(prompt_.tokens.ids.end(), ids.begin(), ids.end());
+  }
+  void image(const EncodedImage& image) {
+    const auto count = static_cast<size_t>(image.rows.dim(0));
+    prompt_.tokens.ids.insert(prompt_.tokens.ids.end(), count,
+                              static_cast<int32_t>(engine_.config().image_token));
+    rows_.push_back(image.rows);
+    // Order matters, so keys are mixed, not added.
+    prompt_.tokens.image_key = (prompt_.tokens.image_key * 0x9e3779b97f4a7c15u) ^ image.key;
+  }
+  Prompt finish() {
+    if (rows_.size() == 1) prompt_.tokens.image_rows = rows_[0];
+    if (rows_.size() > 1) prompt_.tokens.image_rows = engine_.backend().concat(rows_, 0);
+    mark_placeholders(engine_.config(), prompt_.tokens, engine_.config().where);
+    return std::move(prompt_);
+  }
+  Prompt& prompt() { return prompt_; }
+
+ private:
+  Engine& engine_;
+  Prompt prompt_;
+  std::vector<Tensor> rows_;  // [tokens, d] each
+};
+
+}  // namespace
+
+std::vector<std::shared_ptr<const EncodedImage>> PromptBuilder::encode(
+    const std::vector<std::filesystem::path>& images, bool apply_exif, Prompt& prompt) {
+  std::vector<std::shared_ptr<const EncodedImage>> encoded;
+  for (const std::filesystem::path& path : images) {
+    double seconds = 0;
+    encoded.push_back(encoder_.encode(path, apply_exif, &seconds));
+    prompt.vision_seconds += seconds;
+    prompt.tiles += encoded.back()->tiles;
+  }
+  return encoded;
+}
+
+Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) {
+  const ChatFormat* format = engine_.chat_format();
+  if (format == nullptr) {
+    fail(
+        "{}: the model has no chat format; use plain completion (--raw) or name one with "
+        "--chat-template",
+        engine_.config().where);
+  }
+  std::vector<ChatMessage> messages;
+  std::vector<std::filesystem::path> images;
+  for (const ChatTurn& turn : turns) {
+    messages.push_back({turn.role, turn.text, static_cast<int>(turn.images.size())});
+    images.insert(images.end(), turn.images.begin(), turn.images.end());
+  }
+  Assembler assembler(engine_);
+  const auto encoded = encode(images, apply_exif, assembler.prompt());
+  std::vector<int64_t> image_tokens;
+  for (const auto& image : encoded) image_tokens.push_back(image->rows.dim(0));
+  for (const PromptPart& part : render_chat(*format, messages, image_tokens)) {
+    if (part.image < 0) {
+      assembler.text(part.text);
+    } else {
+      assembler.image(*encoded[static_cast<size_t>(part.image)]);
+    }
+  }
+  Prompt prompt = assembler.finish();
+  prompt.stops = format->stop_strings();
+  return prompt;
+}
+
+Prompt PromptBuilder::raw(std::string_view text, const std::vector<std::filesystem::path>& images,
+                          bool apply_exif) {
+  Assembler assembler(engine_);
+  const auto encoded = encode(images, apply_exif, assembler.prompt());
+  if (const auto bos = engine_.added_bos()) assembler.token(*bos);
+  size_t used = 0;
+  if (text.find(kRawImage) == std::string_view::npos) {
+    for (; used < encoded.size(); ++used) assembler.image(*encoded[used]);
+  }
+  while (used < encoded.size()) {
+    const size_t at = text.find(kRawImage);
+    if (at == std::string_view::npos) {
+      fail("the prompt has {} times '{}' for {} pictures", used, kRawImage, encoded.size());
+    }
+    assembler.text(text.substr(0, at));
+    assembler.image(*encoded[used++]);
+    text.remove_prefix(at + kRawImage.size());
+  }
+  assembler.text(text);
+  return assembler.finish();
+}
+
+}  // namespace reprise

@@ -1,0 +1,54 @@
+// From a conversation or a plain text, with pictures, to what the model takes.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/images.h"
+#include "engine/session.h"
+
+namespace reprise {
+
+// One message of a conversation.
+struct ChatTurn {
+  std::string role;  // "system", "user", "assistant"
+  std::string text;
+  std::vector<std::filesystem::path> images;  // shown with this message
+};
+
+struct Prompt {
+  TokenPrompt tokens;
+  int64_t tiles = 0;               // of all pictures
+  double vision_seconds = 0;       // spent on pictures that were not in the cache
+  std::vector<std::string> stops;  // strings that end an answer in the chat format
+};
+
+class PromptBuilder {
+ public:
+  // The engine must outlive it.
+  explicit PromptBuilder(Engine& engine) : engine_(engine), encoder_(engine.model()) {}
+
+  // The conversation in the model's chat format, up to where the assistant's next answer begins.
+  // Throws Error when the model has no chat format, a picture can't be read, or the model doesn't
+  // take as many pictures.
+  Prompt chat(const std::vector<ChatTurn>& turns, bool apply_exif = false);
+
+  // Plain text, a beginning-of-text token in front where the model adds one. Each "<image>" in the
+  // text is the place of a picture; without any, pictures go in front. Special tokens written out
+  // are recognised.
+  Prompt raw(std::string_view text, const std::vector<std::filesystem::path>& images,
+             bool apply_exif = false);
+
+ private:
+  std::vector<std::shared_ptr<const EncodedImage>> encode(
+      const std::vector<std::filesystem::path>& images, bool apply_exif, Prompt& prompt);
+
+  Engine& engine_;
+  ImageEncoder encoder_;
+};
+
+}  // namespace reprise

@@ -1,0 +1,274 @@
+#include "engine/generator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "engine/qa.h"
+#include "engine/trace.h"
+#include "support/test_models.h"
+
+namespace reprise {
+namespace {
+
+using ::testing::AllOf;
+using testing::copy_model;
+using testing::edit_json;
+using testing::edit_tensors;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::TempFolder;
+using testing::test_data;
+using ::testing::ThrowsMessage;
+
+class GeneratorTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Engine> load(const std::string& name, const std::string& chat_template = "") {
+    if (!std::filesystem::exists(folder_ / "model")) copy_model(name, folder_ / "model");
+    EngineOptions options;
+    options.model = folder_ / "model";
+    options.compute.threads = 1;
+    options.chat_template = chat_template;
+    return Engine::load(options);
+  }
+  const std::filesystem::path picture_ = test_data("golden/trol/phi3-vit-448/image.png");
+  TempFolder folder_;
+};
+
+TEST_F(GeneratorTest, ChatPromptHasItsPlaceholdersInPlace) {
+  const auto engine = load("phantom/qwen2-vit");
+  PromptBuilder builder(*engine);
+  const Prompt prompt = builder.chat({{"user", "what shape", {picture_}}});
+  const auto& tokens = prompt.tokens;
+  const int64_t rows = tokens.image_rows.dim(0);
+  EXPECT_EQ(rows, prompt.tiles * 16);
+  EXPECT_EQ(tokens.ids[0], 3);  // <|im_start|>: Phantom's start-of-sequence token
+  EXPECT_EQ(std::count(tokens.is_image.begin(), tokens.is_image.end(), 1), rows);
+  // <img>, the placeholders, </img>
+  const size_t first = std::find(tokens.ids.begin(), tokens.ids.end(), 5) - tokens.ids.begin();
+  EXPECT_EQ(tokens.ids[first - 1], 6);
+  EXPECT_EQ(tokens.ids[first + static_cast<size_t>(rows)], 7);
+  EXPECT_THAT(engine->tokenizer().decode(tokens.ids), HasSubstr("what shape"));
+  EXPECT_THAT(prompt.stops, ElementsAre("<|im_end|>"));
+}
+
+TEST_F(GeneratorTest, TextThatHoldsAPlaceholderIsRefused) {
+  const auto engine = load("phantom/qwen2-vit");
+  PromptBuilder builder(*engine);
+  EXPECT_THAT(
+      [&] {
+        builder.chat({{"user", "what is <IMG_CONTEXT>?", {}}});
+      },
+      ThrowsMessage<Error>(HasSubstr("1 image placeholders")));
+}
+
+TEST_F(GeneratorTest, RawPromptPutsPicturesWhereTheTextSays) {
+  const auto engine = load("phantom/qwen2-vit");
+  PromptBuilder builder(*engine);
+  const auto ids = [&](const char* text, int pictures) {
+    return builder.raw(text, std::vector<std::filesystem::path>(pictures, picture_)).tokens.ids;
+  };
+  const std::vector<int32_t> a = engine->tokenizer().encode("a"),
+                             b = engine->tokenizer().encode("b");
+  const std::vector<int32_t> inside = ids("a<image>b", 1);
+  EXPECT_EQ(inside.front(), a[0]);
+  EXPECT_EQ(inside.back(), b[0]);
+  EXPECT_EQ(inside[1], 5);
+  const std::vector<int32_t> front = ids("ab", 1);
+  EXPECT_EQ(front.front(), 5);
+  EXPECT_THAT([&] { ids("a<image>b", 2); }, ThrowsMessage<Error>(HasSubstr("1 times '<image>'")));
+}
+
+TEST_F(GeneratorTest, APictureIsEncodedOnce) {
+  const auto engine = load("phantom/qwen2-vit");
+  PromptBuilder builder(*engine);
+  EXPECT_GT(builder.chat({{"user", "a", {picture_}}}).vision_seconds, 0);
+  EXPECT_EQ(builder.chat({{"user", "b", {picture_}}}).vision_seconds, 0);
+}
+
+TEST_F(GeneratorTest, TextModelsTakeNoPictures) {
+  const auto engine = load("rrt/llama");
+  PromptBuilder builder(*engine);
+  EXPECT_THAT(
+      [&] {
+        builder.chat({{"user", "a", {picture_}}});
+      },
+      ThrowsMessage<Error>(HasSubstr("text only")));
+}
+
+TEST_F(GeneratorTest, GreedyTokensAreThoseOfTheTrace) {
+  const auto engine = load("rrt/llama");
+  Generator generator(*engine, {});
+  TraceInputs inputs;
+  inputs.where = "test";
+  Prompt prompt;
+  prompt.tokens.ids = inputs.ids = {20, 30, 40, 50};
+  std::string streamed;
+  const Generation result =
+      generator.generate(prompt, {.max_tokens = 10}, [&](std::string_view t) { streamed += t; });
+  std::vector<int64_t> expected;
+  for (const TensorView& tensor : trace(*engine, inputs, {.steps = 10})) {
+    if (tensor.name == "decode.tokens") expected = to_ints(tensor);
+  }
+  EXPECT_EQ(std::vector<int64_t>(result.tokens.begin(), result.tokens.end()), expected);
+  EXPECT_EQ(result.stop, StopReason::MaxTokens);
+  EXPECT_EQ(streamed, result.text);
+  EXPECT_EQ(result.prompt_tokens, 4);
+  EXPECT_GT(result.kv_bytes, 0);
+}
+
+TEST_F(GeneratorTest, EndTokenEndsTheAnswer) {
+  copy_model("rrt/llama", folder_ / "model");
+  int32_t third = 0;
+  {
+    const auto engine = load("rrt/llama");
+    Prompt prompt;
+    prompt.tokens.ids = {20, 30, 40, 50};
+    third = Generator(*engine, {}).generate(prompt, {.max_tokens = 3}).tokens.at(2);
+  }
+  edit_json(folder_ / "model/config.json", [&](Json& json) { json["eos_token_id"] = third; });
+  const auto engine = load("rrt/llama");
+  Prompt prompt;
+  prompt.tokens.ids = {20, 30, 40, 50};
+  const Generation result = Generator(*engine, {}).generate(prompt, {.max_tokens = 20});
+  EXPECT_EQ(result.stop, StopReason::EndToken);
+  ASSERT_EQ(result.tokens.size(), 3u);
+  EXPECT_EQ(result.tokens[2], third);
+  EXPECT_EQ(result.text, engine->tokenizer().decode(std::span(result.tokens).first(2), true));
+}
+
+TEST_F(GeneratorTest, StopStringIsCutOff) {
+  const auto engine = load("rrt/llama");
+  Generator generator(*engine, {});
+  Prompt prompt;
+  prompt.tokens.ids = {20, 30, 40, 50};
+  const std::string whole = generator.generate(prompt, {.max_tokens = 30}).text;
+  ASSERT_GT(whole.size(), 12u);
+  size_t at = whole.size() / 2;
+  while (at < whole.size() && (whole[at] & 0x80)) ++at;  // an ASCII character
+  const std::string stop = whole.substr(at, 1);
+  const Generation result = generator.generate(prompt, {.max_tokens = 30, .stop = {stop}});
+  EXPECT_EQ(result.stop, StopReason::StopString);
+  EXPECT_EQ(result.text, whole.substr(0, whole.find(stop)));
+}
+
+TEST_F(GeneratorTest, ContextFullAndTooLongPrompts) {
+  const auto engine = load("rrt/llama");  // 256 tokens
+  Generator generator(*engine, {});
+  Prompt prompt;
+  prompt.tokens.ids.assign(250, 20);
+  const Generation result = generator.generate(prompt, {});
+  EXPECT_EQ(result.stop, StopReason::ContextFull);
+  EXPECT_EQ(result.tokens.size(), 7u);  // 6 of them were run; the seventh has no place
+  prompt.tokens.ids.assign(257, 20);
+  EXPECT_THAT([&] { generator.generate(prompt, {}); },
+              ThrowsMessage<Error>(AllOf(HasSubstr("257 tokens"), HasSubstr("256"))));
+}
+
+TEST_F(GeneratorTest, CancelFlagEndsTheGeneration) {
+  const auto engine = load("rrt/llama");
+  Generator generator(*engine, {});
+  Prompt prompt;
+  prompt.tokens.ids = {20, 30, 40, 50};
+  std::atomic<bool> cancel{false};
+  const Generation result =
+      generator.generate(prompt, {.cancel = &cancel}, [&](std::string_view) { cancel = true; });
+  EXPECT_EQ(result.stop, StopReason::Cancelled);
+  EXPECT_FALSE(result.text.empty());
+  EXPECT_LT(result.tokens.size(), 10u);
+  EXPECT_EQ(generator.generate(prompt, {.cancel = &cancel}).tokens.size(), 0u);
+}
+
+TEST_F(GeneratorTest, SeededSamplingRepeats) {
+  const auto engine = load("rrt/llama");
+  Generator generator(*engine, {});
+  Prompt prompt;
+  prompt.tokens.ids = {20, 30, 40, 50};
+  const auto tokens = [&](uint64_t seed) {
+    return generator
+        .generate(prompt, {.sampler = {.temperature = 1.5f, .seed = seed}, .max_tokens = 20})
+        .tokens;
+  };
+  EXPECT_EQ(tokens(3), tokens(3));
+  EXPECT_NE(tokens(3), tokens(4));
+}
+
+TEST_F(GeneratorTest, NanWeightsAreAnErrorWithTheStep) {
+  copy_model("rrt/llama", folder_ / "model");
+  edit_tensors(folder_ / "model/model.safetensors", [](TensorView& tensor) {
+    if (tensor.name != "model.norm.weight") return;
+    std::vector<float> values = to_floats(tensor);
+    values[3] = std::numeric_limits<float>::quiet_NaN();
+    tensor = make_view(tensor.name, tensor.shape, std::span<const float>(values));
+  });
+  const auto engine = load("rrt/llama");
+  Prompt prompt;
+  prompt.tokens.ids = {20, 30};
+  EXPECT_THAT([&] { Generator(*engine, {}).generate(prompt, {.max_tokens = 2}); },
+              ThrowsMessage<Error>(HasSubstr("step 0: logits are NaN")));
+}
+
+TEST_F(GeneratorTest, QuestionsAboutOnePictureEncodeItOnceAndAnswerAsAlone) {
+  const auto engine = load("phantom/qwen2-vit");
+  const std::vector<Question> questions = {{picture_, "what shape is it?", "x"},
+                                           {{}, "no picture?", "y"},
+                                           {picture_, "what colour is it?", "z"},
+                                           {picture_, "what shape is it", "x"}};
+  QaOptions options{.generation = {.max_tokens = 4}};
+  const QaResult together = answer_questions(*engine, {.reuse_prefix = true}, questions, options);
+  EXPECT_EQ(together.images_encoded, 1);
+  ASSERT_EQ(together.predictions.size(), 4u);
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const QaResult alone = answer_questions(*engine, {}, {questions[i]}, options);
+    EXPECT_EQ(alone.predictions[0], together.predictions[i]) << i;
+  }
+  EXPECT_EQ(together.by_answer.at("x").questions, 2);
+
+  // Right answers count, whatever white space is around them; the picture matters.
+  std::vector<Question> right = questions;
+  for (size_t i = 0; i < right.size(); ++i) right[i].answer = together.predictions[i] + " ";
+  EXPECT_EQ(answer_questions(*engine, {}, right, options).total.correct, 4);
+  options.blind = true;
+  EXPECT_EQ(answer_questions(*engine, {}, questions, options).images_encoded, 0);
+}
+
+TEST_F(GeneratorTest, QuestionFilesAreCheckedLineByLine) {
+  const auto file = folder_ / "q.jsonl";
+  const auto load_text = [&](const std::string& text) {
+    return [&, text] {
+      write_file_atomically(file, text);
+      return load_questions(file, "pictures");
+    };
+  };
+  const auto good = load_text(R"({"image":"1.png","question":"a?","answer":"b"})"
+                              "\n\n{\"question\":\"c?\",\"answer\":\"d\"}\n")();
+  ASSERT_EQ(good.size(), 2u);
+  EXPECT_EQ(good[0].image, std::filesystem::path("pictures/1.png"));
+  EXPECT_TRUE(good[1].image.empty());
+  EXPECT_EQ(load_questions(file, "pictures", 1).size(), 1u);
+  const std::string first = "{\"question\":\"c?\",\"answer\":\"d\"}\n";
+  EXPECT_THAT([&] { load_text(first + "{\"question\":\"c?\"}")(); },
+              ThrowsMessage<Error>(AllOf(HasSubstr("q.jsonl:2"), HasSubstr("answer"))));
+  EXPECT_THAT([&] { load_text(first + "not json")(); },
+              ThrowsMessage<Error>(HasSubstr("q.jsonl:2")));
+  EXPECT_THAT([&] { load_text("\n")(); }, ThrowsMessage<Error>(HasSubstr("no questions")));
+}
+
+TEST(Wilson, KnownIntervals) {
+  // statsmodels.stats.proportion.proportion_confint(method="wilson")
+  const auto [low, high] = wilson_interval({.correct = 8, .questions = 10});
+  EXPECT_NEAR(low, 0.4901625, 1e-6);
+  EXPECT_NEAR(high, 0.9433178, 1e-6);
+  EXPECT_NEAR(wilson_interval({.correct = 0, .questions = 10}).second, 0.2775328, 1e-6);
+  EXPECT_EQ(wilson_interval({}), (std::pair<double, double>(0, 1)));
+}
+
+TEST(Trim, WhiteSpaceOnly) {
+  EXPECT_EQ(trim(" \t\r\n a b \n"), "a b");
+  EXPECT_EQ(trim(" \n"), "");
+}
+
+}  // namespace
+}  // namespace reprise

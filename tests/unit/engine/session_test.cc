@@ -1,0 +1,180 @@
+// Slicing of work and reuse of prefixes never change a bit of what a prompt computes.
+#include "engine/session.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "engine/images.h"
+#include "engine/trace.h"
+#include "support/test_models.h"
+
+namespace reprise {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::test_data;
+using ::testing::ThrowsMessage;
+
+std::unique_ptr<Engine> load(const std::string& name, int threads = 1) {
+  EngineOptions options;
+  options.model = test_data("golden/" + name + "/model");
+  options.compute.threads = threads;
+  return Engine::load(options);
+}
+
+// The image case of a golden model as a prompt.
+TokenPrompt image_prompt(Engine& engine, const std::string& name, uint64_t key = 1) {
+  const TraceInputs inputs =
+      read_trace_inputs(test_data("golden/" + name + "/case-image.safetensors"));
+  TokenPrompt prompt;
+  prompt.ids = inputs.ids;
+  PixelTiles pixels{inputs.pixels->shape[0], to_floats(*inputs.pixels)};
+  prompt.image_rows = encode_pixels(engine.model(), pixels);
+  prompt.image_key = key;
+  mark_placeholders(engine.config(), prompt, "test");
+  return prompt;
+}
+
+// Logits of the prompt's end and of some greedy steps.
+std::vector<float> run(Engine& engine, const std::shared_ptr<const Plans>& plans,
+                       const TokenPrompt& prompt, int64_t chunk, PrefixCache* prefix = nullptr,
+                       int64_t* reused = nullptr) {
+  Session session(engine.model(), plans, chunk);
+  std::vector<float> logits = session.prefill(prompt, prefix);
+  std::vector<float> all = logits;
+  for (int32_t token : {7, 100, 33}) {
+    logits = session.decode(token);
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  if (reused != nullptr) *reused = session.prefix_tokens();
+  EXPECT_EQ(session.length(), prompt.size() + 3);
+  return all;
+}
+
+class SessionModels : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Golden, SessionModels,
+                         ::testing::Values("trol/phi3-vit", "trol/phi3-vit-window",
+                                           "phantom/qwen2-vit", "phantom/phi3-vit-window"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           for (char& c : name) c = std::isalnum(c) ? c : '_';
+                           return name;
+                         });
+
+TEST_P(SessionModels, ChunksAndThreadsGiveTheSameBits) {
+  const auto engine = load(GetParam());
+  const auto plans = make_plans(engine->model());
+  const TokenPrompt prompt = image_prompt(*engine, GetParam());
+  const std::vector<float> whole = run(*engine, plans, prompt, 512);
+  for (const int64_t chunk : {1, 2, 7, 16}) {
+    EXPECT_EQ(run(*engine, plans, prompt, chunk), whole) << "chunks of " << chunk;
+  }
+  const auto parallel = load(GetParam(), 3);
+  const TokenPrompt again = image_prompt(*parallel, GetParam());
+  EXPECT_EQ(run(*parallel, make_plans(parallel->model()), again, 5), whole);
+}
+
+TEST_P(SessionModels, APrefixFromTheCacheGivesTheSameBits) {
+  const auto engine = load(GetParam());
+  const auto plans = make_plans(engine->model());
+  const TokenPrompt first = image_prompt(*engine, GetParam());
+  TokenPrompt second = first;  // another question about the same picture
+  second.ids.back() = first.ids.back() == 50 ? 51 : 50;
+  second.ids.push_back(60);
+  second.is_image.push_back(0);
+  const std::vector<float> expected = run(*engine, plans, second, 512);
+
+  PrefixCache cache;
+  int64_t reused = -1;
+  EXPECT_EQ(run(*engine, plans, first, 9, &cache, &reused), run(*engine, plans, first, 512));
+  EXPECT_EQ(reused, 0);
+  EXPECT_EQ(run(*engine, plans, second, 4, &cache, &reused), expected);
+  EXPECT_EQ(reused, first.size() - 1);
+  // The same prompt again: all but its last token.
+  EXPECT_EQ(run(*engine, plans, second, 512, &cache, &reused), expected);
+  EXPECT_EQ(reused, second.size() - 1);
+}
+
+TEST_P(SessionModels, AnotherPictureIsNoCommonPrefix) {
+  const auto engine = load(GetParam());
+  const auto plans = make_plans(engine->model());
+  const TokenPrompt first = image_prompt(*engine, GetParam(), 1);
+  TokenPrompt second = first;
+  second.image_key = 2;
+  second.image_rows = engine->backend().scale(first.image_rows, 0.5f);
+  const std::vector<float> expected = run(*engine, plans, second, 512);
+  PrefixCache cache;
+  int64_t reused = -1;
+  const std::vector<float> other = run(*engine, plans, first, 512, &cache);
+  EXPECT_EQ(run(*engine, plans, second, 512, &cache, &reused), expected);
+  EXPECT_NE(expected, other);
+  int64_t before = 0;  // the tokens in front of the picture are common
+  while (!first.is_image[static_cast<size_t>(before)]) ++before;
+  EXPECT_EQ(reused, before);
+}
+
+TEST(Session, PrefixAcrossALengthWhereRopeChangesIsNotTaken) {
+  const auto engine = load("trol/phi3-vit");  // long factors beyond 32 tokens
+  const auto plans = make_plans(engine->model());
+  TokenPrompt shorter, longer;
+  for (int32_t i = 0; i < 40; ++i) longer.ids.push_back(20 + i);
+  shorter.ids.assign(longer.ids.begin(), longer.ids.begin() + 25);
+  const std::vector<float> expected = run(*engine, plans, longer, 512);
+  PrefixCache cache;
+  int64_t reused = -1;
+  run(*engine, plans, shorter, 512, &cache);
+  EXPECT_EQ(run(*engine, plans, longer, 512, &cache, &reused), expected);
+  EXPECT_EQ(reused, 0);
+}
+
+TEST(Session, OneTokenPromptsRunTheDecodePlan) {
+  const auto engine = load("trol/phi3-vit");
+  const auto plans = make_plans(engine->model());
+  const auto passes_off = make_plans(engine->model(), {.plan = "", .passes = 1});
+  TokenPrompt prompt;
+  prompt.ids = {42};
+  EXPECT_EQ(run(*engine, plans, prompt, 512), run(*engine, passes_off, prompt, 512));
+  prompt.ids = {42, 43};
+  EXPECT_NE(run(*engine, plans, prompt, 512), run(*engine, passes_off, prompt, 512));
+}
+
+TEST(Session, KvOfTheSecondPassGoesWithThePrompt) {
+  const auto engine = load("trol/phi3-vit");
+  TokenPrompt prompt;
+  prompt.ids.assign(40, 9);
+  Session session(engine->model(), make_plans(engine->model()), 512);
+  session.prefill(prompt, [](int64_t, const Tensor&) {});
+  const int64_t both = session.kv_bytes();
+  session.end_prompt();
+  EXPECT_EQ(session.kv_bytes() * 2, both);
+}
+
+TEST(Session, Errors) {
+  const auto engine = load("phantom/qwen2-vit");
+  const auto plans = make_plans(engine->model());
+  EXPECT_THAT([&] { Session(engine->model(), plans, 0); },
+              ThrowsMessage<Error>(HasSubstr("chunk")));
+  const auto prefill = [&](const TokenPrompt& prompt) {
+    return [&] { Session(engine->model(), plans).prefill(prompt); };
+  };
+  EXPECT_THAT(prefill({}), ThrowsMessage<Error>(HasSubstr("empty")));
+  TokenPrompt unknown;
+  unknown.ids = {1, 100000};
+  EXPECT_THAT(prefill(unknown), ThrowsMessage<Error>(HasSubstr("100000")));
+  TokenPrompt prompt = image_prompt(*engine, "phantom/qwen2-vit");
+  prompt.is_image.assign(prompt.ids.size(), 0);
+  EXPECT_THAT(prefill(prompt), ThrowsMessage<Error>(HasSubstr("0 image placeholders")));
+}
+
+TEST(Session, CancelledBetweenChunks) {
+  const auto engine = load("phantom/qwen2-vit");
+  Session session(engine->model(), make_plans(engine->model()), 4);
+  TokenPrompt prompt;
+  prompt.ids.assign(20, 9);
+  int asked = 0;
+  EXPECT_TRUE(session.prefill(prompt, nullptr, [&] { return ++asked == 3; }).empty());
+  EXPECT_EQ(session.length(), 8);
+}
+
+}  // namespace
+}  // namespace reprise

@@ -1,0 +1,238 @@
+// `reprise run`: answers one prompt, or chats.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <iostream>
+#include <iterator>
+
+#include "engine/generator.h"
+#include "tools/commands.h"
+#include "tools/interrupt.h"
+#include "tools/line_editor.h"
+#include "tools/options.h"
+
+namespace reprise::tools {
+namespace {
+
+class RunCommand : public Command {
+ public:
+  void setup(CLI::App& app) override {
+    app.description("Answers a prompt, or chats where no prompt is given");
+    app.footer(
+        "Without --prompt, text piped to stdin is the prompt; on a terminal a chat begins.\n"
+        "Examples:\n"
+        "  reprise run model.gguf --prompt \"Why is the sky blue?\" --max-tokens 100\n"
+        "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour is the shape?\"\n"
+        "  reprise run model.gguf --plan 0-23,10-14 --temperature 0.8 --top-p 0.95 --seed 1\n"
+        "  echo \"Once upon a time\" | reprise run model.gguf --raw");
+    engine_.add(app);
+    engine_.add_chat_template(app);
+    add_plan_options(app, generator_.plan);
+    SamplerOptions& sampler = generation_.sampler;
+    prompt_option_ = app.add_option("--prompt", prompt_, "The prompt")->type_name("TEXT");
+    app.add_option("--image", images_, "A picture (PNG or JPEG) to show; may be repeated")
+        ->type_name("FILE")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    app.add_option("--system", system_, "System message")->type_name("TEXT");
+    app.add_flag("--raw", raw_, "Plain completion instead of the model's chat format");
+    app.add_option("--max-tokens", generation_.max_tokens,
+                   "Most tokens to generate; 0: until the model stops")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    app.add_option("--temperature", sampler.temperature, "0: always the most likely token")
+        ->capture_default_str();
+    app.add_option("--top-k", sampler.top_k, "Choose among the K most likely tokens; 0: all")
+        ->capture_default_str();
+    app.add_option("--top-p", sampler.top_p, "Choose among the fewest tokens that reach P")
+        ->capture_default_str();
+    app.add_option("--min-p", sampler.min_p,
+                   "Leave out tokens below this fraction of the most likely one")
+        ->capture_default_str();
+    app.add_option("--repetition-penalty", sampler.repetition_penalty,
+                   "Makes tokens seen before less likely; 1: off")
+        ->capture_default_str();
+    app.add_option("--seed", sampler.seed, "Seed of the random choice")->capture_default_str();
+    app.add_option("--stop", generation_.stop, "Text that ends the answer; may be repeated")
+        ->type_name("TEXT")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    app.add_option("--chunk", generator_.chunk, "Prompt tokens of one forward call")
+        ->check(CLI::Range(1, 1 << 30))
+        ->capture_default_str();
+    app.add_flag("--exif", exif_, "Turn pictures as their EXIF orientation says");
+    app.add_flag("--json", json_, "One JSON object with answer and figures instead of a stream");
+    app.add_flag("--quiet", quiet_, "No figures on stderr after the answer");
+  }
+
+  int run() override {
+    generation_.sampler.check();
+    for (const std::string& stop : generation_.stop) {
+      if (stop.empty()) fail("--stop: the text is empty");
+    }
+    const bool asked = prompt_option_->count() > 0;
+    const bool chat = !asked && isatty(STDIN_FILENO);
+    if (!asked && !chat) {
+      prompt_.assign(std::istreambuf_iterator<char>(std::cin), {});
+      while (!prompt_.empty() && (prompt_.back() == '\n' || prompt_.back() == '\r')) {
+        prompt_.pop_back();
+      }
+    }
+    if (chat && json_) fail("--json: a chat on the terminal has no JSON output; give --prompt");
+
+    engine_holder_ = Engine::load(engine_.options());
+    Engine& engine = *engine_holder_;
+    const bool plain = raw_ || engine.chat_format() == nullptr;
+    if (plain && !system_.empty()) {
+      fail("--system: plain completion has no system message{}",
+           raw_ ? "" : "; the model has no chat format");
+    }
+    generator_.reuse_prefix = chat;
+    Generator generator(engine, generator_);
+    PromptBuilder builder(engine);
+    if (chat) return converse(generator, builder, plain);
+
+    Prompt prompt;
+    if (plain) {
+      prompt = builder.raw(prompt_, images_, exif_);
+    } else {
+      prompt = builder.chat(turns_of(prompt_), exif_);
+    }
+    const Generation result = generate(generator, prompt);
+    if (json_) {
+      print_json(report(generator, prompt, result));
+    } else {
+      fmt::print("\n");
+      print_figures(generator, prompt, result);
+    }
+    return 0;
+  }
+
+ private:
+  std::vector<ChatTurn> turns_of(const std::string& text) const {
+    std::vector<ChatTurn> turns;
+    if (!system_.empty()) turns.push_back({"system", system_, {}});
+    turns.push_back({"user", text, {images_.begin(), images_.end()}});
+    return turns;
+  }
+
+  Generation generate(Generator& generator, const Prompt& prompt) {
+    const InterruptScope interrupt;
+    GenerationOptions options = generation_;
+    options.cancel = &interrupt.flag();
+    return generator.generate(prompt, options, [&](std::string_view text) {
+      if (json_) return;
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    });
+  }
+
+  // Turn by turn; each turn is a prompt again that holds the whole conversation.
+  int converse(Generator& generator, PromptBuilder& builder, bool plain) {
+    LineEditor editor(plain ? "text> " : "> ");
+    std::vector<ChatTurn> turns;
+    fmt::print(stderr, "{}. Ctrl-C ends an answer, Ctrl-D the chat.\n", engine_.model);
+    while (const auto line = editor.read()) {
+      if (line->empty()) continue;
+      try {
+        std::vector<ChatTurn> next = turns;
+        Prompt prompt;
+        if (plain) {
+          prompt = builder.raw(*line, images_, exif_);
+        } else {
+          const std::vector<ChatTurn> first = turns_of(*line);
+          if (turns.empty()) {
+            next = first;
+          } else {
+            next.push_back({"user", *line, {}});
+          }
+          prompt = builder.chat(next, exif_);
+        }
+        const Generation result = generate(generator, prompt);
+        fmt::print("\n");
+        print_figures(generator, prompt, result);
+        next.push_back({"assistant", result.text, {}});
+        turns = std::move(next);
+      } catch (const Error& error) {  // the conversation goes on without this turn
+        fmt::print(stderr, "reprise: error: {}\n", error.what());
+      }
+    }
+    fmt::print("\n");
+    return 0;
+  }
+
+  void print_figures(const Generator& generator, const Prompt& prompt, const Generation& result) {
+    if (quiet_) return;
+    std::fflush(stdout);
+    const Plan& prefill = generator.plans().prefill;
+    const Plan& decode = generator.plans().decode;
+    const BackendStats stats = engine_holder_->backend().stats();
+    std::string line = fmt::format("\n[depth {} of {} blocks", prefill.visits(),
+                                   engine_holder_->config().text.layers);
+    if (decode.visits() != prefill.visits()) line += fmt::format(", decode {}", decode.visits());
+    line += fmt::format(" | prompt {} tokens", result.prompt_tokens);
+    if (result.reused_tokens > 0) line += fmt::format(" ({} reused)", result.reused_tokens);
+    line += fmt::format(" {:.1f} tokens/s | answer {} tokens {:.1f} tokens/s",
+                        result.prefill_rate(), result.tokens.size(), result.decode_rate());
+    if (prompt.vision_seconds > 0) {
+      line +=
+          fmt::format(" | picture {} tiles {:.0f} ms", prompt.tiles, prompt.vision_seconds * 1e3);
+    }
+    line += fmt::format(" | first token {:.0f} ms | weights {} KV {} peak {} | {}]",
+                        result.first_token_seconds * 1e3, human_bytes(stats.weight_bytes),
+                        human_bytes(result.kv_bytes), human_bytes(peak_rss()),
+                        stop_reason_name(result.stop));
+    fmt::print(stderr, "{}\n", line);
+  }
+
+  Json report(const Generator& generator, const Prompt& prompt, const Generation& result) {
+    const BackendStats stats = engine_holder_->backend().stats();
+    const Plan& prefill = generator.plans().prefill;
+    const Plan& decode = generator.plans().decode;
+    return {{"text", result.text},
+            {"stop", stop_reason_name(result.stop)},
+            {"tokens", result.tokens},
+            {"prompt_tokens", result.prompt_tokens},
+            {"generated_tokens", result.tokens.size()},
+            {"prompt_ids", prompt.tokens.ids},
+            {"tiles", prompt.tiles},
+            {"depth",
+             {{"blocks", engine_holder_->config().text.layers},
+              {"prefill_visits", prefill.visits()},
+              {"decode_visits", decode.visits()},
+              {"plan", plan_summary(prefill)}}},
+            {"seconds",
+             {{"load", engine_holder_->load_seconds()},
+              {"vision", prompt.vision_seconds},
+              {"prefill", result.prefill_seconds},
+              {"first_token", result.first_token_seconds},
+              {"decode", result.decode_seconds}}},
+            {"prefill_tokens_per_second", result.prefill_rate()},
+            {"decode_tokens_per_second", result.decode_rate()},
+            {"memory",
+             {{"weight_bytes", stats.weight_bytes},
+              {"kv_bytes", result.kv_bytes},
+              {"workspace_peak", stats.workspace_peak},
+              {"peak_rss", peak_rss()}}},
+            {"backend", engine_holder_->backend().description()}};
+  }
+
+  EngineFlags engine_;
+  GeneratorOptions generator_;
+  GenerationOptions generation_;
+  CLI::Option* prompt_option_ = nullptr;
+  std::string prompt_;
+  std::string system_;
+  std::vector<std::filesystem::path> images_;
+  bool raw_ = false;
+  bool exif_ = false;
+  bool json_ = false;
+  bool quiet_ = false;
+  std::unique_ptr<Engine> engine_holder_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_run_command() { return std::make_unique<RunCommand>(); }
+
+}  // namespace reprise::tools
