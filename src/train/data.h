@@ -1,5 +1,5 @@
-// Training data: where batches come from. A batch is a pure function of the recipe and the step, so
-// a resumed run sees exactly what an uninterrupted one would have.
+// Training data: where batches come from. A batch is a pure function of the recipe and its index,
+// so a resumed run sees exactly what an uninterrupted one would have.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 
 #include "image/preprocess.h"
 #include "model/model.h"
+#include "text/chat.h"
 #include "text/tokenizer.h"
 #include "train/recipe.h"
 
@@ -19,14 +20,14 @@ struct QuestionAnswer {
   std::string answer;
 };
 
-// Questions about one picture, or one question without.
+// Questions about one picture, or one question without. The questions don't see each other.
 struct Example {
   bool has_image = false;
   Image image;
-  std::vector<QuestionAnswer> turns;  // independent of each other
+  std::vector<QuestionAnswer> turns;
 };
 
-// A set of examples. `draw` may make them up; then there is no end to them.
+// A set of examples. get may make them up; then there is no end to them.
 class ExampleSource {
  public:
   virtual ~ExampleSource() = default;
@@ -36,23 +37,18 @@ class ExampleSource {
   virtual Example get(int64_t i) const = 0;
 };
 
-// JSON lines {"image", "question", "answer"}; lines with the same image become one example.
-// Pictures are decoded at once and kept. Throws Error naming file, line and key.
+// JSON lines {"question", "answer"[, "image"]}; lines with the same image become one example.
+// Pictures are decoded once and kept. Throws Error naming file, line and key.
 std::unique_ptr<ExampleSource> load_question_file(const std::filesystem::path& file,
                                                   const std::filesystem::path& images);
-// Pictures and questions like easy-VQA's training set, drawn on the fly.
-std::unique_ptr<ExampleSource> make_generator(const std::string& name, uint64_t seed);
+// "easy-vqa": see easy_vqa.h. Throws Error listing the known names. most_turns: questions an
+// example has.
+std::unique_ptr<ExampleSource> make_generator(const std::string& name, uint64_t seed,
+                                              int64_t most_turns);
 
-// How an example becomes tokens: picture placeholders first, then question and answer.
-struct PromptStyle {
-  std::string before_question, after_question;  // "", "\n"
-  std::string after_answer;                     // what ends the answer: "\n" or an end token's text
-  std::vector<int32_t> before_image;            // ids in front of the picture (BOS)
-};
-
-// What a forward call trains on. Each picture is a segment (its placeholders) that the segments of
-// its questions have as prefix: causal attention makes that the same as repeating the picture in
-// front of every question, at a fraction of the cost.
+// What a forward call trains on. A picture and the text in front of it are one segment, which the
+// segments of its questions have as prefix: causal attention makes that the same as repeating the
+// picture in front of every question, at a fraction of the cost.
 struct Batch {
   Rows rows;
   std::vector<int32_t> ids;         // [rows]
@@ -65,24 +61,30 @@ struct Batch {
 
 class BatchMaker {
  public:
+  // Recipe, config and tokenizer must outlive it.
   BatchMaker(const Recipe& recipe, const ModelConfig& config, const Tokenizer& tokenizer);
 
-  // Batch `index` of the run (step * accumulate + micro step).
+  // Batch `index` of the run: step * accumulate + number of the forward call.
   Batch make(int64_t index) const;
-  // Validation pictures in order, all questions of each: [begin, end).
+  // Validation examples [begin, end) with all their questions.
   Batch validation(int64_t begin, int64_t end) const;
   int64_t validation_size() const;
 
  private:
-  void add(const Example& example, uint64_t turn_seed, int64_t most_turns, Batch& batch) const;
+  void add(const Example& example, std::span<const size_t> turns, Batch& batch) const;
+  void append_segment(std::span<const int32_t> ids, int prefix, int64_t first_position,
+                      Batch& batch) const;
 
   const Recipe& recipe_;
   const ModelConfig& config_;
   const Tokenizer& tokenizer_;
-  PromptStyle style_;
+  const ChatFormat& format_;
   PreprocessConfig preprocess_;
   std::vector<std::unique_ptr<ExampleSource>> sources_;
   std::unique_ptr<ExampleSource> validation_;
 };
+
+// Runs the batch's rows through the plan: [rows, d] before the final norm.
+Tensor batch_state(Model& model, const Plan& plan, const Batch& batch);
 
 }  // namespace reprise

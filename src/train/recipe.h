@@ -12,8 +12,7 @@ namespace reprise {
 
 // Where examples come from. Exactly one of file and generator is set.
 struct DataSource {
-  std::filesystem::path
-      file;  // JSON lines {"question", "answer"[, "image"]} or {"messages": [...]}
+  std::filesystem::path file;    // JSON lines {"question", "answer"[, "image"]}
   std::filesystem::path images;  // folder the "image" names lie in
   std::string generator;         // "easy-vqa": pictures drawn on the fly
   double weight = 1;             // share of the pictures of a batch

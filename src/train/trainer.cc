@@ -93,15 +93,34 @@ Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions
   } else {
     model_ = Model::load(recipe_.from, backend_);
   }
-  tokenizer_json_ = find_tokenizer_json(*model_, recipe_.tokenizer);
-  tokenizer_ = tokenizer_from_json(parse_json(tokenizer_json_, recipe_.tokenizer.string()), nullptr,
-                                   recipe_.tokenizer.string());
+  read_tokenizer();
   batches_ = std::make_unique<BatchMaker>(recipe_, model_->config(), *tokenizer_);
   plan_ = model_->prefill_plan();
   model_->visit_tensors([&](const TensorSlot& slot) {
     weights_.push_back({slot.name, *slot.tensor, slot.use != WeightUse::Vector});
   });
   choose_trainable();
+}
+
+void Trainer::read_tokenizer() {
+  const ModelFiles& files = model_->files();
+  std::string where = recipe_.tokenizer.string();
+  if (!where.empty()) {
+    tokenizer_json_ = read_file(recipe_.tokenizer);
+  } else if (files.folder && files.folder->tokenizer_json) {
+    where = files.folder->tokenizer_json->string();
+    tokenizer_json_ = read_file(*files.folder->tokenizer_json);
+  } else if (files.gguf && files.gguf->metadata.has("reprise.tokenizer_json")) {
+    where = recipe_.from.string();
+    tokenizer_json_ = files.gguf->metadata.get_string("reprise.tokenizer_json");
+  } else {
+    fail("{}: {} holds no tokenizer.json; name one with key 'model.tokenizer'",
+         recipe_.path.string(), recipe_.from.string());
+  }
+  tokenizer_ = tokenizer_from_json(parse_json(tokenizer_json_, where), nullptr, where);
+  if (tokenizer_->vocab_size() > model_->config().text.vocab)
+    fail("{}: the tokenizer has {} tokens, the model's vocab_size is {}", where,
+         tokenizer_->vocab_size(), model_->config().text.vocab);
 }
 
 Trainer::~Trainer() { backend_.set_recording(false); }

@@ -60,6 +60,7 @@ class Trainer {
     bool decays;  // matrices and tables
   };
 
+  void read_tokenizer();
   Tensor loss_sum(const Batch& batch);
   StepReport step(int64_t index);
   void validate(StepReport& report);

@@ -1,0 +1,88 @@
+// `reprise train`: supervised fine-tuning from a YAML recipe on the torch backend.
+#include <fmt/format.h>
+
+#include "backend/factory.h"
+#include "tools/commands.h"
+#include "tools/interrupt.h"
+#include "tools/options.h"
+#include "train/trainer.h"
+
+namespace reprise::tools {
+namespace {
+
+std::string duration(double seconds) {
+  const auto whole = static_cast<int64_t>(seconds);
+  if (whole >= 3600) return fmt::format("{}h{:02}m", whole / 3600, whole / 60 % 60);
+  return fmt::format("{}m{:02}s", whole / 60, whole % 60);
+}
+
+class TrainCommand : public Command {
+ public:
+  void setup(CLI::App& app) override {
+    app.description("Trains a model from a recipe (needs the torch backend)");
+    app.footer(
+        "The folder gets log.jsonl, plot.svg, checkpoint.safetensors and, at the end, model.gguf.\n"
+        "Ctrl-C stops after the current step and leaves a checkpoint; --resume goes on from it.\n"
+        "Example: reprise train recipes/tiny-trol/recipe.yaml --out runs/tiny-trol");
+    app.add_option("RECIPE", recipe_, "Recipe, YAML (see docs/training.md)")->required();
+    app.add_option("--out", out_, "Folder for everything the run writes")->required();
+    app.add_flag("--resume", options_.resume, "Go on from the folder's checkpoint");
+    app.add_option("--stop-after", options_.stop_after,
+                   "Stop with a checkpoint when this many steps are done")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+    app.add_option("--threads", backend_.threads, "Threads; 0: all this process may use")
+        ->check(CLI::Range(0, 4096));
+    app.add_option("--device", backend_.device, "cpu or cuda")
+        ->check(CLI::IsMember({"cpu", "cuda"}))
+        ->capture_default_str();
+  }
+
+  int run() override {
+    const Recipe recipe = load_recipe(recipe_);
+    const auto backend = make_torch_backend(backend_);
+    const InterruptScope interrupt;
+    Progress progress("training");
+    options_.output = out_;
+    options_.cancelled = &interrupt.flag();
+    options_.progress = [&](const StepReport& report) { show(report, recipe, progress); };
+    Trainer trainer(recipe, *backend, options_);
+    fmt::print("{}: {} parameters, {} trained; {} steps on {}\n", recipe_,
+               human_count(trainer.model().parameters()),
+               human_count(trainer.trainable_parameters()), recipe.steps, backend->description());
+    std::fflush(stdout);
+    const bool done = trainer.run();
+    progress.clear();
+    if (done)
+      fmt::print("done: {}/model.gguf\n", out_);
+    else
+      fmt::print("stopped; '--resume' goes on from {}/checkpoint.safetensors\n", out_);
+    return 0;
+  }
+
+ private:
+  void show(const StepReport& report, const Recipe& recipe, Progress& progress) const {
+    const std::string note = fmt::format("loss {:.4f}  {:.0f} tokens/s  {} left", report.loss,
+                                         report.tokens_per_second, duration(report.seconds_left));
+    progress.update(report.step, report.steps, note);
+    if (!report.validation_loss && report.step % (10 * recipe.log_every) != 0) return;
+    progress.clear();
+    fmt::print("step {}/{}  {}  lr {:.2e}  gradient {:.2f}", report.step, report.steps, note,
+               report.learning_rate, report.gradient_norm);
+    if (report.validation_loss)
+      fmt::print("  validation loss {:.4f}, exact {:.1f}%", *report.validation_loss,
+                 100 * *report.validation_exact);
+    fmt::print("\n");
+    std::fflush(stdout);
+  }
+
+  std::string recipe_;
+  std::string out_;
+  TrainOptions options_;
+  BackendOptions backend_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_train_command() { return std::make_unique<TrainCommand>(); }
+
+}  // namespace reprise::tools
