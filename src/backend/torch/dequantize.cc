@@ -42,7 +42,9 @@ void q4_1_block(const std::byte* block, float* out) {
 
 }  // namespace
 
-bool can_dequantize(DType type) { return is_float(type) || is_quantized(type); }
+bool can_dequantize(DType type) {
+  return is_float(type) || is_quantized(type) || type == DType::I32 || type == DType::I64;
+}
 
 void dequantize(DType type, std::span<const std::byte> bytes, int64_t begin, int64_t end,
                 float* out) {
@@ -64,6 +66,12 @@ void dequantize(DType type, std::span<const std::byte> bytes, int64_t begin, int
       return;
     case DType::F64:
       for (int64_t i = 0; i < blocks; ++i) out[i] = static_cast<float>(load<double>(at + 8 * i));
+      return;
+    case DType::I32:
+      for (int64_t i = 0; i < blocks; ++i) out[i] = static_cast<float>(load<int32_t>(at + 4 * i));
+      return;
+    case DType::I64:
+      for (int64_t i = 0; i < blocks; ++i) out[i] = static_cast<float>(load<int64_t>(at + 8 * i));
       return;
     case DType::Q8_0:
       for (int64_t i = 0; i < blocks; ++i) q8_0_block(at + i * size, out + 32 * i);

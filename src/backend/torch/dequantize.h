@@ -9,7 +9,7 @@
 
 namespace reprise {
 
-// Can weights of this type be bound? F32 F16 BF16 F64 Q8_0 Q4_0 Q4_1.
+// F32 F16 BF16 F64 I32 I64 Q8_0 Q4_0 Q4_1.
 bool can_dequantize(DType type);
 
 // Writes values [begin, end) of a dense tensor whose bytes are `bytes` (any alignment) to

@@ -103,11 +103,12 @@ std::vector<float> TorchBackend::host_values(const at::Tensor& x) const {
 }
 
 Tensor TorchBackend::bind(const HostTensor& source, WeightUse use) {
-  if (!can_dequantize(source.type))
-    fail(
-        "torch backend: a weight of type {} can't be bound; expected a float type, Q8_0, Q4_0 or "
-        "Q4_1",
-        dtype_name(source.type));
+  const bool vector = use == WeightUse::Vector;
+  if (!can_dequantize(source.type) ||
+      (!vector && !is_float(source.type) && !is_quantized(source.type)))
+    fail("torch backend: a {} of type {} isn't supported, expected F32, F16, BF16, F64, {}",
+         vector ? "vector" : "matrix", dtype_name(source.type),
+         vector ? "I32, I64, Q8_0, Q4_0 or Q4_1" : "Q8_0, Q4_0 or Q4_1");
   REPRISE_CHECK(tensor_bytes(source.type, source.shape) ==
                 static_cast<int64_t>(source.bytes.size()));
   at::Tensor value = at::empty(source.shape, at::kFloat);
@@ -118,7 +119,7 @@ Tensor TorchBackend::bind(const HostTensor& source, WeightUse use) {
     dequantize(source.type, source.bytes, begin * unit, end * unit, out + begin * unit);
   });
   if (source.release) source.release();
-  const DType type = use == WeightUse::Vector ? DType::F32 : source.type;
+  const DType type = vector ? DType::F32 : source.type;
   return Tensor(std::make_shared<TorchWeight>(value.to(device_), meter_), source.shape, type);
 }
 
