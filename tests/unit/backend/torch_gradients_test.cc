@@ -1,0 +1,282 @@
+// The backward pass of every operation of the torch backend, against finite differences. Values are
+// covered by the conformance test.
+#include "unit/backend/torch_support.h"
+
+namespace reprise::testing {
+namespace {
+
+class TorchGradients : public ::testing::Test {
+ protected:
+  Tensor weight(const Shape& shape, float size = 1.0f) { return trainable(*be, in, shape, size); }
+  void check(std::vector<Tensor> weights, const std::function<Tensor()>& function,
+             double tolerance = 2e-3) {
+    check_gradients(*be, weights, function, tolerance);
+  }
+
+  std::unique_ptr<TrainBackend> be = torch_backend();
+  Inputs in{7};
+};
+
+TEST_F(TorchGradients, GatherRows) {
+  const Tensor x = weight({5, 2, 3});
+  const std::vector<int32_t> rows = {4, 0, 0, 3, 4, 4};  // row 1 and 2 are read by nobody
+  check({x}, [&] { return be->gather_rows(x, rows); });
+}
+
+TEST_F(TorchGradients, GatherRowsOfAView) {
+  const Tensor x = weight({5, 4});
+  const std::vector<int32_t> rows = {2, 2, 1};
+  check({x}, [&] { return be->gather_rows(be->slice(x, 1, 1, 3), rows); });
+}
+
+TEST_F(TorchGradients, ReplaceRows) {
+  const Tensor x = weight({6, 3}), rows = weight({2, 3});
+  const std::vector<int32_t> at = {4, 1};
+  check({x, rows}, [&] { return be->replace_rows(x, at, rows); });
+}
+
+TEST_F(TorchGradients, ShapeOperations) {
+  const Tensor x = weight({2, 3, 4}), y = weight({2, 2, 4});
+  check({x, y}, [&] {
+    const Tensor parts[] = {be->slice(x, 1, 1, 3), y, x};
+    return be->reshape(be->concat(parts, -2), {7, 8});
+  });
+}
+
+TEST_F(TorchGradients, Patchify) {
+  const Tensor x = weight({2, 2, 5, 7});  // borders are left out
+  check({x}, [&] { return be->patchify(x, 2); });
+}
+
+TEST_F(TorchGradients, Embed) {
+  const Tensor table = weight({5, 3});
+  const std::vector<int32_t> ids = {1, 4, 1, 1};
+  check({table}, [&] { return be->embed(table, ids); });
+}
+
+TEST_F(TorchGradients, RmsNorm) {
+  for (const int64_t d : {1, 7, 16, 37}) {
+    // 300 rows would take two partial sums; the test of one long sum is below.
+    const Tensor x = weight({3, 2, d}, 2), w = weight({d});
+    check({x, w}, [&] {
+      return be->norm(x, {.kind = NormKind::Rms, .weight = w, .eps = 1e-2f, .offset = 1});
+    });
+    check({x}, [&] { return be->norm(x, {.kind = NormKind::Rms, .eps = 1e-2f}); });
+  }
+}
+
+TEST_F(TorchGradients, RmsNormWeightOverManyRows) {
+  const Tensor x = bind_floats(*be, in.values(600 * 3), {600, 3}), w = weight({3});
+  check({w}, [&] { return be->norm(x, {.kind = NormKind::Rms, .weight = w, .eps = 1e-5f}); });
+}
+
+TEST_F(TorchGradients, LayerNorm) {
+  const Tensor x = weight({3, 7}, 2), w = weight({7}), b = weight({7});
+  check({x, w, b}, [&] {
+    return be->norm(x, {.kind = NormKind::Layer, .weight = w, .bias = b, .eps = 1e-2f});
+  });
+}
+
+TEST_F(TorchGradients, Elementwise) {
+  const Tensor a = weight({2, 3, 4}), b = weight({3, 4}), per_row = weight({2, 3, 1}),
+               other = weight({2, 3, 4});
+  check({a, b}, [&] { return be->add(a, b, -0.7f); });
+  check({a, b}, [&] { return be->mul(a, b); });
+  check({a, per_row}, [&] { return be->mul(a, per_row); });
+  check({a}, [&] { return be->scale(a, 3); });
+  check({a, other, per_row}, [&] { return be->lerp(a, other, per_row); });
+  for (const Unary kind :
+       {Unary::Gelu, Unary::GeluTanh, Unary::QuickGelu, Unary::Silu, Unary::Sigmoid, Unary::Tanh}) {
+    SCOPED_TRACE(static_cast<int>(kind));
+    check({a}, [&] { return be->unary(a, kind); });
+    check({a, other}, [&] { return be->glu(a, other, kind); });
+  }
+}
+
+TEST_F(TorchGradients, Rope) {
+  const Tensor x = weight({3, 2, 10});
+  std::vector<float> angles;  // [3, 2m], m = 4: two components stay as they are
+  for (int row = 0; row < 3; ++row)
+    for (int part = 0; part < 2; ++part)
+      for (int i = 0; i < 4; ++i) {
+        const float angle = 0.3f * static_cast<float>(row + 1) * static_cast<float>(i + 1);
+        angles.push_back(part == 0 ? std::cos(angle) : std::sin(angle));
+      }
+  const Tensor turns = be->from_host(angles, {3, 8});
+  for (const bool interleaved : {false, true})
+    check({x}, [&] { return be->rope(x, turns, interleaved); });
+}
+
+TEST_F(TorchGradients, LinearWithAdaptersByRow) {
+  const Tensor x = weight({5, 4});
+  LinearWeight first = {.weight = weight({3, 4}), .bias = weight({3}), .adapters = {}};
+  LinearWeight second = {.weight = weight({2, 4}), .bias = {}, .adapters = {}};
+  first.adapters = {{weight({2, 4}), weight({3, 2}), 0.5f}, {weight({1, 4}), weight({3, 1}), 2}};
+  second.adapters = {{}, {weight({2, 4}), weight({2, 2}), 1}};  // adapter 0 adds nothing here
+  const LinearWeight* const both[] = {&first, &second};
+  std::vector<Tensor> weights = {x, first.weight, first.bias, second.weight};
+  for (const LinearWeight* w : both)
+    for (const LowRank& adapter : w->adapters)
+      if (adapter.a) {
+        weights.push_back(adapter.a);
+        weights.push_back(adapter.b);
+      }
+  const std::vector<int32_t> mixed = {1, -1, 0, 1, 0};
+  check(weights, [&] {
+    const std::vector<Tensor> y = be->linear(x, both, mixed);
+    return be->concat(y, 1);
+  });
+  // One adapter for all rows takes another way through the code.
+  const std::vector<int32_t> all = {1, 1, 1, 1, 1};
+  check({x, first.weight, first.adapters[1].a, first.adapters[1].b},
+        [&] { return be->linear(x, first, all); });
+}
+
+TEST_F(TorchGradients, FullAttention) {
+  const Tensor q = weight({4, 3, 2, 5}), k = weight({2, 4, 2, 5}), v = weight({2, 4, 2, 3});
+  for (const std::vector<int32_t>& of :
+       {std::vector<int32_t>{0, 0, 1, 1}, std::vector<int32_t>{1, 0, 0, 1}})
+    check({q, k, v}, [&] { return be->full_attention(q, k, v, 0.6f, of); });
+  const Tensor narrow = weight({4, 3, 2, 2}), same = weight({4, 4, 2, 2}),
+               wide = weight({4, 4, 2, 6});
+  check({narrow, same, wide}, [&] { return be->full_attention(narrow, same, wide, 0.6f); });
+}
+
+// A regular layout of kv_of is a view, an irregular one a gather: the same values.
+TEST_F(TorchGradients, FullAttentionOfRegularAndIrregularSourcesAgree) {
+  const Tensor q = in.tensor(*be, {4, 3, 2, 5}), k = in.tensor(*be, {2, 4, 2, 5}),
+               v = in.tensor(*be, {2, 4, 2, 5});
+  const std::vector<int32_t> regular = {0, 0, 1, 1}, swapped = {0, 1, 0, 1};
+  const std::vector<int32_t> swap = {0, 2, 1, 3};
+  const Tensor a = be->full_attention(q, k, v, 0.4f, regular);
+  const Tensor b = be->full_attention(be->gather_rows(q, swap), k, v, 0.4f, swapped);
+  expect_near(be->to_host(be->gather_rows(a, swap)), be->to_host(b), 1e-6);
+}
+
+// The backward passes written here cut work by shape: the same bits on any number of threads. Sizes
+// are large enough to be cut.
+TEST(TorchThreads, OwnBackwardPassesDontDependOnThem) {
+  const auto run = [](int threads) {
+    const auto be = torch_backend(threads);
+    Inputs in(23);
+    const Tensor x = trainable(*be, in, {900, 64}), w = trainable(*be, in, {64});
+    std::vector<int32_t> rows;
+    for (int i = 0; i < 2000; ++i) rows.push_back(static_cast<int32_t>(in.below(900)));
+    const Tensor angles = in.tensor(*be, {2000, 16});
+    Tensor y = be->norm(x, {.kind = NormKind::Rms, .weight = w, .eps = 1e-5f});
+    y = be->reshape(be->gather_rows(y, rows), {2000, 4, 16});
+    y = be->rope(y, angles, false);
+    be->backward(be->cross_entropy_sum(be->reshape(y, {2000, 64}), std::vector<int32_t>(2000, 3)));
+    return std::vector<std::vector<float>>{be->to_host(y), be->gradient(x), be->gradient(w)};
+  };
+  EXPECT_EQ(run(1), run(3));
+}
+
+// A small pre-norm block from the interface's operations: causal attention with rope and a gated
+// MLP, as the model code will write it.
+struct SmallBlock {
+  NormWeight attention_norm, mlp_norm;
+  LinearWeight q, k, v, o, gate, up, down;
+
+  std::vector<Tensor> weights() const {
+    return {attention_norm.weight, mlp_norm.weight, q.weight,   k.weight, v.weight, o.weight,
+            gate.weight,           up.weight,       down.weight};
+  }
+};
+
+constexpr int kHeads = 2, kDim = 4, kWidth = kHeads * kDim;
+
+Tensor run_block(Backend& be, const SmallBlock& b, const Tensor& x, const Tensor& angles,
+                 std::span<const AttentionSegment> segments, std::span<const int32_t> adapter) {
+  const int64_t n = x.dim(0);
+  const LinearWeight* const qkv[] = {&b.q, &b.k, &b.v};
+  std::vector<Tensor> p = be.linear(be.norm(x, b.attention_norm), qkv, adapter);
+  for (Tensor& one : p) one = be.reshape(one, {n, kHeads, kDim});
+  const AttentionSpec spec = {kHeads, kHeads, kDim, kDim, 0.5f, 0};
+  const Tensor a = be.attention(spec, be.rope(p[0], angles, false), be.rope(p[1], angles, false),
+                                p[2], segments);
+  const Tensor y = be.add(x, be.linear(be.reshape(a, {n, kWidth}), b.o, adapter));
+  const LinearWeight* const in[] = {&b.gate, &b.up};
+  const std::vector<Tensor> h = be.linear(be.norm(y, b.mlp_norm), in, adapter);
+  return be.add(y, be.linear(be.glu(h[0], h[1], Unary::Silu), b.down, adapter));
+}
+
+class TorchLoopedBlock : public TorchGradients {
+ protected:
+  LinearWeight matrix(int64_t out, int64_t columns) {
+    return {.weight = weight({out, columns}, 0.5f), .bias = {}, .adapters = {}};
+  }
+  void SetUp() override {
+    block.attention_norm = {.weight = weight({kWidth}), .eps = 1e-2f};
+    block.mlp_norm = {.weight = weight({kWidth}), .eps = 1e-2f};
+    for (LinearWeight* w : {&block.q, &block.k, &block.v, &block.o}) *w = matrix(kWidth, kWidth);
+    block.gate = matrix(12, kWidth);
+    block.up = matrix(12, kWidth);
+    block.down = matrix(kWidth, 12);
+    std::vector<float> turns;
+    for (int row = 0; row < 5; ++row) {
+      for (int i = 0; i < 2; ++i) turns.push_back(std::cos(static_cast<float>(row * (i + 1))));
+      for (int i = 0; i < 2; ++i) turns.push_back(std::sin(static_cast<float>(row * (i + 1))));
+    }
+    angles = be->from_host(turns, {5, 4});
+    x = weight({5, kWidth});
+  }
+
+  SmallBlock block;
+  Tensor x, angles;
+  std::vector<int32_t> positions = iota(5);
+  std::vector<AttentionSegment> segments = {{.first_row = 0, .rows = 5, .positions = positions}};
+};
+
+// The recursive scheme: the same weights twice, with an adapter of its own in the second loop.
+TEST_F(TorchLoopedBlock, SharedWeightsWithAnAdapterPerLoop) {
+  block.q.adapters = {{}, {weight({2, kWidth}), weight({kWidth, 2}), 1}};
+  std::vector<Tensor> weights = block.weights();
+  weights.insert(weights.end(), {x, block.q.adapters[1].a, block.q.adapters[1].b});
+  const std::vector<int32_t> first(5, 0), second(5, 1);
+  check(
+      weights,
+      [&] {
+        const Tensor y = run_block(*be, block, x, angles, segments, first);
+        return run_block(*be, block, y, angles, segments, second);
+      },
+      4e-3);
+}
+
+// The traversal scheme: y = (1 - w) L(x) + w L(L(x)), w = sigmoid-like gate on L(x).
+TEST_F(TorchLoopedBlock, TraversalWithALearnedGate) {
+  const LinearWeight gate = {.weight = weight({1, kWidth}), .bias = weight({1}), .adapters = {}};
+  std::vector<Tensor> weights = block.weights();
+  weights.insert(weights.end(), {x, gate.weight, gate.bias});
+  check(
+      weights,
+      [&] {
+        const Tensor once = run_block(*be, block, x, angles, segments, {});
+        const Tensor twice = run_block(*be, block, once, angles, segments, {});
+        const Tensor w = be->unary(be->scale(be->linear(once, gate), 2), Unary::Sigmoid);
+        return be->lerp(once, twice, w);
+      },
+      4e-3);
+}
+
+// Two loops over shared weights leave the sum of the gradients of two copies.
+TEST_F(TorchLoopedBlock, GradientIsTheSumOverCopies) {
+  SmallBlock copy = block;
+  copy.down.weight = bind_floats(*be, be->to_host(block.down.weight), {kWidth, 12});
+  be->set_trainable(copy.down.weight, true);
+  const std::vector<float> c = in.values(5 * kWidth);
+  const auto run = [&](const SmallBlock& second) {
+    const std::vector<Tensor> all = {block.down.weight, copy.down.weight};
+    be->zero_gradients(all);
+    const Tensor y = run_block(*be, block, x, angles, segments, {});
+    be->backward(weighted_sum(*be, run_block(*be, second, y, angles, segments, {}), c));
+    return std::pair(be->gradient(block.down.weight), be->gradient(copy.down.weight));
+  };
+  const std::vector<float> shared = run(block).first;
+  auto [first, second] = run(copy);
+  for (size_t i = 0; i < first.size(); ++i) first[i] += second[i];
+  expect_near(first, shared, 1e-5);
+}
+
+}  // namespace
+}  // namespace reprise::testing
