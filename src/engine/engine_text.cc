@@ -26,7 +26,13 @@ const Tokenizer& Engine::tokenizer() {
   if (tokenizer_ == nullptr) {
     const ModelFiles& files = model_->files();
     if (files.gguf) {
-      tokenizer_ = tokenizer_from_gguf(files.gguf->metadata);
+      // Our own files carry tokenizer.json whole; those of llama.cpp have keys for its parts.
+      const GgufMetadata& metadata = files.gguf->metadata;
+      const std::string where = metadata.where() + ": key 'reprise.tokenizer_json'";
+      if (const auto json = metadata.find_string("reprise.tokenizer_json"))
+        tokenizer_ = tokenizer_from_json(parse_json(*json, where), nullptr, where);
+      else
+        tokenizer_ = tokenizer_from_gguf(metadata);
     } else {
       if (!files.folder->tokenizer_json) {
         fail("{}: no tokenizer.json in the folder, so text can't be read or written",
