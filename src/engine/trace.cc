@@ -21,7 +21,10 @@ class Collector : public Observer {
  public:
   Collector(Engine& engine, std::string prefix) : engine_(engine), prefix_(std::move(prefix)) {}
 
-  void observe(const std::string& name, const Tensor& value) override {
+  void observe(const std::string& observed, const Tensor& value) override {
+    // A name shown more than once in a call (attention in both passes of a layer): ".2", ...
+    const int times = ++seen_[observed];
+    const std::string name = times == 1 ? observed : fmt::format("{}.{}", observed, times);
     Collected& result = results_[prefix_ + name];
     const std::vector<float> values = engine_.backend().to_host(value);
     if (result.shape.empty()) {
@@ -32,6 +35,9 @@ class Collector : public Observer {
     }
     result.values.insert(result.values.end(), values.begin(), values.end());
   }
+
+  // The next values belong to another forward call: to more rows of the same names.
+  void next_call() { seen_.clear(); }
 
   void append_to(std::vector<TensorView>& list) const {
     for (const std::string& name : order_) {
@@ -45,6 +51,7 @@ class Collector : public Observer {
   std::string prefix_;
   std::map<std::string, Collected> results_;
   std::vector<std::string> order_;
+  std::map<std::string, int> seen_;  // in this call
 };
 
 // [n, heads, width] -> [heads, n, keep]: the first `keep` components of each head.
@@ -193,6 +200,7 @@ std::vector<TensorView> trace(Engine& engine, const TraceInputs& inputs,
         const Tensor logits = model.logits(normed);
         collector.observe("final_norm", normed);
         collector.observe("logits", logits);
+        collector.next_call();
         next = be.to_host(be.slice(logits, 0, logits.dim(0) - 1, logits.dim(0)));
       },
       &collector);

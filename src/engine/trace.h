@@ -38,6 +38,7 @@ struct TraceOptions {
 //   final_norm, logits              [n, d], [n, V]
 // With steps: decode.tokens [N] and decode.logits [N, V]; row t chose token t, so row 0 is the last
 // prompt position; and decode.1.<name>, the observed values while the first generated token runs.
+// What is shown more than once in a call gets ".2", ... behind its name.
 std::vector<TensorView> trace(Engine& engine, const TraceInputs& inputs,
                               const TraceOptions& options);
 
