@@ -15,11 +15,34 @@ const Kernels& scalar_kernels() {
   return table;
 }
 
-// The matrix kernels of these are not committed yet.
+#if REPRISE_CPU_X86
+const Kernels* avx2_kernels() {
+  static const Kernels table = {"avx2", matmul_avx2(), vector_avx2()};
+  return &table;
+}
+const Kernels* avx512_vnni_kernels() {
+  static const Kernels table = {"avx512-vnni", matmul_avx512_vnni(), vector_avx512_vnni()};
+  return &table;
+}
+#else
 const Kernels* avx2_kernels() { return nullptr; }
 const Kernels* avx512_vnni_kernels() { return nullptr; }
+#endif
+
+#if REPRISE_CPU_SIMDE
+const Kernels* avx2_simde_kernels() {
+  static const Kernels table = {"avx2-simde", matmul_avx2_simde(), vector_avx2_simde()};
+  return &table;
+}
+const Kernels* avx512_vnni_simde_kernels() {
+  static const Kernels table = {"avx512-vnni-simde", matmul_avx512_vnni_simde(),
+                                vector_avx512_vnni_simde()};
+  return &table;
+}
+#else
 const Kernels* avx2_simde_kernels() { return nullptr; }
 const Kernels* avx512_vnni_simde_kernels() { return nullptr; }
+#endif
 
 namespace {
 

@@ -10,7 +10,7 @@ namespace {
 
 // Bounds of a kernel call: scores that fit a second-level cache, and queries enough to pay for
 // passing over the keys.
-constexpr int64_t kCallScores = 48 << 10;
+constexpr int64_t kCallScores = 96 << 10;
 constexpr int64_t kCallQueries = 96;
 
 // Scratch of the current thread; grows to the largest call and stays.

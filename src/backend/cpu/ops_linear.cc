@@ -6,18 +6,19 @@
 namespace reprise::cpu {
 namespace {
 
-// A tile is this many rows of the input by about this many bytes of weights: both stay in the
-// second-level cache while they meet.
+// A tile is this many rows of the input by about this many bytes of weights, so that both stay in
+// the second-level cache while they meet; and a multiple of this many columns (rows of the weight),
+// which kernels take a few panels of at once.
 constexpr int64_t kTileRows = 128;
 constexpr int64_t kTileBytes = 64 << 10;
+constexpr int64_t kTileColumns = 64;
 constexpr int64_t kRowAlignment = 64;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Columns (rows of the weight) per tile: whole panels.
-int64_t tile_columns(DType type, int64_t k, int panel) {
+int64_t tile_columns(DType type, int64_t k) {
   const int64_t row_bytes = std::max<int64_t>(1, k / block_values(type) * block_bytes(type));
-  return std::max<int64_t>(1, kTileBytes / row_bytes / panel) * panel;
+  return std::max<int64_t>(1, kTileBytes / row_bytes / kTileColumns) * kTileColumns;
 }
 
 }  // namespace
@@ -53,18 +54,14 @@ void CpuBackend::multiply(const float* x, int64_t m, int64_t k, std::span<const 
   const int64_t row_tiles = ceil_div(m, kTileRows);
   std::vector<int64_t> first_task = {0};
   int64_t work = 0;
-  const auto columns_of = [&](const Product& p) {
-    const int panel = p.weight->packed ? p.weight->packed->matrix().panel : 16;
-    return tile_columns(p.type, k, panel);
-  };
   for (const Product& p : products) {
-    first_task.push_back(first_task.back() + row_tiles * ceil_div(p.n, columns_of(p)));
+    first_task.push_back(first_task.back() + row_tiles * ceil_div(p.n, tile_columns(p.type, k)));
     work += m * k * p.n / 8;  // a step of a product is cheaper than one of the other loops
   }
   run_tasks(first_task.back(), work, [&](int64_t task) {
     const auto which = std::upper_bound(first_task.begin(), first_task.end(), task) - 1;
     const Product& p = products[static_cast<size_t>(which - first_task.begin())];
-    const int64_t columns = columns_of(p);
+    const int64_t columns = tile_columns(p.type, k);
     const int64_t row = (task - *which) % row_tiles * kTileRows;
     const int64_t rows = std::min(kTileRows, m - row);
     const int64_t n0 = (task - *which) / row_tiles * columns;
