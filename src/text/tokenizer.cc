@@ -38,25 +38,36 @@ class Vocabulary {
   // Makes the ids listed here findable. Returns the first that has the same bytes as an earlier one
   // and that earlier one, or nullopt.
   std::optional<std::pair<int32_t, int32_t>> index(const std::vector<int32_t>& ids) {
-    slots_.assign(std::bit_ceil(2 * ids.size() + 16), -1);
+    slots_.assign(std::bit_ceil(2 * ids.size() + 16), Slot{});
     for (const int32_t id : ids) {
-      int32_t& slot = slots_[find_slot(bytes(id))];
-      if (slot >= 0) return std::pair{id, slot};
-      slot = id;
+      const Slot wanted{id, hash(bytes(id))};
+      Slot& slot = slots_[find_slot(bytes(id), wanted.hash)];
+      if (slot.id >= 0) return std::pair{id, slot.id};
+      slot = wanted;
     }
     return std::nullopt;
   }
-  int32_t find(std::string_view token) const { return slots_[find_slot(token)]; }  // -1: none
+  int32_t find(std::string_view token) const {  // -1: none
+    return slots_[find_slot(token, hash(token))].id;
+  }
 
  private:
-  size_t find_slot(std::string_view token) const {
-    size_t i = std::hash<std::string_view>{}(token) & (slots_.size() - 1);
-    while (slots_[i] >= 0 && bytes(slots_[i]) != token) i = (i + 1) & (slots_.size() - 1);
+  struct Slot {
+    int32_t id = -1;    // -1: empty
+    uint32_t hash = 0;  // kept, because comparing bytes means a cache miss or two
+  };
+  static uint32_t hash(std::string_view token) {
+    return static_cast<uint32_t>(std::hash<std::string_view>{}(token));
+  }
+  size_t find_slot(std::string_view token, uint32_t hash) const {
+    size_t i = hash & (slots_.size() - 1);
+    while (slots_[i].id >= 0 && (slots_[i].hash != hash || bytes(slots_[i].id) != token))
+      i = (i + 1) & (slots_.size() - 1);
     return i;
   }
   std::string buffer_;
   std::vector<uint32_t> ends_;  // [id]
-  std::vector<int32_t> slots_;  // open addressing, at most half full
+  std::vector<Slot> slots_;     // open addressing, at most half full
 };
 
 class BpeTokenizer final : public Tokenizer {
@@ -157,19 +168,21 @@ void BpeTokenizer::build_vocabulary(const TokenizerSpec& spec) {
   special_.assign(static_cast<size_t>(size), false);
   std::vector<int32_t> model_ids;
   model_ids.reserve(spec.tokens.size());
+  std::string bytes;
   for (int32_t id = 0; id < size; ++id) {
     const auto added = by_id.find(id);
     const std::string& text = text_of(id);
-    const auto bytes = from_byte_alphabet(text);
-    if (added == by_id.end() && !bytes)
+    bytes.clear();
+    const bool in_alphabet = append_from_byte_alphabet(text, bytes);
+    if (added == by_id.end() && !in_alphabet)
       fail("{}: key '{}': token {} '{}' has characters outside the byte alphabet", where_,
            spec.vocab_key, id, to_valid_utf8(text));
-    if (bytes && !text.empty()) model_ids.push_back(id);
+    if (in_alphabet && !text.empty()) model_ids.push_back(id);
     if (added != by_id.end()) {
       vocabulary_.append(added->second->text);
       special_[static_cast<size_t>(id)] = added->second->special;
     } else {
-      vocabulary_.append(*bytes);
+      vocabulary_.append(bytes);
     }
     if (vocabulary_.total_bytes() > kMaxVocabBytes)
       fail("{}: key '{}': more than {} bytes of tokens", where_, spec.vocab_key, kMaxVocabBytes);
@@ -182,25 +195,28 @@ void BpeTokenizer::build_vocabulary(const TokenizerSpec& spec) {
 void BpeTokenizer::build_merges(const TokenizerSpec& spec) {
   std::vector<BpeMerge> merges;
   merges.reserve(spec.merges.size());
+  std::string joined;  // the bytes of both tokens
   for (size_t i = 0; i < spec.merges.size(); ++i) {
-    const std::string& text = spec.merges[i];
+    const std::string_view text = spec.merges[i];
     const size_t space = text.find(' ');
     if (space == std::string::npos || space == 0 || space + 1 == text.size() ||
         text.find(' ', space + 1) != std::string::npos)
       fail("{}: key '{}': entry {}: expected two tokens with a space between, found '{}'", where_,
            spec.merges_key, i, to_valid_utf8(text));
-    const auto left = from_byte_alphabet(std::string_view(text).substr(0, space));
-    const auto right = from_byte_alphabet(std::string_view(text).substr(space + 1));
-    const auto lookup = [&](const std::optional<std::string>& bytes) {
-      const int32_t id = bytes ? vocabulary_.find(*bytes) : -1;
+    joined.clear();
+    bool in_alphabet = append_from_byte_alphabet(text.substr(0, space), joined);
+    const size_t cut = joined.size();
+    in_alphabet = in_alphabet && append_from_byte_alphabet(text.substr(space + 1), joined);
+    const auto lookup = [&](std::string_view bytes) {
+      const int32_t id = in_alphabet ? vocabulary_.find(bytes) : -1;
       if (id < 0)
         fail("{}: key '{}': entry {} '{}': {} is not in key '{}'", where_, spec.merges_key, i,
-             to_valid_utf8(text), bytes ? to_byte_alphabet(*bytes) : "one of its tokens",
+             to_valid_utf8(text), in_alphabet ? to_byte_alphabet(bytes) : "one of its tokens",
              spec.vocab_key);
       return id;
     };
-    const int32_t left_id = lookup(left), right_id = lookup(right);
-    merges.push_back({left_id, right_id, lookup(*left + *right)});
+    const std::string_view both = joined;
+    merges.push_back({lookup(both.substr(0, cut)), lookup(both.substr(cut)), lookup(both)});
   }
   std::array<int32_t, 256> byte_ids{};
   for (int byte = 0; byte < 256; ++byte) {

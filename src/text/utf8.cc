@@ -184,17 +184,26 @@ std::string to_byte_alphabet(std::string_view bytes) {
   return out;
 }
 
-std::optional<std::string> from_byte_alphabet(std::string_view text) {
+bool append_from_byte_alphabet(std::string_view text, std::string& out) {
   const auto& to_byte = byte_alphabet().to_byte;
-  std::string out;
-  out.reserve(text.size());
-  for (size_t i = 0; i < text.size();) {
-    const Utf8Char c = first_char(text.substr(i, 4));
-    if (!c.valid || c.code_point >= to_byte.size() || to_byte[c.code_point] < 0)
-      return std::nullopt;
-    out.push_back(static_cast<char>(to_byte[c.code_point]));
-    i += c.length;
+  for (size_t i = 0; i < text.size(); ++i) {
+    // The alphabet ends at U+0143: one byte, or two of which the first is C2 to C5.
+    uint32_t c = static_cast<uint8_t>(text[i]);
+    if (c >= 0x80) {
+      if (c < 0xC2 || c > 0xC5 || ++i == text.size()) return false;
+      const uint32_t second = static_cast<uint8_t>(text[i]);
+      if ((second & 0xC0) != 0x80) return false;
+      c = (c & 0x1F) << 6 | (second & 0x3F);
+    }
+    if (c >= to_byte.size() || to_byte[c] < 0) return false;
+    out.push_back(static_cast<char>(to_byte[c]));
   }
+  return true;
+}
+
+std::optional<std::string> from_byte_alphabet(std::string_view text) {
+  std::string out;
+  if (!append_from_byte_alphabet(text, out)) return std::nullopt;
   return out;
 }
 

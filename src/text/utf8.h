@@ -38,5 +38,7 @@ char32_t alphabet_char(uint8_t byte);
 std::string to_byte_alphabet(std::string_view bytes);
 // nullopt when a character does not belong to the alphabet.
 std::optional<std::string> from_byte_alphabet(std::string_view text);
+// The same, appended to `out`; false when a character does not belong (`out` is then anything).
+bool append_from_byte_alphabet(std::string_view text, std::string& out);
 
 }  // namespace reprise
