@@ -7,6 +7,7 @@
 
 #include "tools/commands.h"
 #include "tools/options.h"
+#include "train/loss_trace.h"
 
 namespace reprise::tools {
 namespace {
@@ -18,6 +19,8 @@ class TraceCommand : public Command {
     app.footer(
         "IN holds input_ids int64 [n] and optionally pixel_values float32 [tiles, 3, H, W] or\n"
         "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more.\n"
+        "Inputs with labels int64 [n] give loss and grad.<tensor> instead (needs --backend "
+        "torch).\n"
         "Example: reprise trace MODEL --inputs case.safetensors --out out.safetensors --steps 6");
     engine_.add(app);
     add_plan_options(app, options_.plan);
@@ -33,6 +36,7 @@ class TraceCommand : public Command {
 
   int run() override {
     const EngineOptions options = engine_.options();
+    if (has_labels(inputs_)) return run_loss(options);
     const TraceInputs inputs = read_trace_inputs(inputs_);
     const auto engine = Engine::load(options);
     const std::vector<TensorView> results = trace(*engine, inputs, options_);
@@ -47,6 +51,14 @@ class TraceCommand : public Command {
   }
 
  private:
+  int run_loss(const EngineOptions& options) {
+    const auto engine = Engine::load(options);
+    const std::vector<TensorView> results = trace_loss(*engine, inputs_);
+    write_safetensors(out_, results, {{"model", engine_.model}});
+    print_json({{"tensors", results.size()}, {"loss", to_floats(results[0])[0]}});
+    return 0;
+  }
+
   EngineFlags engine_;
   std::string inputs_;
   std::string out_;

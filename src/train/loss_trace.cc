@@ -1,0 +1,109 @@
+#include "train/loss_trace.h"
+
+#include "base/error.h"
+#include "formats/safetensors.h"
+#include "train/trainer.h"
+
+namespace reprise {
+namespace {
+
+TrainBackend& train_backend(Engine& engine, const std::string& where) {
+  auto* backend = dynamic_cast<TrainBackend*>(&engine.backend());
+  if (!backend) fail("{}: tensor 'labels' asks for gradients, which need --backend torch", where);
+  return *backend;
+}
+
+// Drops the batch dimension of one row. Throws Error where the rest has another rank than expected.
+TensorView one_row(const TensorView& tensor, size_t rank, const std::string& where) {
+  TensorView row = tensor;
+  if (row.shape.size() == rank + 1 && row.shape[0] == 1) row.shape.erase(row.shape.begin());
+  if (row.shape.size() != rank)
+    fail("{}: tensor '{}': expected {} dimensions (or one more, of 1), found {}", where,
+         tensor.name, rank, shape_string(tensor.shape));
+  return row;
+}
+
+// Picture rows [tokens, d] from features or pixels; none where the file holds neither.
+Tensor picture_rows(Engine& engine, const WeightFile& file) {
+  Backend& be = engine.backend();
+  const TensorView* features = file.find("image_features");
+  const TensorView* pixels = file.find("pixel_values");
+  if (!features && !pixels) return {};
+  const VisionTower* vision = engine.model().vision();
+  if (!vision) fail("{}: pictures, but the model has no vision tower", file.where());
+  const VisionConfig& config = vision->config();
+  Tensor x;
+  if (features) {
+    const Shape expected = {features->shape.empty() ? 0 : features->shape[0],
+                            config.tokens_per_tile(), config.projector_in()};
+    if (features->shape != expected)
+      fail("{}: tensor 'image_features': expected shape [tiles, {}, {}], found {}", file.where(),
+           expected[1], expected[2], shape_string(features->shape));
+    x = be.from_host(to_floats(*features), features->shape);
+  } else {
+    if (pixels->shape.size() != 4 || pixels->shape[1] != 3)
+      fail("{}: tensor 'pixel_values': expected shape [tiles, 3, {}, {}], found {}", file.where(),
+           config.image_size, config.image_size, shape_string(pixels->shape));
+    x = vision->features(be, be.from_host(to_floats(*pixels), pixels->shape));
+  }
+  const Tensor rows = vision->project(be, x);
+  return be.reshape(rows, {rows.rows(), rows.cols()});
+}
+
+Tensor input_rows(Engine& engine, const WeightFile& file) {
+  Backend& be = engine.backend();
+  const ModelConfig& config = engine.config();
+  if (const TensorView* embeds = file.find("inputs_embeds")) {
+    const TensorView row = one_row(*embeds, 2, file.where());
+    if (row.shape[1] != config.text.d)
+      fail("{}: tensor 'inputs_embeds': expected width {}, found {}", file.where(), config.text.d,
+           shape_string(embeds->shape));
+    return be.from_host(to_floats(row), row.shape);
+  }
+  const TensorView ids = one_row(file.get("input_ids"), 1, file.where());
+  std::vector<int32_t> tokens, places;
+  for (const int64_t id : to_ints(ids)) {
+    if (id < 0 || id >= config.text.embed_rows)
+      fail("{}: tensor 'input_ids': {} is outside the embedding's {} rows", file.where(), id,
+           config.text.embed_rows);
+    if (id == config.image_token) places.push_back(static_cast<int32_t>(tokens.size()));
+    tokens.push_back(static_cast<int32_t>(id));
+  }
+  const Tensor x = engine.model().embed(tokens);
+  const Tensor pictures = picture_rows(engine, file);
+  const int64_t rows = pictures ? pictures.dim(0) : 0;
+  if (rows != static_cast<int64_t>(places.size()))
+    fail("{}: {} picture placeholders, but {} picture rows", file.where(), places.size(), rows);
+  return rows == 0 ? x : be.replace_rows(x, places, pictures);
+}
+
+}  // namespace
+
+bool has_labels(const std::filesystem::path& file) {
+  return open_safetensors(file).weights.find("labels") != nullptr;
+}
+
+std::vector<TensorView> trace_loss(Engine& engine, const std::filesystem::path& path) {
+  const WeightFile file = open_safetensors(path).weights;
+  TrainBackend& backend = train_backend(engine, file.where());
+  engine.model().visit_tensors(
+      [&](const TensorSlot& slot) { backend.set_trainable(*slot.tensor, true); });
+  backend.set_recording(true);
+  const std::vector<int64_t> labels = to_ints(one_row(file.get("labels"), 1, file.where()));
+  const Tensor x = input_rows(engine, file);
+  if (static_cast<int64_t>(labels.size()) != x.dim(0))
+    fail("{}: {} labels for {} tokens", file.where(), labels.size(), x.dim(0));
+  const LossAndGradients result = loss_and_gradients(engine.model(), backend, x, labels);
+  backend.set_recording(false);
+  const float loss[] = {static_cast<float>(result.loss)};
+  std::vector<TensorView> out;
+  out.push_back(make_view("loss", Shape{1}, std::span<const float>(loss)));
+  size_t next = 0;
+  engine.model().visit_tensors([&](const TensorSlot& slot) {
+    const auto& [name, values] = result.gradients[next++];
+    out.push_back(make_view("grad." + name, slot.shape, std::span<const float>(values)));
+  });
+  return out;
+}
+
+}  // namespace reprise
