@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "base/error.h"
 
@@ -116,6 +117,12 @@ std::vector<float> repeat_heads(const std::vector<float>& values, const Shape& f
 
 bool is_logits(const std::string& name) { return name.ends_with("logits"); }
 
+// Whether the plug-in was built: it is looked for in the build folder.
+bool has_torch() {
+  ::setenv("REPRISE_PLUGIN_DIR", REPRISE_PLUGIN_FOLDER, /*overwrite=*/0);
+  return torch_plugin_path().has_value();
+}
+
 }  // namespace
 
 std::filesystem::path golden_root() { return std::filesystem::path(REPRISE_TEST_DATA) / "golden"; }
@@ -198,15 +205,47 @@ std::string Machine::name() const {
   return text;
 }
 
-std::vector<Machine> machines() {
+std::vector<Machine> cpu_machines() {
   std::vector<Machine> list;
   for (const IsaInfo& isa : cpu_instruction_sets())
     if (isa.built && isa.runs) list.push_back({"cpu", isa.name});
-  if (torch_plugin_path()) list.push_back({"torch", ""});
   return list;
 }
 
+std::vector<Machine> machines() {
+  std::vector<Machine> list = cpu_machines();
+  if (has_torch()) list.push_back({"torch", ""});
+  return list;
+}
+
+std::unique_ptr<Backend> make_backend_of(const Machine& machine, int threads,
+                                         Activations activations) {
+  has_torch();
+  BackendOptions options;
+  options.isa = machine.isa;
+  options.threads = threads;
+  options.activations = activations;
+  return make_backend(machine.backend, options);
+}
+
+std::unique_ptr<TrainBackend> recording_torch() {
+  if (!has_torch()) return nullptr;
+  auto backend = make_torch_backend({.threads = 2});
+  backend->set_recording(true);
+  return backend;
+}
+
+double distance(std::span<const float> a, std::span<const float> b) {
+  double worst = a.size() == b.size() ? 0 : INFINITY;
+  for (size_t i = 0; i < a.size() && i < b.size(); ++i) {
+    const double off = std::abs(static_cast<double>(a[i]) - b[i]);
+    worst = std::isfinite(off) ? std::max(worst, off) : INFINITY;
+  }
+  return worst;
+}
+
 std::unique_ptr<Engine> load_engine(const std::filesystem::path& model, const Machine& machine) {
+  has_torch();
   EngineOptions options;
   options.model = model;
   options.backend = machine.backend;

@@ -4,7 +4,9 @@
 
 #include <filesystem>
 #include <map>
+#include <ostream>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,9 +48,19 @@ struct Machine {
   std::string isa;
   std::string name() const;  // fit for a test's name
 };
+inline void PrintTo(const Machine& machine, std::ostream* out) { *out << machine.name(); }
 // All instruction sets that run here (natively or through simde), and torch where it was built.
 std::vector<Machine> machines();
+// The cpu backend's instruction sets only.
+std::vector<Machine> cpu_machines();
+std::unique_ptr<Backend> make_backend_of(const Machine& machine, int threads = 2,
+                                         Activations activations = Activations::F32);
+// The torch backend with recording on, or null where it wasn't built.
+std::unique_ptr<TrainBackend> recording_torch();
 
 std::unique_ptr<Engine> load_engine(const std::filesystem::path& model, const Machine& machine);
+
+// Largest |a - b|; infinite where sizes differ or a value isn't finite.
+double distance(std::span<const float> a, std::span<const float> b);
 
 }  // namespace reprise::test
