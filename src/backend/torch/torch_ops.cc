@@ -5,7 +5,6 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/index_add.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/sigmoid.h>
@@ -15,6 +14,7 @@
 #include <map>
 
 #include "backend/torch/autograd_ops.h"
+#include "backend/torch/linear_op.h"
 #include "backend/torch/torch_backend.h"
 
 namespace reprise {
@@ -83,15 +83,13 @@ std::vector<Tensor> TorchBackend::linear(const Tensor& x,
   const int64_t in = x.cols();
   REPRISE_CHECK(x.rank() >= 1);
   REPRISE_CHECK(adapter_of_row.empty() || static_cast<int64_t>(adapter_of_row.size()) == x.rows());
-  const at::ScalarType type = bf16_ ? at::kBFloat16 : at::kFloat;
-  const at::Tensor rows = at_of(x).reshape({-1, in}).to(type);
+  const at::Tensor rows = at_of(x).reshape({-1, in});
 
   std::map<int32_t, AdapterRows> groups = group_by_adapter(adapter_of_row);
   for (auto& [id, group] : groups) {
     if (group.rows.size() < adapter_of_row.size()) {
       group.index = index_tensor(group.rows);
-      group.x =
-          gather_rows_op(at_of(x).reshape({-1, in}), make_row_index(group.rows, x.rows())).to(type);
+      group.x = gather_rows_op(rows, make_row_index(group.rows, x.rows()));
     } else {
       group.x = rows;
     }
@@ -104,14 +102,8 @@ std::vector<Tensor> TorchBackend::linear(const Tensor& x,
                   shape_string(x.shape()), shape_string(w->weight.shape()));
     const int64_t out = w->weight.dim(0);
     REPRISE_CHECK(!w->bias || w->bias.shape() == Shape{out});
-    at::Tensor y;
-    if (bf16_) {
-      y = at::linear(rows, at_of(w->weight).to(type)).to(at::kFloat);
-      if (w->bias) y = y + at_of(w->bias);
-    } else {
-      y = w->bias ? at::linear(rows, at_of(w->weight), at_of(w->bias))
-                  : at::linear(rows, at_of(w->weight));
-    }
+    at::Tensor y =
+        linear_op(rows, at_of(w->weight), w->bias ? at_of(w->bias) : at::Tensor(), bf16_);
     for (const auto& [id, group] : groups) {
       if (static_cast<size_t>(id) >= w->adapters.size() || !w->adapters[static_cast<size_t>(id)].a)
         continue;
@@ -120,8 +112,8 @@ std::vector<Tensor> TorchBackend::linear(const Tensor& x,
                         adapter.b.dim(0) == out && adapter.a.dim(0) == adapter.b.dim(1),
                     "adapter {} and {}", shape_string(adapter.a.shape()),
                     shape_string(adapter.b.shape()));
-      const at::Tensor narrow = at::linear(group.x, at_of(adapter.a).to(type));  // [rows, rank]
-      const at::Tensor delta = at::linear(narrow, at_of(adapter.b).to(type)).to(at::kFloat);
+      const at::Tensor narrow = linear_op(group.x, at_of(adapter.a), {}, bf16_);  // [rows, rank]
+      const at::Tensor delta = linear_op(narrow, at_of(adapter.b), {}, bf16_);
       y = group.index.defined() ? at::index_add(y, 0, group.index, delta, adapter.scale)
                                 : at::add(y, delta, adapter.scale);
     }

@@ -132,6 +132,57 @@ TEST_F(TorchGradients, LinearWithAdaptersByRow) {
         [&] { return be->linear(x, first, all); });
 }
 
+// Products large enough for oneDNN: rows that are padded and rows that aren't, both orders of the
+// weight's gradient, against sums in double.
+TEST_F(TorchGradients, LargeLinear) {
+  const auto multiply = [](const std::vector<float>& a, const std::vector<float>& b, int64_t n,
+                           int64_t k, int64_t m, bool a_turned, bool b_turned) {
+    std::vector<float> c;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < m; ++j) {
+        double sum = 0;
+        for (int64_t l = 0; l < k; ++l)
+          sum += double{a[static_cast<size_t>(a_turned ? l * n + i : i * k + l)]} *
+                 b[static_cast<size_t>(b_turned ? j * k + l : l * m + j)];
+        c.push_back(static_cast<float>(sum));
+      }
+    return c;
+  };
+  for (const bool bf16 : {false, true})
+    for (const int64_t n : {71, 96})
+      for (const auto& [in_width, out_width] : {std::pair(61, 130), std::pair(130, 61)}) {
+        SCOPED_TRACE(fmt::format("{} rows, {} to {}, bf16 {}", n, in_width, out_width, bf16));
+        be->set_bf16(bf16);
+        const double tolerance = bf16 ? 0.02 : 1e-5;
+        const Tensor x = weight({n, in_width}), w = weight({out_width, in_width}),
+                     b = weight({out_width});
+        const std::vector<float> xs = be->to_host(x), ws = be->to_host(w), bs = be->to_host(b);
+        std::vector<float> expected = multiply(xs, ws, n, in_width, out_width, false, true);
+        const std::vector<float> c = in.values(n * out_width);
+        for (const bool with_bias : {false, true}) {
+          const LinearWeight linear = {w, with_bias ? b : Tensor(), {}};
+          if (with_bias)
+            for (size_t i = 0; i < expected.size(); ++i) expected[i] += bs[i % bs.size()];
+          const Tensor all[] = {x, w, b};
+          be->zero_gradients(all);
+          const Tensor y = be->linear(x, linear);
+          be->set_bf16(false);  // for the sum below; the backward pass keeps its type
+          be->backward(weighted_sum(*be, y, c));
+          be->set_bf16(bf16);
+          expect_near(expected, be->to_host(y), tolerance);
+          expect_near(multiply(c, ws, n, out_width, in_width, false, false), be->gradient(x),
+                      tolerance);
+          expect_near(multiply(c, xs, out_width, n, in_width, true, false), be->gradient(w),
+                      tolerance);
+          if (with_bias)
+            expect_near(multiply(std::vector<float>(static_cast<size_t>(n), 1.0f), c, 1, n,
+                                 out_width, false, false),
+                        be->gradient(b), tolerance);
+        }
+      }
+  be->set_bf16(false);
+}
+
 TEST_F(TorchGradients, FullAttention) {
   const Tensor q = weight({4, 3, 2, 5}), k = weight({2, 4, 2, 5}), v = weight({2, 4, 2, 3});
   for (const std::vector<int32_t>& of :
