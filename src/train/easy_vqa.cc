@@ -27,7 +27,8 @@ constexpr Colour kColours[] = {{"red", {255, 0, 0}},      {"green", {0, 255, 0}}
                                {"brown", {165, 42, 42}},  {"yellow", {255, 255, 0}}};
 constexpr const char* kShapes[] = {"circle", "rectangle", "triangle"};
 
-// Templates with their share of the training questions in 1/1000. {} is a shape or a colour.
+// Templates with their share of the questions in 1/1000 of the training set's; questions about shape,
+// which takes long to learn, are asked three times as often. {} is a shape or a colour.
 enum class Kind {
   Shape,
   Colour,
@@ -56,18 +57,18 @@ constexpr Template kTemplates[] = {
     {"what is the color of the shape?", Kind::Colour, 33},
     {"what color is the {}?", Kind::ColourOfShape, 33},
     {"what is the color of the {}?", Kind::ColourOfShape, 33},
-    {"what shape is in the image?", Kind::Shape, 33},
-    {"what shape does the image contain?", Kind::Shape, 33},
-    {"what shape is present?", Kind::Shape, 33},
-    {"what is the {} shape?", Kind::ShapeOfColour, 33},
-    {"is a {} present?", Kind::HasShape, 25},
-    {"is there a {}?", Kind::HasShape, 25},
-    {"does the image contain a {}?", Kind::HasShape, 25},
-    {"is there a {} in the image?", Kind::HasShape, 25},
-    {"does the image not contain a {}?", Kind::NoShape, 25},
-    {"is there not a {}?", Kind::NoShape, 25},
-    {"is there not a {} in the image?", Kind::NoShape, 25},
-    {"is no {} present?", Kind::NoShape, 25},
+    {"what shape is in the image?", Kind::Shape, 3 * 33},
+    {"what shape does the image contain?", Kind::Shape, 3 * 33},
+    {"what shape is present?", Kind::Shape, 3 * 33},
+    {"what is the {} shape?", Kind::ShapeOfColour, 3 * 33},
+    {"is a {} present?", Kind::HasShape, 3 * 25},
+    {"is there a {}?", Kind::HasShape, 3 * 25},
+    {"does the image contain a {}?", Kind::HasShape, 3 * 25},
+    {"is there a {} in the image?", Kind::HasShape, 3 * 25},
+    {"does the image not contain a {}?", Kind::NoShape, 3 * 25},
+    {"is there not a {}?", Kind::NoShape, 3 * 25},
+    {"is there not a {} in the image?", Kind::NoShape, 3 * 25},
+    {"is no {} present?", Kind::NoShape, 3 * 25},
 };
 
 int between(Philox& random, int low, int high) {  // both included
@@ -90,13 +91,13 @@ class Outline {
     const double dx = x - (x_ + w_ / 2.0), dy = y - y_;
     switch (shape_) {
       case EasyVqaShape::Circle: {
-        const double r = w_ / 2.0 + 0.25, cy = dy - h_ / 2.0;
+        const double r = w_ / 2.0 + 0.5, cy = dy - h_ / 2.0;
         return dx * dx + cy * cy <= r * r;
       }
       case EasyVqaShape::Rectangle:
         return std::abs(dx) <= w_ / 2.0 && dy >= 0 && dy <= h_;
       case EasyVqaShape::Triangle:
-        return dy >= 0 && dy <= h_ && std::abs(dx) <= dy / h_ * w_ / 2.0 + 0.25;
+        return dy >= 0 && dy <= h_ && std::abs(dx) <= dy / h_ * w_ / 2.0 + 0.5;
     }
     return false;
   }
