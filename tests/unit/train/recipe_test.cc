@@ -1,0 +1,112 @@
+#include "train/recipe.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace reprise {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr const char* kGood = R"(
+model:
+  config: config.json
+  tokenizer: tokenizer.json
+data:
+  train:
+    - {generator: easy-vqa, weight: 3}
+    - {file: train.jsonl, images: pictures, flips: true}
+optimizer: {lr: 2.0e-3, min_lr: 1.0e-5, warmup_steps: 10, clip: 0.5}
+run:
+  steps: 100
+  precision: bf16
+  freeze: ["vision_model.*"]
+)";
+
+std::filesystem::path write_recipe(const std::string& text) {
+  const auto path = std::filesystem::path(testing::TempDir()) / "recipe.yaml";
+  std::ofstream(path) << text;
+  return path;
+}
+
+std::string error_of(const std::string& text) {
+  try {
+    load_recipe(write_recipe(text));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::string with(std::string text, const std::string& from, const std::string& to) {
+  return text.replace(text.find(from), from.size(), to);
+}
+
+TEST(Recipe, ReadsEveryPart) {
+  const Recipe recipe = load_recipe(write_recipe(kGood));
+  EXPECT_EQ(recipe.config, recipe.path.parent_path() / "config.json");
+  ASSERT_EQ(recipe.train.size(), 2u);
+  EXPECT_EQ(recipe.train[0].generator, "easy-vqa");
+  EXPECT_EQ(recipe.train[0].weight, 3);
+  EXPECT_EQ(recipe.train[1].images, recipe.path.parent_path() / "pictures");
+  EXPECT_TRUE(recipe.train[1].flips);
+  EXPECT_EQ(recipe.optimizer.lr, 2e-3);
+  EXPECT_EQ(recipe.optimizer.clip, 0.5);
+  EXPECT_TRUE(recipe.bf16);
+  EXPECT_EQ(recipe.steps, 100);
+  EXPECT_EQ(recipe.freeze, std::vector<std::string>{"vision_model.*"});
+}
+
+TEST(Recipe, ErrorsNameFileLineAndKey) {
+  std::string error = error_of(with(kGood, "steps: 100", "stepz: 100"));
+  EXPECT_THAT(error, HasSubstr("recipe.yaml"));
+  EXPECT_THAT(error, HasSubstr("run.steps"));
+  error = error_of(with(kGood, "precision: bf16", "precison: bf16"));
+  EXPECT_THAT(error, HasSubstr(":12"));
+  EXPECT_THAT(error, HasSubstr("run.precison"));
+  EXPECT_THAT(error, HasSubstr("precision"));  // among the keys it knows
+  EXPECT_THAT(error_of(with(kGood, "bf16", "fp8")), HasSubstr("run.precision"));
+  EXPECT_THAT(error_of(with(kGood, "2.0e-3", "fast")), HasSubstr("optimizer.lr"));
+  EXPECT_THAT(error_of(with(kGood, "2.0e-3", "-1")), HasSubstr("optimizer.lr"));
+  EXPECT_THAT(error_of(with(kGood, "min_lr: 1.0e-5", "min_lr: 1")), HasSubstr("min_lr"));
+  EXPECT_THAT(error_of(with(kGood, "  config: config.json\n", "")), HasSubstr("model.config"));
+  EXPECT_THAT(error_of(with(kGood, "  tokenizer: tokenizer.json\n", "")),
+              HasSubstr("model.tokenizer"));
+  EXPECT_THAT(error_of(with(kGood, "generator: easy-vqa, ", "")), HasSubstr("data.train[0].file"));
+  EXPECT_THAT(error_of("model: [1, 2"), HasSubstr("not valid YAML"));
+  EXPECT_THAT(error_of("just text"), HasSubstr("expected a YAML mapping"));
+  EXPECT_THAT(error_of("model: {}\n"), HasSubstr("'data' is missing"));
+}
+
+TEST(LearningRate, WarmsUpThenFollowsACosine) {
+  OptimizerRecipe o;
+  o.lr = 1.0;
+  o.min_lr = 0.1;
+  o.warmup_steps = 4;
+  EXPECT_DOUBLE_EQ(learning_rate(o, 0, 104), 0.25);
+  EXPECT_DOUBLE_EQ(learning_rate(o, 3, 104), 1.0);
+  EXPECT_DOUBLE_EQ(learning_rate(o, 4, 104), 1.0);
+  EXPECT_NEAR(learning_rate(o, 54, 104), 0.55, 1e-12);  // half way down
+  EXPECT_NEAR(learning_rate(o, 104, 104), 0.1, 1e-12);
+  o.warmup_steps = 0;
+  EXPECT_DOUBLE_EQ(learning_rate(o, 0, 1), 1.0);
+}
+
+TEST(Pattern, StarMatchesAnyRun) {
+  EXPECT_TRUE(matches_pattern("a.b", "a.b"));
+  EXPECT_FALSE(matches_pattern("a.b", "a.bc"));
+  EXPECT_TRUE(matches_pattern("*", ""));
+  EXPECT_TRUE(matches_pattern("*.weight", "layers.0.norm.weight"));
+  EXPECT_FALSE(matches_pattern("*.weight", "layers.0.norm.weights"));
+  EXPECT_TRUE(matches_pattern("*layers*proj*", "model.layers.3.q_proj.weight"));
+  EXPECT_TRUE(matches_pattern("*ab*ab", "abxabab"));
+  EXPECT_FALSE(matches_pattern("", "a"));
+}
+
+}  // namespace
+}  // namespace reprise
