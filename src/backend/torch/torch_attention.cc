@@ -51,7 +51,9 @@ at::Tensor TorchBackend::sdpa(const at::Tensor& q, const at::Tensor& k, const at
                               const at::Tensor& mask, bool causal, double scale) const {
   const int64_t groups = q.size(2) / k.size(2);
   const int64_t k_dim = q.size(3), v_dim = v.size(3);
-  const at::ScalarType type = bf16_ ? at::kBFloat16 : at::kFloat;
+  // ATen's CPU kernel makes a oneDNN product per block of scores, which in BF16 costs more than it
+  // saves: attention stays in F32 there.
+  const at::ScalarType type = bf16_ && !device_.is_cpu() ? at::kBFloat16 : at::kFloat;
   // The fused kernels want one width for all three; zeros add nothing to a product.
   const auto prepare = [&](const at::Tensor& x, int64_t repeat) {
     at::Tensor y = repeat_heads(x.to(type), repeat);

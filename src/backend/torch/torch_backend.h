@@ -71,6 +71,7 @@ class TorchBackend final : public TrainBackend {
   // ---- torch_train.cc
   void set_trainable(const Tensor& weight, bool trainable) override;
   void set_recording(bool on) override { recording_ = on; }
+  // Attention is left in F32 on a CPU, where BF16 would be slower.
   void set_bf16(bool on) override { bf16_ = on; }
   Tensor cross_entropy_sum(const Tensor& logits, std::span<const int32_t> labels) override;
   void backward(const Tensor& loss) override;

@@ -232,18 +232,5 @@ TEST(TorchAttention, CutBackRowsDoNotWriteIntoSharedPages) {
   EXPECT_NE(before[5 * 2], be->to_host(be->read_kv(fork, 0, 15).first)[5 * 2]);
 }
 
-TEST(TorchAttention, Bf16StaysNear) {
-  const auto be = torch_backend();
-  Inputs in(9);
-  const Layout layout = trees({30, 28}, {{4, 3}, {5}});
-  const AttentionSpec s = {4, 2, 16, 16, 0.25f, 0};
-  const Qkv x = random_qkv(in, s, layout.rows);
-  const std::vector<float> exact = plain_attention(s, x, layout);
-  be->set_bf16(true);
-  const std::vector<float> found = be->to_host(attend(*be, s, x, layout));
-  expect_near(exact, found, 0.03);
-  EXPECT_NE(exact, found);
-}
-
 }  // namespace
 }  // namespace reprise::testing
