@@ -19,7 +19,7 @@ T read(const std::byte* at, int64_t index) {
 void convert(DType type, const std::byte* at, int64_t count, float* out) {
   switch (type) {
     case DType::F32:
-      std::memcpy(out, at, static_cast<size_t>(count) * sizeof(float));
+      if (count > 0) std::memcpy(out, at, static_cast<size_t>(count) * sizeof(float));
       return;
     case DType::F16:
       for (int64_t i = 0; i < count; ++i) out[i] = f16_to_float(read<uint16_t>(at, i));

@@ -1,5 +1,6 @@
 // The AVX2 vector kernels through simde, for tests on machines without AVX2.
 #define SIMDE_ENABLE_NATIVE_ALIASES
+#define REPRISE_VECTOR_SIMDE
 #include <simde/x86/avx2.h>
 #include <simde/x86/f16c.h>
 #include <simde/x86/fma.h>
