@@ -5,7 +5,7 @@ Dequantizes the weights of the GGUF file, loads them into transformers' LlamaFor
 and compares:
   - logits of several prompts, one of 500 tokens, with F32 activations, and greedy tokens
   - token ids of varied text with transformers' tokenizer
---write FILE also writes the expected values that tests/e2e/smollm2_test.cc reads: for a few positions
+--write FILE also writes the expected values that tests/parity/smollm2_test.cc reads: for a few positions
 of each prompt the largest logits.
 
 Needs torch, transformers, gguf, tokenizers, numpy, safetensors (judges only; Reprise needs none).

@@ -11,6 +11,7 @@ constexpr float kImageNetMean[] = {0.485f, 0.456f, 0.406f};
 constexpr float kImageNetStd[] = {0.229f, 0.224f, 0.225f};
 constexpr int kMostTiles = 6;  // without the thumbnail; constants in the official code
 constexpr int kOfficialShuffle = 2;
+const std::string kOfficialTiles = "official tiles: 1 to 6 and a thumbnail, ImageNet mean and std";
 
 void read_eos(const JsonObject& json, ModelConfig& config) {
   if (!json.has("eos_token_id")) return;
@@ -35,6 +36,7 @@ void read_own_keys(const JsonObject& own, ModelConfig& config) {
   if (const auto keys = own.find_object(config.scheme)) config.scheme_config = keys->json();
   config.chat_format = own.find_string("chat_format").value_or("");
   if (const auto image = own.find_object("image")) {
+    std::erase(config.presets, kOfficialTiles);  // said by the file itself
     const std::string kind = image->get_string("kind");
     if (kind == "square")
       config.image.kind = ImageConfig::Kind::Square;
@@ -77,7 +79,7 @@ void read_vision_language(const JsonObject& json, ModelConfig& config) {
                     kMostTiles,
                     {std::begin(kImageNetMean), std::end(kImageNetMean)},
                     {std::begin(kImageNetStd), std::end(kImageNetStd)}};
-    config.presets.push_back("official tiles: 1 to 6 and a thumbnail, ImageNet mean and std");
+    config.presets.push_back(kOfficialTiles);
   } else {
     json.fail_at("vision_config.model_type", "a CLIP tower is not supported beside llm_config");
   }
