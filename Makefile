@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BUILD ?= build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: all build demo test bench format deps deps-torch test-asan test-tsan clean help
+.PHONY: all build demo test bench format deps deps-torch test-asan test-tsan test-asan-quick clean help
 
 all: build
 
@@ -33,6 +33,13 @@ test-asan test-tsan: test-%: deps
 	@cmake --preset $* -Wno-dev > /dev/null
 	@cmake --build build/$* -j $(JOBS)
 	@ctest --preset $* -j $(JOBS) $(FILTER)
+
+# What CI affords: everything that reads files or text, the model and the engine, without simde.
+ASAN_QUICK := base formats text image model engine
+test-asan-quick: deps
+	@cmake --preset asan -Wno-dev -DREPRISE_SIMDE=OFF > /dev/null
+	@cmake --build build/asan -j $(JOBS) --target $(ASAN_QUICK:%=test_%)
+	@ctest --preset asan -j $(JOBS) -L '^(fast|model|engine)$$' -E layering
 
 bench: build
 	@scripts/bench.sh $(BUILD)
