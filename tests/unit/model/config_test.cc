@@ -1,0 +1,93 @@
+// Config reading: every required key is missed by name, every wrong type is refused by name.
+#include "model/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace reprise {
+namespace {
+
+using testing::HasSubstr;
+
+Json golden(const std::string& model) {
+  return load_json(std::filesystem::path(REPRISE_TEST_DATA) / "golden" / model /
+                   "model/config.json");
+}
+
+std::string error_of(const Json& json) {
+  try {
+    config_from_json(json, "folder/config.json");
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Config, ReadsTheGoldenModels) {
+  const ModelConfig trol = config_from_json(golden("trol/phi3-vit"), "c");
+  EXPECT_EQ(trol.scheme, "trol");
+  EXPECT_TRUE(trol.text.fused_qkv);
+  EXPECT_EQ(trol.text.rope.kind, RopeConfig::Kind::LongRope);
+  EXPECT_EQ(trol.image_token, 5);
+  EXPECT_EQ(trol.vision->tokens_per_tile(), 16);
+  EXPECT_EQ(trol.presets.size(), 1u);
+  const ModelConfig phantom = config_from_json(golden("phantom/qwen2-vit"), "c");
+  EXPECT_EQ(phantom.scheme, "phantom");
+  EXPECT_TRUE(phantom.text.qkv_bias);
+  EXPECT_EQ(phantom.text.window, 0) << "Qwen2's window is off unless use_sliding_window";
+  const ModelConfig window = config_from_json(golden("trol/phi3-vit-window"), "c");
+  EXPECT_EQ(window.text.window, 10);
+  const ModelConfig llama = config_from_json(golden("rrt/llama"), "c");
+  EXPECT_EQ(llama.scheme, "dense");
+  EXPECT_EQ(llama.text.rope.theta, 10000.0) << "from rope_parameters, as transformers 5 writes it";
+}
+
+TEST(Config, AMissingKeyIsNamed) {
+  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
+                          "num_attention_heads", "rms_norm_eps", "hidden_act",
+                          "max_position_embeddings", "architectures"}) {
+    Json json = golden("rrt/llama");
+    json.erase(key);
+    EXPECT_THAT(error_of(json), testing::AllOf(HasSubstr("folder/config.json"), HasSubstr(key)));
+    json[key] = Json::object();
+    EXPECT_THAT(error_of(json), HasSubstr(key)) << "wrong type";
+  }
+  for (const char* key : {"llm_config", "vision_config", "downsample_ratio", "image_token_index"}) {
+    Json json = golden("trol/phi3-vit");
+    json.erase(key);
+    EXPECT_THAT(error_of(json), HasSubstr(key));
+  }
+  for (const char* key : {"hidden_size", "patch_size", "image_size", "layer_norm_eps", "model_type",
+                          "num_attention_heads", "qkv_bias", "norm_type"}) {
+    Json json = golden("phantom/qwen2-vit");
+    json["vision_config"].erase(key);
+    EXPECT_THAT(error_of(json), HasSubstr(std::string("vision_config.") + key));
+  }
+}
+
+TEST(Config, ContradictionsAndUnknownValuesAreRefused) {
+  const auto with = [](const char* key, Json value) {
+    Json json = golden("rrt/llama");
+    json[key] = std::move(value);
+    return error_of(json);
+  };
+  EXPECT_THAT(with("num_key_value_heads", 3), HasSubstr("does not divide"));
+  EXPECT_THAT(with("num_key_value_heads", 8), HasSubstr("num_key_value_heads"));
+  EXPECT_THAT(with("hidden_size", 0), HasSubstr("hidden_size"));
+  EXPECT_THAT(with("hidden_size", -64), HasSubstr("hidden_size"));
+  EXPECT_THAT(with("num_hidden_layers", 1e15), HasSubstr("num_hidden_layers"));
+  EXPECT_THAT(with("hidden_act", "relu"), HasSubstr("unknown activation 'relu'"));
+  EXPECT_THAT(with("architectures", {"FooForCausalLM"}), HasSubstr("LlamaForCausalLM"));
+  EXPECT_THAT(with("attention_bias", true), HasSubstr("attention_bias"));
+  EXPECT_THAT(with("rms_norm_eps", 0), HasSubstr("rms_norm_eps"));
+  EXPECT_THAT(with("rope_parameters", {{"rope_theta", 1e4}, {"rope_type", "spiral"}}),
+              HasSubstr("unknown rope scaling 'spiral'"));
+  Json factors = golden("trol/phi3-vit");
+  factors["llm_config"]["rope_scaling"]["short_factor"] = {1.0};
+  EXPECT_THAT(error_of(factors), HasSubstr("expected 8 numbers, found 1"));
+}
+
+}  // namespace
+}  // namespace reprise
