@@ -103,33 +103,30 @@ Results run(Model& model, const PlanOptions& options, const std::vector<Request>
   std::vector<Sequence> sequences(requests.size());
   Results results(requests.size());
   for (const std::vector<Part>& call : schedule) {
-    // Requests whose next steps differ can't share a call; where the plans are the same, all do.
-    // Which plan a part takes is decided before any of them runs: running moves its request on.
-    std::vector<const Plan*> plan_of;
+    // Requests whose next steps differ can't share a forward call; where the plans are the same,
+    // all do.
+    std::vector<Part> by_plan[2];
     for (const Part& part : call) {
-      const Request& request = requests[part.request];
-      const bool in_prompt = sequences[part.request].length < request.prompt;
-      plan_of.push_back(prefill == decode || (in_prompt && request.prompt > 1) ? &prefill
-                                                                               : &decode);
+      const int64_t prompt = requests[part.request].prompt;
+      const bool prefills =
+          prefill == decode || (prompt > 1 && sequences[part.request].length < prompt);
+      by_plan[prefills ? 0 : 1].push_back(part);
     }
-    for (const Plan* plan : {&prefill, &decode}) {
+    for (const bool prefills : {true, false}) {
+      const std::vector<Part>& parts = by_plan[prefills ? 0 : 1];
+      if (parts.empty()) continue;
       Rows rows;
       std::vector<int32_t> ids;
-      std::vector<Part> parts;
-      for (size_t i = 0; i < call.size(); ++i) {
-        if (plan_of[i] != plan) continue;
-        const Part& part = call[i];
+      for (const Part& part : parts) {
         const Request& request = requests[part.request];
         Sequence& sequence = sequences[part.request];
-        const bool in_prompt = sequence.length < request.prompt;
         const int64_t end = sequence.length + part.count;
         ids.insert(ids.end(), request.tokens.begin() + sequence.length,
                    request.tokens.begin() + end);
+        const bool in_prompt = sequence.length < request.prompt;
         rows.append(sequence, part.count, in_prompt ? request.prompt : end);
-        parts.push_back(part);
       }
-      if (parts.empty()) continue;
-      const Tensor state = model.forward(*plan, rows, model.embed(ids));
+      const Tensor state = model.forward(prefills ? prefill : decode, rows, model.embed(ids));
       const std::vector<float> logits = be.to_host(model.logits(model.final_norm(state)));
       const std::vector<float> hidden = be.to_host(state);
       const size_t n = ids.size(), d = hidden.size() / n, vocab = logits.size() / n;

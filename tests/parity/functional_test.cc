@@ -86,7 +86,7 @@ Tensor logits(Model& model, const Plan& plan, const Rows& rows, std::span<const 
 class Functional : public testing::TestWithParam<Machine> {};
 
 TEST_P(Functional, EqualsServing) {
-  const auto be = make_backend_of(GetParam());
+  const auto be = make_backend_of(GetParam(), 1);
   const std::vector<int32_t> ids = tokens(41, 1), more = tokens(5, 2);
   for (const auto& [name, config] : models()) {
     SCOPED_TRACE(name);
@@ -107,7 +107,7 @@ TEST_P(Functional, EqualsServing) {
 }
 
 TEST_P(Functional, SharedPrefixesEqualSeparateSequences) {
-  const auto be = make_backend_of(GetParam());
+  const auto be = make_backend_of(GetParam(), 1);
   const Pictures pictures;
   for (const auto& [name, config] : models()) {
     SCOPED_TRACE(name);
