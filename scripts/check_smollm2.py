@@ -4,7 +4,7 @@
 Dequantizes the weights of the GGUF file, loads them into transformers' LlamaForCausalLM in float32
 and compares:
   - logits of several prompts, one of 500 tokens, with F32 activations, and greedy tokens
-  - token ids of varied text with transformers' tokenizer
+  - token ids of varied text with the `tokenizers` package
 --write FILE also writes the expected values that tests/parity/smollm2_test.cc reads: for a few positions
 of each prompt the largest logits.
 
@@ -22,7 +22,8 @@ import gguf
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models/downloaded/smollm2-135m-instruct.gguf"
@@ -84,6 +85,23 @@ def dequantized_model(path):
     return model
 
 
+def reference_tokenizer(path):
+    """The file's vocabulary and merges under SmolLM2's official pre-tokenizer: single digits, then GPT-2's pattern.
+    (transformers' own reading of GGUF files leaves the digits out.)"""
+    reader = gguf.GGUFReader(path)
+    field = lambda key: reader.get_field("tokenizer.ggml." + key).contents()
+    tokens = field("tokens")
+    merges = [tuple(m.split(" ")) for m in field("merges")]
+    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    tokenizer.decoder = decoders.ByteLevel()
+    control = gguf.TokenType.CONTROL
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False)
+                                  for t, kind in zip(tokens, field("token_type")) if kind == control])
+    return tokenizer
+
+
 def reprise(program, *arguments):
     return subprocess.run([str(program), *map(str, arguments)], check=True, capture_output=True, text=True).stdout
 
@@ -106,13 +124,13 @@ def main():
         sys.exit(f"{MODEL} is missing: run scripts/get_smollm2.sh")
     failed = False
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL.parent, gguf_file=MODEL.name)
+    tokenizer = reference_tokenizer(MODEL)
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as lines:
         lines.write("".join(json.dumps(t) + "\n" for t in TEXTS))
         lines.flush()
         ours = [json.loads(l)["ids"] for l in reprise(args.reprise, "tokenize", MODEL, "--lines", lines.name).splitlines()]
     for text, ids in zip(TEXTS, ours, strict=True):
-        theirs = tokenizer(text, add_special_tokens=False)["input_ids"]
+        theirs = tokenizer.encode(text, add_special_tokens=False).ids
         if ids != theirs:
             failed = True
             print(f"tokens differ for {text[:60]!r}: {ids[:20]} expected {theirs[:20]}")
@@ -120,8 +138,8 @@ def main():
 
     torch.set_num_threads(2)
     model = dequantized_model(MODEL)
-    prompts = {name: tokenizer(text, add_special_tokens=False)["input_ids"] for name, text in PROMPTS.items()}
-    prompts["licence"] = tokenizer((ROOT / "LICENSE").read_text(), add_special_tokens=False)["input_ids"][:500]
+    prompts = {name: tokenizer.encode(text, add_special_tokens=False).ids for name, text in PROMPTS.items()}
+    prompts["licence"] = tokenizer.encode((ROOT / "LICENSE").read_text(), add_special_tokens=False).ids[:500]
     expected = []
     print(f"{'prompt':<10}{'tokens':>7}{'max |logit|':>13}{'max diff f32':>14}{'mean diff f32':>15}{'max diff int8':>15}  greedy f32")
     with tempfile.TemporaryDirectory() as folder:
