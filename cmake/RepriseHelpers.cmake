@@ -29,12 +29,8 @@ function(reprise_test name)
     set(ARG_TIMEOUT 300)
   endif()
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} reprise_test_paths GTest::gmock GTest::gtest GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/tests)
-  target_compile_definitions(${name} PRIVATE
-    REPRISE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data"
-    REPRISE_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
-    REPRISE_PROGRAM="${CMAKE_BINARY_DIR}/reprise")
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST
     PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
                ENVIRONMENT "REPRISE_PLUGIN_DIR=${REPRISE_OUTPUT_DIR}")

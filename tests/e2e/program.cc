@@ -12,6 +12,7 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "support/paths.h"
 
 namespace reprise::testing {
 
@@ -21,10 +22,10 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kLongest = std::chrono::seconds(240);  // then the program is killed
 
 [[noreturn]] void exec_program(const std::vector<std::string>& arguments) {
-  std::vector<char*> argv = {const_cast<char*>(REPRISE_PROGRAM)};
+  std::vector<char*> argv = {const_cast<char*>(test::program())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  execv(REPRISE_PROGRAM, argv.data());
+  execv(test::program(), argv.data());
   _exit(127);
 }
 

@@ -8,6 +8,7 @@
 #include "model/config_parts.h"
 #include "model/vision.h"
 #include "support/golden.h"
+#include "support/paths.h"
 
 namespace reprise::test {
 namespace {
@@ -18,8 +19,7 @@ class Clip : public testing::TestWithParam<Machine> {};
 
 TEST_P(Clip, TowerAndProjector) {
   const WeightFile file =
-      open_safetensors(std::filesystem::path(REPRISE_TEST_DATA) / "parity/clip_tower.safetensors")
-          .weights;
+      open_safetensors(test::data_dir() / "parity/clip_tower.safetensors").weights;
   const Json json = {{"model_type", "clip_vision_model"},
                      {"hidden_size", 64},
                      {"intermediate_size", 128},

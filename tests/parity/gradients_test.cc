@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "formats/safetensors.h"
 #include "support/golden.h"
+#include "support/paths.h"
 #include "train/trainer.h"
 
 namespace reprise::test {
@@ -125,7 +126,7 @@ double plan_loss(Model& model, TrainBackend& be, const Plan& plan, const Tensor&
 TEST(Gradients, EveryWeightOfEveryBlockAndScheme) {
   auto be = recording_torch();
   if (!be) GTEST_SKIP() << "built without the torch backend";
-  const auto root = std::filesystem::path(REPRISE_TEST_DATA) / "parity";
+  const auto root = test::data_dir() / "parity";
   const Json variants = load_json(root / "variants.json");
   int losses = 0;
   for (const auto& [name, plans] : variants.items()) {

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "formats/safetensors.h"
 #include "support/golden.h"
+#include "support/paths.h"
 
 namespace reprise::test {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 // The reference ran in float64; these are some times the float32 noise seen on any machine.
 constexpr Tolerances kTolerances = {.logits = 1e-4, .hidden = 1e-4};
 
-std::filesystem::path root() { return std::filesystem::path(REPRISE_TEST_DATA) / "parity"; }
+std::filesystem::path root() { return test::data_dir() / "parity"; }
 
 // Variant -> plan to give at run time ("" = the model's own).
 Json variants() { return load_json(root() / "variants.json"); }

@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "support/golden.h"
+#include "support/paths.h"
 
 namespace reprise::test {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 constexpr double kTolerance = 2e-3;  // on logits near 20, after 30 blocks in float32
 
 std::filesystem::path model_path() {
-  return std::filesystem::path(REPRISE_SOURCE_DIR) / "models/downloaded/smollm2-135m-instruct.gguf";
+  return test::source_dir() / "models/downloaded/smollm2-135m-instruct.gguf";
 }
 
 class SmolLm2 : public testing::Test {
@@ -32,8 +33,7 @@ class SmolLm2 : public testing::Test {
 };
 
 TEST_F(SmolLm2, LogitsAgreeWithTransformers) {
-  const Json expected =
-      load_json(std::filesystem::path(REPRISE_TEST_DATA) / "smollm2/expected.json");
+  const Json expected = load_json(test::data_dir() / "smollm2/expected.json");
   const auto engine = load();
   double worst = 0;
   for (const Json& prompt : expected) {

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "support/paths.h"
 
 namespace reprise::test {
 namespace {
@@ -119,13 +120,14 @@ bool is_logits(const std::string& name) { return name.ends_with("logits"); }
 
 // Whether the plug-in was built: it is looked for in the build folder.
 bool has_torch() {
-  ::setenv("REPRISE_PLUGIN_DIR", REPRISE_PLUGIN_FOLDER, /*overwrite=*/0);
+  ::setenv("REPRISE_PLUGIN_DIR", std::filesystem::path(program()).parent_path().c_str(),
+           /*overwrite=*/0);
   return torch_plugin_path().has_value();
 }
 
 }  // namespace
 
-std::filesystem::path golden_root() { return std::filesystem::path(REPRISE_TEST_DATA) / "golden"; }
+std::filesystem::path golden_root() { return test::data_dir() / "golden"; }
 
 std::vector<GoldenCase> load_golden_cases(const std::filesystem::path& file) {
   const WeightFile data = open_safetensors(file).weights;

@@ -12,12 +12,11 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "formats/safetensors.h"
+#include "support/paths.h"
 
 namespace reprise::testing {
 
-inline std::filesystem::path test_data(const std::string& name) {
-  return std::filesystem::path(REPRISE_TEST_DATA) / name;
-}
+inline std::filesystem::path test_data(const std::string& name) { return test::data_dir() / name; }
 
 // A new folder that goes away with its owner.
 class TempFolder {

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "backend/factory.h"
+#include "support/paths.h"
 #include "unit/backend/conformance_operations.h"
 
 namespace reprise::testing {
@@ -110,7 +111,7 @@ class Summary : public ::testing::Environment {
  public:
   // The plug-in lies beside the program, which isn't where the test lies.
   void SetUp() override {
-    ::setenv("REPRISE_PLUGIN_DIR", std::filesystem::path(REPRISE_PROGRAM).parent_path().c_str(),
+    ::setenv("REPRISE_PLUGIN_DIR", std::filesystem::path(test::program()).parent_path().c_str(),
              /*overwrite=*/0);
   }
   void TearDown() override {

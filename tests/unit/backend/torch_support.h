@@ -14,13 +14,14 @@
 #include <vector>
 
 #include "backend/factory.h"
+#include "support/paths.h"
 #include "unit/backend/random_inputs.h"
 
 namespace reprise::testing {
 
 // Recording is on, as in training.
 inline std::unique_ptr<TrainBackend> torch_backend(int threads = 1) {
-  ::setenv("REPRISE_PLUGIN_DIR", std::filesystem::path(REPRISE_PROGRAM).parent_path().c_str(),
+  ::setenv("REPRISE_PLUGIN_DIR", std::filesystem::path(test::program()).parent_path().c_str(),
            /*overwrite=*/0);
   auto be = make_torch_backend({.threads = threads});
   be->set_recording(true);

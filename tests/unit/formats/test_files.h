@@ -12,11 +12,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "support/paths.h"
 
 namespace reprise {
 
 inline std::filesystem::path data_path(const std::string& name) {
-  return std::filesystem::path(REPRISE_TEST_DATA) / "formats" / name;
+  return test::data_dir() / "formats" / name;
 }
 
 class TempFolder {

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "image/exif.h"
+#include "support/paths.h"
 #include "unit/image/sha256.h"
 
 namespace reprise {
@@ -20,7 +21,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using testing::sha256;
 
-const std::string kFolder = REPRISE_TEST_DATA "/image/";
+const std::string kFolder = test::data_dir().string() + "/image/";
 
 std::string read(const std::string& name) { return read_file(kFolder + "decode/" + name); }
 

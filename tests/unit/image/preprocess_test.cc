@@ -14,6 +14,7 @@
 #include "formats/safetensors.h"
 #include "image/decode.h"
 #include "image/resample.h"
+#include "support/paths.h"
 #include "unit/image/sha256.h"
 
 namespace reprise {
@@ -21,7 +22,7 @@ namespace {
 
 using testing::sha256;
 
-const std::string kGolden = REPRISE_TEST_DATA "/image/golden/";
+const std::string kGolden = test::data_dir().string() + "/image/golden/";
 
 class Golden : public ::testing::Test {
  protected:

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "support/paths.h"
 #include "unit/image/sha256.h"
 
 namespace reprise {
@@ -39,7 +40,7 @@ Image pattern(const std::string& kind, int w, int h) {
 }
 
 nlohmann::json expected() {
-  return nlohmann::json::parse(read_file(REPRISE_TEST_DATA "/image/resample.json"));
+  return nlohmann::json::parse(read_file(test::data_dir() / "image/resample.json"));
 }
 
 TEST(Resample, EqualsPillowAndTorch) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "support/paths.h"
 
 namespace reprise {
 namespace {
@@ -12,8 +13,7 @@ namespace {
 using testing::HasSubstr;
 
 Json golden(const std::string& model) {
-  return load_json(std::filesystem::path(REPRISE_TEST_DATA) / "golden" / model /
-                   "model/config.json");
+  return load_json(test::data_dir() / "golden" / model / "model/config.json");
 }
 
 std::string error_of(const Json& json) {

@@ -5,12 +5,13 @@
 #include <string>
 
 #include "base/json.h"
+#include "support/paths.h"
 #include "text/tokenizer_json.h"
 
 namespace reprise::testing {
 
 inline std::string data_path(const std::string& file) {
-  return std::string(REPRISE_TEST_DATA) + "/text/" + file;
+  return test::data_dir().string() + "/text/" + file;
 }
 
 inline Json tokenizer_json(const std::string& name) { return load_json(data_path(name + ".json")); }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "support/paths.h"
 #include "text/tokenizer_json.h"
 #include "train/easy_vqa.h"
 
@@ -15,8 +16,7 @@ namespace reprise {
 namespace {
 
 using testing::HasSubstr;
-const std::filesystem::path kRecipe =
-    std::filesystem::path(REPRISE_SOURCE_DIR) / "recipes/tiny-trol";
+const std::filesystem::path kRecipe = test::source_dir() / "recipes/tiny-trol";
 
 TEST(EasyVqa, IsAPureFunctionOfSeedAndNumber) {
   const Example a = draw_easy_vqa(1, 5, 6), b = draw_easy_vqa(1, 5, 6), c = draw_easy_vqa(2, 5, 6);
@@ -145,7 +145,7 @@ TEST(QuestionFile, ErrorsNameFileLineAndKey) {
 
 TEST(QuestionFile, LinesWithOnePictureAreOneExample) {
   const auto path = std::filesystem::path(testing::TempDir()) / "grouped.jsonl";
-  const auto images = std::filesystem::path(REPRISE_SOURCE_DIR) / "models/demo";
+  const auto images = test::source_dir() / "models/demo";
   write_file_atomically(path,
                         "{\"image\":\"circle.png\",\"question\":\"a\",\"answer\":\"1\"}\n"
                         "{\"image\":\"triangle.png\",\"question\":\"b\",\"answer\":\"2\"}\n"

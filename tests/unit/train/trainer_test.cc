@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "engine/engine.h"
 #include "engine/trace.h"
+#include "support/paths.h"
 #include "train/checkpoint.h"
 
 namespace reprise {
@@ -30,7 +31,7 @@ class TrainerTest : public testing::Test {
     options.threads = 1;
     backend_ = make_torch_backend(options);
     // The embedded model's recipe, made small.
-    const auto source = std::filesystem::path(REPRISE_SOURCE_DIR) / "recipes/tiny-trol";
+    const auto source = test::source_dir() / "recipes/tiny-trol";
     Json config = load_json(source / "config.json");
     config["llm_config"]["num_hidden_layers"] = 1;
     config["llm_config"]["hidden_size"] = 32;
