@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
@@ -37,45 +39,50 @@ ThreadPool::ThreadPool(int threads) {
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(mutex_);
-    stop_ = true;
-    ++generation_;
-  }
-  wake_.notify_all();
+  stop_.store(true, std::memory_order_relaxed);
+  generation_.fetch_add(1);
+  generation_.notify_all();
   for (std::thread& thread : workers_) thread.join();
 }
 
+// Who may touch what, and why it is safe. `run` fills in a loop's fields and then stores unclaimed_
+// (release). Every claim is a read-modify-write of unclaimed_ (acquire), so a claim that finds a
+// task reads from that store or from a claim after it, and sees the fields. A worker that comes
+// late, for a loop long over, either finds no task and touches nothing else, or takes a task of the
+// loop that runs now, which is as good: it needs no knowledge of which loop it was woken for.
+// Tasks are counted as finished (release) after their last use of the fields; `run` returns when it
+// has seen all of them counted (acquire), so neither the closure nor the fields are touched after.
 void ThreadPool::drain(int worker) {
+  uint32_t finished = 0;
   for (;;) {
-    const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= tasks_) return;
+    const int64_t unclaimed = unclaimed_.fetch_sub(1, std::memory_order_acquire);
+    if (unclaimed <= 0) break;
     try {
-      (*body_)(task, worker);
+      (*body_)(tasks_ - unclaimed, worker);
     } catch (...) {
-      std::lock_guard lock(mutex_);
-      if (!error_) error_ = std::current_exception();
-      next_.store(tasks_, std::memory_order_relaxed);
+      {
+        std::lock_guard lock(error_mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
+      const int64_t dropped = unclaimed_.exchange(0, std::memory_order_acquire);
+      if (dropped > 0) finished += static_cast<uint32_t>(dropped);
     }
+    ++finished;
   }
+  if (finished == 0) return;
+  if (unfinished_.fetch_sub(finished, std::memory_order_acq_rel) == finished)
+    unfinished_.notify_one();  // if `run` has gone on already, this wakes somebody who looks again
 }
 
 void ThreadPool::worker_loop(int worker) {
-  uint64_t seen = 0;
+  uint32_t seen = 0;
   for (;;) {
     for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin)
       pause();
-    if (generation_.load(std::memory_order_acquire) == seen) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
-    }
+    generation_.wait(seen, std::memory_order_acquire);
     seen = generation_.load(std::memory_order_acquire);
-    if (stop_) return;
+    if (stop_.load(std::memory_order_relaxed)) return;
     drain(worker);
-    if (active_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      std::lock_guard lock(mutex_);
-      done_.notify_one();
-    }
   }
 }
 
@@ -87,20 +94,19 @@ void ThreadPool::run(int64_t tasks, const std::function<void(int64_t, int)>& bod
     for (int64_t task = 0; task < tasks; ++task) body(task, 0);
     return;
   }
-  {
-    std::lock_guard lock(mutex_);
-    tasks_ = tasks;
-    body_ = &body;
-    error_ = nullptr;
-    next_.store(0, std::memory_order_relaxed);
-    active_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
+  REPRISE_CHECK(tasks <= std::numeric_limits<uint32_t>::max());
+  tasks_ = tasks;
+  body_ = &body;
+  error_ = nullptr;
+  unfinished_.store(static_cast<uint32_t>(tasks), std::memory_order_relaxed);
+  unclaimed_.store(tasks, std::memory_order_release);
+  generation_.fetch_add(1);
+  generation_.notify_all();  // no system call while nobody sleeps
   drain(0);
-  for (int spin = 0; spin < kSpins && active_.load(std::memory_order_acquire) != 0; ++spin) pause();
-  std::unique_lock lock(mutex_);
-  done_.wait(lock, [&] { return active_.load(std::memory_order_acquire) == 0; });
+  for (int spin = 0; spin < kSpins && unfinished_.load(std::memory_order_acquire) != 0; ++spin)
+    pause();
+  for (uint32_t left; (left = unfinished_.load(std::memory_order_acquire)) != 0;)
+    unfinished_.wait(left, std::memory_order_relaxed);
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -25,8 +24,10 @@ class ThreadPool {
 
   // Runs body(task, worker) for task = 0..tasks-1, each exactly once, and returns when all are
   // done. worker is in [0, threads()): use it to pick scratch memory. Tasks are handed out one at a
-  // time to whoever is free. The first exception of a task is rethrown here. Not reentrant: a body
-  // must not call run of the same pool; two threads that call run take turns.
+  // time to whoever is free, at most 2^32 - 1 of them. Only workers that took a task are waited
+  // for: one that has no core just now costs nothing. The first exception of a task is rethrown
+  // here, the tasks nobody had begun are dropped then. Not reentrant: a body must not call run of
+  // the same pool; two threads that call run take turns.
   void run(int64_t tasks, const std::function<void(int64_t task, int worker)>& body);
 
   // Hardware threads this process may use (affinity mask and cgroup quota respected).
@@ -38,15 +39,18 @@ class ThreadPool {
 
   std::vector<std::thread> workers_;
   std::mutex run_mutex_;  // one loop at a time
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::condition_variable done_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> active_{0};
-  std::atomic<int64_t> next_{0};
+
+  // The loop that runs now. tasks_ and body_ may be read only by whoever holds a task of it that is
+  // not yet counted in unfinished_: `run` can't return, nor the next loop begin, before it is.
   int64_t tasks_ = 0;
   const std::function<void(int64_t, int)>* body_ = nullptr;
+  std::mutex error_mutex_;
   std::exception_ptr error_;
+
+  // Apart, so that claims don't disturb those who spin on another one.
+  alignas(64) std::atomic<int64_t> unclaimed_{0};    // tasks nobody took; 0 or less: none left
+  alignas(64) std::atomic<uint32_t> unfinished_{0};  // tasks `run` waits for
+  alignas(64) std::atomic<uint32_t> generation_{0};  // counts loops; idle workers wait for a change
   std::atomic<bool> stop_{false};
 };
 
