@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "engine/generator.h"
+#include "engine/trace_page.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
 #include "tools/line_editor.h"
@@ -23,6 +24,8 @@ class RunCommand : public Command {
         "Examples:\n"
         "  reprise run model.gguf --prompt \"Why is the sky blue?\" --max-tokens 100\n"
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour is the shape?\"\n"
+        "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour?\" --trace "
+        "look.html\n"
         "  reprise run model.gguf --plan 0-23,10-14 --temperature 0.8 --top-p 0.95 --seed 1\n"
         "  echo \"Once upon a time\" | reprise run model.gguf --raw");
     engine_.add(app);
@@ -61,6 +64,10 @@ class RunCommand : public Command {
         ->check(CLI::Range(1, 1 << 30))
         ->capture_default_str();
     app.add_flag("--exif", exif_, "Turn pictures as their EXIF orientation says");
+    app.add_option("--trace", trace_,
+                   "Also write a page that shows, for every token and layer, where the model looks "
+                   "twice: weights, gates, updates. OUT.html for a browser, OUT.json for programs")
+        ->type_name("OUT");
     app.add_flag("--json", json_, "One JSON object with answer and figures instead of a stream");
     app.add_flag("--quiet", quiet_, "No figures on stderr after the answer");
   }
@@ -79,6 +86,8 @@ class RunCommand : public Command {
       }
     }
     if (chat && json_) fail("--json: a chat on the terminal has no JSON output; give --prompt");
+    if (chat && !trace_.empty()) fail("--trace: a page shows one prompt; give --prompt");
+    if (!trace_.empty()) check_trace_path(trace_);
 
     engine_holder_ = Engine::load(engine_.options());
     Engine& engine = *engine_holder_;
@@ -105,10 +114,26 @@ class RunCommand : public Command {
       fmt::print("\n");
       print_figures(generator, prompt, result);
     }
+    if (!trace_.empty()) write_trace_of(prompt, result);
     return 0;
   }
 
  private:
+  // Runs prompt and answer again, observed (see engine/trace_page.h).
+  void write_trace_of(const Prompt& prompt, const Generation& result) {
+    if (result.tokens.empty()) fail("--trace {}: interrupted before there was an answer", trace_);
+    TraceRequest request;
+    request.plan = generator_.plan;
+    request.chunk = generator_.chunk;
+    request.pictures = images_;
+    request.apply_exif = exif_;
+    TracePage page = collect_trace(*engine_holder_, prompt.tokens, result.tokens, request);
+    page.program = "reprise " REPRISE_VERSION;
+    page.answer = result.text;  // without the stop text
+    write_trace(trace_, page);
+    if (!quiet_ && !json_) fmt::print(stderr, "[trace written to {}]\n", trace_);
+  }
+
   std::vector<ChatTurn> turns_of(const std::string& text) const {
     std::vector<ChatTurn> turns;
     if (!system_.empty()) turns.push_back({"system", system_, {}});
@@ -224,6 +249,7 @@ class RunCommand : public Command {
   std::string prompt_;
   std::string system_;
   std::vector<std::filesystem::path> images_;
+  std::string trace_;
   bool raw_ = false;
   bool exif_ = false;
   bool json_ = false;

@@ -146,7 +146,11 @@ std::vector<float> Session::decode(int32_t token, Observer* observer) {
   const int32_t ids[] = {token};
   Rows rows;
   rows.append(sequence_, 1, position + 1);
-  return logits(model_.forward(plans_->decode, rows, model_.embed(ids), observer));
+  Tensor x = model_.embed(ids);  // [1, d]
+  if (observer != nullptr && observer->wants("inputs_embeds")) {
+    observer->observe("inputs_embeds", x);
+  }
+  return logits(model_.forward(plans_->decode, rows, std::move(x), observer));
 }
 
 std::vector<float> Session::logits(const Tensor& state) {
