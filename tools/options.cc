@@ -31,6 +31,10 @@ void EngineFlags::add(CLI::App& app) {
   app.add_option("--kv", kv, "Element type of the KV cache: f32 or f16")
       ->check(CLI::IsMember({"f32", "f16"}))
       ->capture_default_str();
+  app.add_flag(
+      "--last-gate", last_gate,
+      "TroL: where the entries of trol_gating.pt differ, use the last one for every layer, "
+      "as the official loader does");
 }
 
 void EngineFlags::add_chat_template(CLI::App& app) {
@@ -50,6 +54,7 @@ EngineOptions EngineFlags::options() const {
   options.compute.device = device;
   options.compute.activations = activations == "f32" ? Activations::F32 : Activations::Int8;
   options.load.kv_type = kv == "f16" ? DType::F16 : DType::F32;
+  options.load.last_gate = last_gate;
   options.chat_template = chat_template;
   return options;
 }

@@ -19,6 +19,7 @@ struct EngineFlags {
   std::string activations = "int8";
   std::string kv = "f32";
   std::string chat_template;
+  bool last_gate = false;
 
   void add(CLI::App& app);
   void add_chat_template(CLI::App& app);

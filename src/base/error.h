@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace reprise {
 
@@ -28,6 +29,30 @@ template <class... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(fmt::format(format, std::forward<Args>(args)...));
 }
+
+// Collects what is wrong so that all of it can be said at once.
+class Problems {
+ public:
+  // Runs `step`; an Error it throws is noted. False when there was one.
+  template <class Step>
+  bool attempt(const Step& step) {
+    try {
+      step();
+      return true;
+    } catch (const Error& error) {
+      add(error.what());
+      return false;
+    }
+  }
+  void add(std::string problem) { list_.push_back(std::move(problem)); }
+  bool empty() const { return list_.empty(); }
+  const std::vector<std::string>& list() const { return list_; }
+  // Throws one Error with a line for each problem; does nothing when there is none.
+  void raise() const;
+
+ private:
+  std::vector<std::string> list_;
+};
 
 namespace internal {
 [[noreturn]] void check_failed(const char* condition, const char* file, int line,

@@ -1,5 +1,7 @@
 #include "base/json.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/file.h"
 
@@ -26,8 +28,8 @@ Json load_json(const std::filesystem::path& path, size_t max_bytes) {
   return parse_json(read_file(path, max_bytes), path.string());
 }
 
-JsonObject::JsonObject(const Json& json, std::string where, std::string prefix)
-    : json_(&json), where_(std::move(where)), prefix_(std::move(prefix)) {
+JsonObject::JsonObject(const Json& json, std::string where, std::string prefix, Problems* problems)
+    : json_(&json), where_(std::move(where)), prefix_(std::move(prefix)), problems_(problems) {
   if (!json.is_object())
     fail("{}: {}: expected a JSON object, found {}", where_,
          prefix_.empty() ? "top level" : "key '" + prefix_.substr(0, prefix_.size() - 1) + "'",
@@ -43,59 +45,67 @@ void JsonObject::fail_at(const std::string& key, const std::string& message) con
   fail("{}: key '{}{}': {}", where_, prefix_, key, message);
 }
 
-const Json& JsonObject::at(const std::string& key, const char* expected) const {
+void JsonObject::problem_at(const std::string& key, const std::string& message) const {
+  if (!problems_) fail_at(key, message);
+  problems_->add(fmt::format("{}: key '{}{}': {}", where_, prefix_, key, message));
+}
+
+const Json* JsonObject::at(const std::string& key, const char* expected,
+                           bool (*fits)(const Json&)) const {
   const auto it = json_->find(key);
-  if (it == json_->end()) fail_at(key, std::string("is missing, expected ") + expected);
-  return *it;
+  if (it == json_->end())
+    problem_at(key, fmt::format("is missing, expected {}", expected));
+  else if (!fits(*it))
+    problem_at(key, fmt::format("expected {}, found {}", expected, it->dump().substr(0, 60)));
+  else
+    return &*it;
+  return nullptr;
 }
 
 int64_t JsonObject::get_int(const std::string& key) const {
-  const Json& value = at(key, "an integer");
-  if (!value.is_number_integer() ||
-      (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{INT64_MAX}))
-    fail_at(key, "expected an integer, found " + value.dump().substr(0, 60));
-  return value.get<int64_t>();
+  const Json* value = at(key, "an integer", [](const Json& json) {
+    return json.is_number_integer() &&
+           !(json.is_number_unsigned() && json.get<uint64_t>() > uint64_t{INT64_MAX});
+  });
+  return value ? value->get<int64_t>() : 1;
 }
 
 int64_t JsonObject::get_int(const std::string& key, int64_t low, int64_t high) const {
+  const size_t before = problems();
   const int64_t value = get_int(key);
-  if (value < low || value > high)
-    fail_at(key, fmt::format("expected {} to {}, found {}", low, high, value));
-  return value;
+  if (problems() > before) return low;
+  if (value >= low && value <= high) return value;
+  problem_at(key, fmt::format("expected {} to {}, found {}", low, high, value));
+  return low;
 }
 
 double JsonObject::get_number(const std::string& key) const {
-  const Json& value = at(key, "a number");
-  if (!value.is_number()) fail_at(key, "expected a number, found " + value.dump().substr(0, 60));
-  return value.get<double>();
+  const Json* value = at(key, "a number", [](const Json& json) { return json.is_number(); });
+  return value ? value->get<double>() : 1;
 }
 
 bool JsonObject::get_bool(const std::string& key) const {
-  const Json& value = at(key, "true or false");
-  if (!value.is_boolean())
-    fail_at(key, "expected true or false, found " + value.dump().substr(0, 60));
-  return value.get<bool>();
+  const Json* value = at(key, "true or false", [](const Json& json) { return json.is_boolean(); });
+  return value && value->get<bool>();
 }
 
 std::string JsonObject::get_string(const std::string& key) const {
-  const Json& value = at(key, "a string");
-  if (!value.is_string()) fail_at(key, "expected a string, found " + value.dump().substr(0, 60));
-  return value.get<std::string>();
+  const Json* value = at(key, "a string", [](const Json& json) { return json.is_string(); });
+  return value ? value->get<std::string>() : "";
 }
 
 std::vector<double> JsonObject::get_numbers(const std::string& key) const {
-  const Json& value = at(key, "an array of numbers");
-  if (!value.is_array()) fail_at(key, "expected an array of numbers");
-  std::vector<double> numbers;
-  for (const Json& item : value) {
-    if (!item.is_number()) fail_at(key, "expected an array of numbers only");
-    numbers.push_back(item.get<double>());
-  }
-  return numbers;
+  const Json* value = at(key, "an array of numbers", [](const Json& json) {
+    return json.is_array() &&
+           std::all_of(json.begin(), json.end(), [](const Json& item) { return item.is_number(); });
+  });
+  return value ? value->get<std::vector<double>>() : std::vector<double>();
 }
 
 JsonObject JsonObject::get_object(const std::string& key) const {
-  return JsonObject(at(key, "an object"), where_, prefix_ + key + ".");
+  const auto it = json_->find(key);
+  if (it == json_->end()) fail_at(key, "is missing, expected an object");
+  return JsonObject(*it, where_, prefix_ + key + ".", problems_);
 }
 
 std::optional<int64_t> JsonObject::find_int(const std::string& key) const {

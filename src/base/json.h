@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
+
 namespace reprise {
 
 using Json = nlohmann::json;
@@ -21,8 +23,12 @@ Json load_json(const std::filesystem::path& path, size_t max_bytes = size_t{256}
 // A view of one JSON object that knows where it came from.
 class JsonObject {
  public:
-  // `where` is the file, `prefix` the path of keys down to this object ("llm_config.").
-  JsonObject(const Json& json, std::string where, std::string prefix = "");
+  // `where` is the file, `prefix` the path of keys down to this object ("llm_config."). With
+  // `problems`, what is wrong with a value is added there instead of thrown and the getter returns
+  // something harmless of the right type (the lower bound, 1, false, "", no numbers), so that a
+  // reader can go on and list everything at once; it must outlive the object and its children.
+  JsonObject(const Json& json, std::string where, std::string prefix = "",
+             Problems* problems = nullptr);
 
   bool has(const std::string& key) const;  // present and not null
   int64_t get_int(const std::string& key) const;
@@ -39,17 +45,24 @@ class JsonObject {
   std::optional<std::string> find_string(const std::string& key) const;
   std::optional<JsonObject> find_object(const std::string& key) const;
 
-  // Throws Error "<where>: key '<prefix><key>': <message>".
+  // Throws Error "<where>: key '<prefix><key>': <message>": there is no going on.
   [[noreturn]] void fail_at(const std::string& key, const std::string& message) const;
+  // The same, but only noted where problems are collected.
+  void problem_at(const std::string& key, const std::string& message) const;
+
+  // Problems noted so far, by this object and all that share its list.
+  size_t problems() const { return problems_ ? problems_->list().size() : 0; }
 
   const Json& json() const { return *json_; }
   const std::string& where() const { return where_; }
 
  private:
-  const Json& at(const std::string& key, const char* expected) const;
+  // The value if `fits` holds for it; null after a problem was noted.
+  const Json* at(const std::string& key, const char* expected, bool (*fits)(const Json&)) const;
   const Json* json_;  // not owned
   std::string where_;
   std::string prefix_;
+  Problems* problems_;
 };
 
 }  // namespace reprise

@@ -1,7 +1,5 @@
 #include "formats/hf_folder.h"
 
-#include <vector>
-
 #include "base/error.h"
 #include "formats/safetensors.h"
 
@@ -14,46 +12,42 @@ std::optional<std::filesystem::path> HfFolder::find_file(const std::string& name
   return file;
 }
 
-HfFolder HfFolder::open(const std::filesystem::path& path) {
+HfFolder HfFolder::open(const std::filesystem::path& path, Problems* noted) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(path, ignored)) fail("{}: is not a folder", path.string());
   HfFolder folder;
   folder.path = path;
-  std::vector<std::string> problems;
-  const auto attempt = [&](const auto& read) {
-    try {
-      read();
-    } catch (const Error& error) {
-      problems.push_back(error.what());
-    }
-  };
+  Problems own;
+  Problems& problems = noted ? *noted : own;
   const auto load_object = [](const std::filesystem::path& file) {
     Json json = load_json(file);
     JsonObject(json, file.string());  // Error unless it is an object
     return json;
   };
 
-  attempt([&] { folder.config = load_object(path / "config.json"); });
+  problems.attempt([&] { folder.config = load_object(path / "config.json"); });
   if (const auto file = folder.find_file("generation_config.json"))
-    attempt([&] { folder.generation_config = load_object(*file); });
+    problems.attempt([&] { folder.generation_config = load_object(*file); });
   if (const auto file = folder.find_file("tokenizer_config.json"))
-    attempt([&] { folder.tokenizer_config = load_object(*file); });
+    problems.attempt([&] { folder.tokenizer_config = load_object(*file); });
   folder.tokenizer_json = folder.find_file("tokenizer.json");
   folder.tokenizer_model = folder.find_file("tokenizer.model");
   folder.vocab_json = folder.find_file("vocab.json");
   folder.merges_txt = folder.find_file("merges.txt");
   folder.special_tokens_map = folder.find_file("special_tokens_map.json");
   folder.added_tokens = folder.find_file("added_tokens.json");
-  attempt([&] {
+  const size_t before = problems.list().size();
+  problems.attempt([&] {
     if (const auto single = folder.find_file("model.safetensors"))
       folder.weights = open_safetensors(*single).weights;
     else if (const auto index = folder.find_file("model.safetensors.index.json"))
-      folder.weights = open_safetensors_index(*index);
+      folder.weights = open_safetensors_index(*index, &problems);
     else
       fail("{}: has no weights: expected model.safetensors or model.safetensors.index.json",
            path.string());
   });
-  if (!problems.empty()) fail("{}", fmt::join(problems, "\n"));
+  folder.weights_complete = problems.list().size() == before;
+  if (!noted) own.raise();
   return folder;
 }
 

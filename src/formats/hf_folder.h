@@ -25,10 +25,13 @@ struct HfFolder {
   std::optional<std::filesystem::path> added_tokens;
   // model.safetensors, or else the shards of model.safetensors.index.json.
   WeightFile weights;
+  bool weights_complete = true;  // false: a shard could not be read, see `problems` below
 
   // Throws one Error that lists all that is wrong: no folder, config.json or weights missing, a
   // JSON file that can't be parsed, missing or damaged shards, ...
-  static HfFolder open(const std::filesystem::path& path);
+  // With `problems` these are noted there, and the folder holds what could be read (config: null
+  // where it could not).
+  static HfFolder open(const std::filesystem::path& path, Problems* problems = nullptr);
 
   // Another file of the folder ("trol_gating.pt"); nullopt when it isn't there.
   std::optional<std::filesystem::path> find_file(const std::string& name) const;

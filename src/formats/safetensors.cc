@@ -143,7 +143,7 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path) {
   return result;
 }
 
-WeightFile open_safetensors_index(const std::filesystem::path& index) {
+WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* noted) {
   const std::string where = index.string();
   const Json json = load_json(index);
   const JsonObject top(json, where);
@@ -178,7 +178,11 @@ WeightFile open_safetensors_index(const std::filesystem::path& index) {
       problems.push_back(error.what());
     }
   }
-  if (!problems.empty()) fail("{}:\n  {}", where, fmt::join(problems, "\n  "));
+  if (!problems.empty()) {
+    const std::string text = fmt::format("{}:\n  {}", where, fmt::join(problems, "\n  "));
+    if (!noted) throw Error(text);
+    noted->add(text);
+  }
   return WeightFile(where, std::move(tensors));
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "formats/weights.h"
 
 namespace reprise {
@@ -24,8 +25,9 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path);
 
 // Opens `index` (model.safetensors.index.json) and the shards beside it that it names. Shards that
 // don't exist, names that leave the folder, tensors that are not in the shard given for them: all
-// that is wrong is listed in one Error. Tensors that the index doesn't name are left out.
-WeightFile open_safetensors_index(const std::filesystem::path& index);
+// that is wrong is listed in one Error, or noted in `problems` and what could be read returned.
+// Tensors that the index doesn't name are left out.
+WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* problems = nullptr);
 
 // Writes one file, atomically. Data is stored with the widest element types first, else in the
 // given order, so that each tensor is aligned for its type. Throws Error when a tensor is

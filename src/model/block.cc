@@ -1,39 +1,47 @@
 #include "model/block.h"
 
+#include "base/error.h"
+
 namespace reprise {
 
 void Block::visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                           const TensorVisitor& visitor) {
   const int64_t d = config.d;
-  const int64_t q_rows = int64_t{config.heads} * config.head_dim;
-  const int64_t kv_rows = int64_t{config.kv_heads} * config.head_dim;
   const auto norm = [&](const char* key, NormWeight& w) {
     w.kind = NormKind::Rms;
     w.eps = config.norm_eps;
     visitor({names.of(key, layer) + ".weight", {d}, WeightUse::Vector, Role::Norm, &w.weight});
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
-    visitor({names.of(key, layer) + ".weight", shape, WeightUse::Matrix, role, &w.weight});
-    if (bias)
-      visitor({names.of(key, layer) + ".bias", {shape[0]}, WeightUse::Vector, Role::Bias, &w.bias});
+    const std::string name = names.of(key, layer) + names.matrix_suffix;
+    visitor({name + ".weight", shape, WeightUse::Matrix, role, &w.weight});
+    if (bias) visitor({name + ".bias", {shape[0]}, WeightUse::Vector, Role::Bias, &w.bias});
+  };
+  const auto attention = [&](const char* key, LinearWeight& w, bool bias) {
+    const auto [out, in] = matrix_shape(config, key);
+    matrix(key, w, {out, in}, Role::Attention, bias);
+  };
+  const auto mlp_matrix = [&](const char* key, LinearWeight& w) {
+    const auto [out, in] = matrix_shape(config, key);
+    matrix(key, w, {out, in}, Role::Mlp, false);
   };
   norm("attn_norm", attn_norm);
   if (config.fused_qkv) {
-    matrix("qkv", attn.qkv, {q_rows + 2 * kv_rows, d}, Role::Attention, config.qkv_bias);
+    attention("qkv", attn.qkv, config.qkv_bias);
   } else {
-    matrix("q", attn.q, {q_rows, d}, Role::Attention, config.qkv_bias);
-    matrix("k", attn.k, {kv_rows, d}, Role::Attention, config.qkv_bias);
-    matrix("v", attn.v, {kv_rows, d}, Role::Attention, config.qkv_bias);
+    attention("q", attn.q, config.qkv_bias);
+    attention("k", attn.k, config.qkv_bias);
+    attention("v", attn.v, config.qkv_bias);
   }
-  matrix("o", attn.o, {d, q_rows}, Role::Attention, false);
+  attention("o", attn.o, false);
   norm("mlp_norm", mlp_norm);
   if (config.fused_gate_up) {
-    matrix("gate_up", mlp.gate_up, {2 * config.ffn, d}, Role::Mlp, false);
+    mlp_matrix("gate_up", mlp.gate_up);
   } else {
-    matrix("gate", mlp.gate, {config.ffn, d}, Role::Mlp, false);
-    matrix("up", mlp.up, {config.ffn, d}, Role::Mlp, false);
+    mlp_matrix("gate", mlp.gate);
+    mlp_matrix("up", mlp.up);
   }
-  matrix("down", mlp.down, {d, config.ffn}, Role::Mlp, false);
+  mlp_matrix("down", mlp.down);
 }
 
 std::vector<std::pair<std::string, LinearWeight*>> Block::matrices(const TextConfig& config) {
@@ -51,12 +59,33 @@ std::vector<std::pair<std::string, LinearWeight*>> Block::matrices(const TextCon
   return list;
 }
 
+std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::string& key) {
+  const int64_t d = config.d, ffn = config.ffn;
+  const int64_t q = int64_t{config.heads} * config.head_dim;
+  const int64_t kv = int64_t{config.kv_heads} * config.head_dim;
+  if (key == "q") return {q, d};
+  if (key == "k" || key == "v") return {kv, d};
+  if (key == "qkv") return {q + 2 * kv, d};
+  if (key == "o") return {d, q};
+  if (key == "gate" || key == "up") return {ffn, d};
+  if (key == "gate_up") return {2 * ffn, d};
+  REPRISE_CHECK(key == "down", "{}", key);
+  return {d, ffn};
+}
+
 Qkv project_qkv(Backend& be, const TextConfig& config, const AttentionWeights& w,
                 const VisitRows& rows, const Tensor& h) {
   const int64_t n = h.rows();
   const int64_t hd = config.head_dim;
   Qkv out;
-  if (config.fused_qkv) {
+  if (config.grouped_qkv) {
+    const int64_t kv = config.kv_heads, group = config.heads / kv;
+    const Tensor all =  // by KV head: its query heads, k, v
+        be.reshape(be.linear(h, w.qkv, rows.adapters), {n, kv, group + 2, hd});
+    out = {be.reshape(be.slice(all, 2, 0, group), {n, config.heads, hd}),
+           be.reshape(be.slice(all, 2, group, group + 1), {n, kv, hd}),
+           be.reshape(be.slice(all, 2, group + 1, group + 2), {n, kv, hd})};
+  } else if (config.fused_qkv) {
     // [n, heads + 2 kv_heads, head_dim]
     const int64_t q = config.heads, k = q + config.kv_heads, v = k + config.kv_heads;
     const Tensor all = be.reshape(be.linear(h, w.qkv, rows.adapters), {n, v, hd});

@@ -1,5 +1,5 @@
-// A decoder block: pre-norm attention and gated MLP, for Llama, Qwen2 and Phi-3. A block's weights
-// don't know their index; KV rows and adapters come with the rows that visit it.
+// A decoder block: pre-norm attention and gated MLP, for Llama, Qwen2, Phi-3 and InternLM2. Its
+// weights don't know their index; KV rows and adapters come with the rows that visit it.
 #pragma once
 
 #include <span>
@@ -51,6 +51,9 @@ struct VisitRows {
   Observer* observer = nullptr;
   std::string label;  // of the step without its last part: "layer.3"
 };
+
+// [out, in] of the matrix with this key.
+std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::string& key);
 
 Qkv project_qkv(Backend& be, const TextConfig& config, const AttentionWeights& w,
                 const VisitRows& rows, const Tensor& h);

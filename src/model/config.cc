@@ -11,6 +11,10 @@ constexpr float kImageNetMean[] = {0.485f, 0.456f, 0.406f};
 constexpr float kImageNetStd[] = {0.229f, 0.224f, 0.225f};
 constexpr int kMostTiles = 6;  // without the thumbnail; constants in the official code
 constexpr int kOfficialShuffle = 2;
+// OpenAI's CLIP.
+constexpr float kClipMean[] = {0.48145466f, 0.4578275f, 0.40821073f};
+constexpr float kClipStd[] = {0.26862954f, 0.26130258f, 0.27577711f};
+constexpr int kOfficialImageLoraRank = 256;  // alpha 256 too, hence scale 1
 const std::string kOfficialTiles = "official tiles: 1 to 6 and a thumbnail, ImageNet mean and std";
 
 void read_eos(const JsonObject& json, ModelConfig& config) {
@@ -58,8 +62,8 @@ void read_vision_language(const JsonObject& json, ModelConfig& config) {
   const auto llm = json.find_object("llm_config");
   if (!llm)
     json.fail_at("llm_config",
-                 "is missing; of the TroL and Phantom releases this version reads those with a "
-                 "Phi-3 or Qwen2 language model, which have it");
+                 "is missing; a model of type \"trol\" or \"phantom\" has its language model's "
+                 "config there (TroL on InternLM2 has model_type \"internlm\")");
   config.text = read_text_config(*llm);
   config.tensor_prefix = "language_model.";
   config.vision = read_vision_config(json.get_object("vision_config"));
@@ -68,12 +72,13 @@ void read_vision_language(const JsonObject& json, ModelConfig& config) {
   if (vision.kind == VisionConfig::Kind::InternVit) {
     const double ratio = json.get_number("downsample_ratio");
     if (ratio != 1.0 / kOfficialShuffle)
-      json.fail_at("downsample_ratio", "expected 0.5, the only one the official code has");
+      json.problem_at("downsample_ratio", "expected 0.5, the only one the official code has");
     vision.shuffle = kOfficialShuffle;
     if (vision.patches_per_side() % vision.shuffle != 0)
       json.get_object("vision_config")
-          .fail_at("image_size", fmt::format("gives {} patches a side, expected a multiple of {}",
-                                             vision.patches_per_side(), vision.shuffle));
+          .problem_at("image_size",
+                      fmt::format("gives {} patches a side, expected a multiple of {}",
+                                  vision.patches_per_side(), vision.shuffle));
     config.image = {ImageConfig::Kind::Tiles,
                     vision.image_size,
                     kMostTiles,
@@ -86,16 +91,63 @@ void read_vision_language(const JsonObject& json, ModelConfig& config) {
   config.image_token = json.get_int("image_token_index", 0, config.text.embed_rows - 1);
 }
 
-}  // namespace
+// TroL-1.8B and 7B: one flat config of InternLM2's keys. The vision tower, the adapters at image
+// tokens and the placeholder are constants in the official code; "vision_config" and
+// "image_token_index" are read where they are there.
+void read_trol_internlm2(const JsonObject& json, ModelConfig& config) {
+  TextConfig& text = config.text;
+  text = read_text_config(json, TextFamily::InternLm2, "TroLForCausalLM (InternLM2)");
+  text.embed_rows = text.vocab + 1;  // one more for <image>, which can't be generated
+  text.image_lora_rank = kOfficialImageLoraRank;
+  config.presets.push_back("TroL-InternLM2: adapters of rank 256 at image tokens");
+  if (const auto vision = json.find_object("vision_config")) {
+    config.vision = read_vision_config(*vision);
+    if (config.vision->kind != VisionConfig::Kind::Clip)
+      vision->problem_at("model_type", "expected \"clip_vision_model\" beside model_type internlm");
+  } else {
+    VisionConfig clip;
+    clip.kind = VisionConfig::Kind::Clip;
+    clip.d = 1024;
+    clip.layers = 24;
+    clip.heads = 16;
+    clip.ffn = 4096;
+    clip.patch = 14;
+    clip.image_size = 490;
+    clip.norm_eps = 1e-5f;
+    clip.activation = Unary::QuickGelu;
+    config.vision = clip;
+    config.presets.push_back("TroL-InternLM2: CLIP ViT-L/14 at 490 x 490");
+  }
+  config.vision->projector_hidden = text.d;
+  config.image = {ImageConfig::Kind::Clip490,
+                  config.vision->image_size,
+                  1,
+                  {std::begin(kClipMean), std::end(kClipMean)},
+                  {std::begin(kClipStd), std::end(kClipStd)}};
+  if (json.has("image_token_index")) {
+    config.image_token = json.get_int("image_token_index", 0, text.vocab);
+  } else {
+    config.image_token = text.vocab;
+    config.presets.push_back("TroL-InternLM2: image token behind the vocabulary");
+  }
+}
 
-ModelConfig config_from_json(const Json& json, const std::string& where) {
-  const JsonObject root(json, where);
-  ModelConfig config;
-  config.where = where;
-  config.source = json;
-  config.scheme_config = Json::object();
+bool is_trol_internlm2(const JsonObject& json) {
+  const Json* names = json.has("architectures") ? &json.json()["architectures"] : nullptr;
+  return names && *names == Json::array({"TroLForCausalLM"}) && !json.has("llm_config");
+}
+
+void read_config(const JsonObject& root, ModelConfig& config) {
   const std::string type = root.find_string("model_type").value_or("");
-  if (type == "trol" || type == "phantom") {
+  if (is_trol_internlm2(root)) {
+    config.scheme = "trol";
+    if (type != "internlm")
+      root.problem_at("model_type",
+                      "expected \"internlm\" for a TroLForCausalLM without "
+                      "llm_config, found \"" +
+                          type + "\"");
+    read_trol_internlm2(root, config);
+  } else if (type == "trol" || type == "phantom") {
     config.scheme = type;
     read_vision_language(root, config);
     if (type == "phantom") config.presets.push_back("phantom release: eta 1e-4 unless configured");
@@ -108,6 +160,19 @@ ModelConfig config_from_json(const Json& json, const std::string& where) {
     if (const auto llm = root.find_object("llm_config")) read_eos(*llm, config);
   config.bos_token = root.find_int("bos_token_id").value_or(-1);
   if (const auto own = root.find_object("reprise")) read_own_keys(*own, config);
+}
+
+}  // namespace
+
+ModelConfig config_from_json(const Json& json, const std::string& where) {
+  Problems problems;
+  ModelConfig config;
+  config.where = where;
+  config.source = json;
+  config.scheme_config = Json::object();
+  // What can't be gone on after is thrown, all else noted.
+  problems.attempt([&] { read_config(JsonObject(json, where, "", &problems), config); });
+  problems.raise();
   return config;
 }
 

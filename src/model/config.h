@@ -30,7 +30,7 @@ struct RopeConfig {
   double high_freq_factor = 4;
 };
 
-enum class TextFamily { Llama, Qwen2, Phi3 };
+enum class TextFamily { Llama, Qwen2, Phi3, InternLm2 };
 
 struct TextConfig {
   TextFamily family = TextFamily::Llama;
@@ -47,9 +47,11 @@ struct TextConfig {
   Unary activation = Unary::Silu;
   bool qkv_bias = false;
   bool fused_qkv = false;      // one matrix: all q heads, all k heads, all v heads (Phi-3)
+  bool grouped_qkv = false;    // fused, by KV head: its q heads, its k, its v (InternLM2)
   bool fused_gate_up = false;  // one matrix: gate half, up half (Phi-3)
   bool tied_head = false;
-  int64_t window = 0;  // 0: none. A token sees itself and `window` before it
+  int image_lora_rank = 0;  // TroL on InternLM2: adapters at image tokens only; 0: none
+  int64_t window = 0;       // 0: none. A token sees itself and `window` before it
   int64_t max_position = 0;
   RopeConfig rope;
 };
@@ -102,7 +104,8 @@ struct ModelConfig {
   Json source;                       // config.json as read (kept for export)
 };
 
-// From config.json (as parsed) of a Hugging Face folder. Throws Error naming the key.
+// From config.json (as parsed) of a Hugging Face folder. Throws one Error that lists what is wrong,
+// a line and a key each.
 ModelConfig config_from_json(const Json& json, const std::string& where);
 
 }  // namespace reprise

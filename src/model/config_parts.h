@@ -5,8 +5,11 @@
 
 namespace reprise {
 
-// A decoder's keys, as LlamaForCausalLM, Qwen2ForCausalLM and Phi3ForCausalLM write them.
+// A decoder's keys, as LlamaForCausalLM, Qwen2ForCausalLM, Phi3ForCausalLM and InternLM2ForCausalLM
+// write them.
 TextConfig read_text_config(const JsonObject& json);
+// The same where "architectures" names something around the decoder and the family is known.
+TextConfig read_text_config(const JsonObject& json, TextFamily family, std::string architecture);
 // "vision_config" of InternViT and CLIP; shuffle and projector_hidden are left to the caller.
 VisionConfig read_vision_config(const JsonObject& json);
 

@@ -1,6 +1,8 @@
-// The language model's part of config.json: Llama, Qwen2 and Phi-3 in the styles of transformers 4
-// (rope_theta, rope_scaling) and 5 (rope_parameters).
+// The language model's part of config.json: Llama, Qwen2, Phi-3 and InternLM2 in the styles of
+// transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters).
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "base/error.h"
 #include "model/config_parts.h"
@@ -18,8 +20,9 @@ Unary activation(const JsonObject& json, const std::string& key) {
   if (name == "gelu") return Unary::Gelu;
   if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Unary::GeluTanh;
   if (name == "quick_gelu") return Unary::QuickGelu;
-  json.fail_at(key, "unknown activation '" + name +
-                        "'; expected silu, gelu, gelu_pytorch_tanh or quick_gelu");
+  json.problem_at(key, "unknown activation '" + name +
+                           "'; expected silu, gelu, gelu_pytorch_tanh or quick_gelu");
+  return Unary::Silu;
 }
 
 // "su", "longrope": sqrt(1 + ln(M / O) / ln(O)); Phi-3's "yarn": 0.1 ln(M / O) + 1.
@@ -37,14 +40,15 @@ void read_long_rope(const JsonObject& json, const JsonObject& scaling, const std
   rope.long_factor = scaling.get_numbers("long_factor");
   const size_t expected = static_cast<size_t>(rope.dim / 2);
   if (rope.short_factor.size() != expected)
-    scaling.fail_at("short_factor", fmt::format("expected {} numbers, found {}", expected,
-                                                rope.short_factor.size()));
+    scaling.problem_at("short_factor", fmt::format("expected {} numbers, found {}", expected,
+                                                   rope.short_factor.size()));
   if (rope.long_factor.size() != expected)
-    scaling.fail_at("long_factor", fmt::format("expected {} numbers, found {}", expected,
-                                               rope.long_factor.size()));
+    scaling.problem_at("long_factor", fmt::format("expected {} numbers, found {}", expected,
+                                                  rope.long_factor.size()));
   for (const auto* factors : {&rope.short_factor, &rope.long_factor})
     for (double factor : *factors)
-      if (!(factor > 0)) scaling.fail_at("short_factor, long_factor", "expected positive numbers");
+      if (!(factor > 0))
+        scaling.problem_at("short_factor, long_factor", "expected positive numbers");
   const JsonObject& holder = scaling.has("original_max_position_embeddings") ? scaling : json;
   rope.original_max_position = holder.get_int("original_max_position_embeddings", 2, kMostTokens);
   rope.attention_factor =
@@ -59,12 +63,12 @@ RopeConfig read_rope(const JsonObject& json, int head_dim, int64_t max_position)
   const auto parameters = json.find_object("rope_parameters");  // transformers 5
   const JsonObject& base = parameters ? *parameters : json;
   rope.theta = base.get_number("rope_theta");
-  if (!(rope.theta > 1)) base.fail_at("rope_theta", "expected a number above 1");
+  if (!(rope.theta > 1)) base.problem_at("rope_theta", "expected a number above 1");
   const double partial = base.find_number("partial_rotary_factor").value_or(1.0);
   rope.dim = static_cast<int>(head_dim * partial);
   if (rope.dim < 2 || rope.dim % 2 != 0)
-    base.fail_at("partial_rotary_factor",
-                 fmt::format("gives {} rotated components, expected an even number", rope.dim));
+    base.problem_at("partial_rotary_factor",
+                    fmt::format("gives {} rotated components, expected an even number", rope.dim));
   const auto scaling = parameters ? parameters : json.find_object("rope_scaling");
   if (!scaling) return rope;
   const std::string key = scaling->has("rope_type") ? "rope_type" : "type";
@@ -97,59 +101,70 @@ RopeConfig read_rope(const JsonObject& json, int head_dim, int64_t max_position)
 }  // namespace
 
 TextConfig read_text_config(const JsonObject& json) {
-  TextConfig text;
+  static const std::map<std::string, TextFamily> known = {
+      {"LlamaForCausalLM", TextFamily::Llama},
+      {"Qwen2ForCausalLM", TextFamily::Qwen2},
+      {"Phi3ForCausalLM", TextFamily::Phi3},
+      {"InternLM2ForCausalLM", TextFamily::InternLm2}};
   const Json& names = json.json().contains("architectures") ? json.json()["architectures"] : Json();
   if (!names.is_array() || names.size() != 1 || !names[0].is_string())
     json.fail_at("architectures", "expected an array with one name");
-  text.architecture = names[0].get<std::string>();
-  if (text.architecture == "LlamaForCausalLM") {
-    text.family = TextFamily::Llama;
-  } else if (text.architecture == "Qwen2ForCausalLM") {
-    text.family = TextFamily::Qwen2;
-    text.qkv_bias = true;
-  } else if (text.architecture == "Phi3ForCausalLM") {
-    text.family = TextFamily::Phi3;
-    text.fused_qkv = text.fused_gate_up = true;
-  } else {
-    json.fail_at("architectures", "unknown architecture '" + text.architecture +
-                                      "'; this program knows LlamaForCausalLM, Qwen2ForCausalLM "
-                                      "and Phi3ForCausalLM");
-  }
+  const std::string name = names[0].get<std::string>();
+  const auto it = known.find(name);
+  if (it == known.end())
+    json.fail_at("architectures", "unknown architecture '" + name +
+                                      "'; this program knows LlamaForCausalLM, Qwen2ForCausalLM, "
+                                      "Phi3ForCausalLM and InternLM2ForCausalLM");
+  return read_text_config(json, it->second, name);
+}
+
+TextConfig read_text_config(const JsonObject& json, TextFamily family, std::string architecture) {
+  TextConfig text;
+  text.architecture = std::move(architecture);
+  text.family = family;
+  text.qkv_bias = family == TextFamily::Qwen2;
+  text.fused_qkv = family == TextFamily::Phi3 || family == TextFamily::InternLm2;
+  text.grouped_qkv = family == TextFamily::InternLm2;
+  text.fused_gate_up = family == TextFamily::Phi3;
+  if (family == TextFamily::InternLm2 && json.get_bool("bias"))
+    json.problem_at("bias", "true is not supported: expected false");
   text.layers = static_cast<int>(json.get_int("num_hidden_layers", 1, kMostLayers));
+  const size_t before = json.problems();
   text.d = static_cast<int>(json.get_int("hidden_size", 1, kMostWidth));
   text.heads = static_cast<int>(json.get_int("num_attention_heads", 1, kMostWidth));
   text.kv_heads = json.has("num_key_value_heads")
                       ? static_cast<int>(json.get_int("num_key_value_heads", 1, text.heads))
                       : text.heads;  // transformers' meaning of an absent key
   if (text.heads % text.kv_heads != 0)
-    json.fail_at("num_key_value_heads", fmt::format("{} does not divide num_attention_heads {}",
-                                                    text.kv_heads, text.heads));
+    json.problem_at("num_key_value_heads", fmt::format("{} does not divide num_attention_heads {}",
+                                                       text.kv_heads, text.heads));
   if (json.has("head_dim")) {
     text.head_dim = static_cast<int>(json.get_int("head_dim", 2, kMostWidth));
-  } else {
-    if (text.d % text.heads != 0)
-      json.fail_at("num_attention_heads",
-                   fmt::format("{} does not divide hidden_size {}", text.heads, text.d));
+  } else if (text.d % text.heads == 0) {
     text.head_dim = text.d / text.heads;
+  } else if (json.problems() == before) {
+    json.problem_at("num_attention_heads",
+                    fmt::format("{} does not divide hidden_size {}", text.heads, text.d));
   }
+  const bool sizes_known = json.problems() == before;
   text.ffn = static_cast<int>(json.get_int("intermediate_size", 1, kMostWidth * 16));
   text.vocab = json.get_int("vocab_size", 1, 1 << 24);
   text.embed_rows = text.vocab;
   text.norm_eps = static_cast<float>(json.get_number("rms_norm_eps"));
-  if (!(text.norm_eps > 0)) json.fail_at("rms_norm_eps", "expected a positive number");
+  if (!(text.norm_eps > 0)) json.problem_at("rms_norm_eps", "expected a positive number");
   text.activation = activation(json, "hidden_act");
   // Absent means false in transformers for all of these.
   text.tied_head = json.find_bool("tie_word_embeddings").value_or(false);
   for (const char* key : {"attention_bias", "mlp_bias"})
     if (json.find_bool(key).value_or(false))
-      json.fail_at(key, "true is not supported: expected false");
+      json.problem_at(key, "true is not supported: expected false");
   text.max_position = json.get_int("max_position_embeddings", 1, kMostTokens);
   // Qwen2 names a window that is off unless use_sliding_window says otherwise.
   const bool window_on =
       text.family != TextFamily::Qwen2 || json.find_bool("use_sliding_window").value_or(false);
   if (window_on && json.has("sliding_window"))
     text.window = json.get_int("sliding_window", 1, kMostTokens);
-  text.rope = read_rope(json, text.head_dim, text.max_position);
+  if (sizes_known) text.rope = read_rope(json, text.head_dim, text.max_position);
   return text;
 }
 
@@ -160,9 +175,9 @@ VisionConfig read_vision_config(const JsonObject& json) {
     vision.kind = VisionConfig::Kind::InternVit;
     vision.qkv_bias = json.get_bool("qkv_bias");
     if (json.get_bool("qk_normalization"))
-      json.fail_at("qk_normalization", "true is not supported: expected false");
+      json.problem_at("qk_normalization", "true is not supported: expected false");
     if (json.get_string("norm_type") != "layer_norm")
-      json.fail_at("norm_type", "expected \"layer_norm\"");
+      json.problem_at("norm_type", "expected \"layer_norm\"");
   } else if (type == "clip_vision_model") {
     vision.kind = VisionConfig::Kind::Clip;
   } else {
@@ -174,8 +189,8 @@ VisionConfig read_vision_config(const JsonObject& json) {
   vision.layers = static_cast<int>(json.get_int("num_hidden_layers", 1, kMostLayers));
   vision.heads = static_cast<int>(json.get_int("num_attention_heads", 1, vision.d));
   if (vision.d % vision.heads != 0)
-    json.fail_at("num_attention_heads",
-                 fmt::format("{} does not divide hidden_size {}", vision.heads, vision.d));
+    json.problem_at("num_attention_heads",
+                    fmt::format("{} does not divide hidden_size {}", vision.heads, vision.d));
   vision.ffn = static_cast<int>(json.get_int("intermediate_size", 1, kMostWidth));
   vision.patch = static_cast<int>(json.get_int("patch_size", 1, 1024));
   vision.image_size = static_cast<int>(json.get_int("image_size", vision.patch, 16384));

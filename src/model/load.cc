@@ -31,6 +31,7 @@ HostTensor host_tensor(const TensorView& view, const TensorSlot& slot) {
   return host;
 }
 
+// One problem of many lines for all tensors, cut where it grows too long to be read.
 std::string list_problems(const std::string& where, const std::vector<std::string>& problems) {
   constexpr size_t kMostShown = 30;
   std::string text = fmt::format("{}: the weights don't fit the config:", where);
@@ -40,18 +41,30 @@ std::string list_problems(const std::string& where, const std::vector<std::strin
   return text;
 }
 
+TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
+  TensorNames names;
+  names.style = gguf_style                                    ? TensorNames::Style::Gguf
+                : config.text.family == TextFamily::InternLm2 ? TensorNames::Style::InternLm2
+                                                              : TensorNames::Style::HuggingFace;
+  names.prefix = config.tensor_prefix;
+  if (config.text.image_lora_rank > 0) names.matrix_suffix = ".ffn";
+  return names;
+}
+
 }  // namespace
 
-void Model::bind(const WeightFile& weights) {
+// complete: false where some files could not be read, so that nothing can be said about tensors
+// that aren't there.
+void Model::check_tensors(const WeightFile& weights, bool complete, Problems& found) {
   std::vector<std::string> problems;
   std::set<std::string> known;
   visit_tensors([&](const TensorSlot& slot) {
     known.insert(slot.name);
     const TensorView* view = weights.find(slot.name);
-    if (!view)
+    if (!view && complete)
       problems.push_back(fmt::format("tensor '{}' is missing, expected shape {}", slot.name,
                                      shape_string(slot.shape)));
-    else if (view->shape != slot.shape)
+    else if (view && view->shape != slot.shape)
       problems.push_back(fmt::format("tensor '{}' has shape {}, expected {}", slot.name,
                                      shape_string(view->shape), shape_string(slot.shape)));
   });
@@ -61,40 +74,59 @@ void Model::bind(const WeightFile& weights) {
     if (!known.contains(view.name) && !ignorable(view.name) && !tied_copy)
       problems.push_back(fmt::format("tensor '{}' is unexpected", view.name));
   }
-  if (!problems.empty()) fail("{}", list_problems(weights.where(), problems));
+  if (!problems.empty()) found.add(list_problems(weights.where(), problems));
+}
+
+void Model::bind(const WeightFile& weights) {
   visit_tensors([&](const TensorSlot& slot) {
     *slot.tensor = backend_.bind(host_tensor(*weights.find(slot.name), slot), slot.use);
   });
+}
+
+std::unique_ptr<Model> Model::load_folder(ModelFiles files, Backend& backend,
+                                          const LoadOptions& options) {
+  const std::filesystem::path& path = files.path;
+  Problems problems;
+  files.folder = std::make_shared<HfFolder>(HfFolder::open(path, &problems));
+  std::unique_ptr<Model> model;
+  std::vector<TensorView> tensors;
+  if (files.folder->config.is_object())
+    problems.attempt([&] {
+      ModelConfig config = config_from_json(files.folder->config, (path / "config.json").string());
+      model.reset(new Model(std::move(config), backend, options));
+    });
+  if (model) {
+    model->names_ = tensor_names(model->config_, /*gguf_style=*/false);
+    tensors = files.folder->weights.tensors();
+    bool complete = files.folder->weights_complete;
+    complete &= problems.attempt([&] {
+      const std::vector<TensorView> extra = model->scheme_->extra_files(path, options);
+      tensors.insert(tensors.end(), extra.begin(), extra.end());
+    });
+    problems.attempt(
+        [&] { model->check_tensors(WeightFile(path.string(), tensors), complete, problems); });
+  }
+  problems.raise();
+  model->bind(WeightFile(path.string(), std::move(tensors)));
+  model->files_ = std::move(files);
+  return model;
 }
 
 std::unique_ptr<Model> Model::load(const std::filesystem::path& path, Backend& backend,
                                    const LoadOptions& options) {
   ModelFiles files;
   files.path = path;
-  if (std::filesystem::is_directory(path)) {
-    files.folder = std::make_shared<HfFolder>(HfFolder::open(path));
-    ModelConfig config = config_from_json(files.folder->config, (path / "config.json").string());
-    std::unique_ptr<Model> model(new Model(std::move(config), backend, options));
-    model->names_ = {TensorNames::Style::HuggingFace, model->config_.tensor_prefix};
-    const std::vector<TensorView> extra = model->scheme_->extra_files(path);
-    if (extra.empty()) {
-      model->bind(files.folder->weights);
-    } else {
-      std::vector<TensorView> all = files.folder->weights.tensors();
-      all.insert(all.end(), extra.begin(), extra.end());
-      model->bind(WeightFile(path.string(), std::move(all)));
-    }
-    model->files_ = std::move(files);
-    return model;
-  }
+  if (std::filesystem::is_directory(path)) return load_folder(std::move(files), backend, options);
   if (!std::filesystem::exists(path))
     fail("{}: no such file or folder; expected a Hugging Face folder or a GGUF file",
          path.string());
   files.gguf = std::make_shared<GgufFile>(open_gguf(path));
   std::unique_ptr<Model> model(new Model(config_from_gguf(*files.gguf), backend, options));
   const bool own = files.gguf->metadata.has("reprise.config");
-  model->names_ = {own ? TensorNames::Style::HuggingFace : TensorNames::Style::Gguf,
-                   model->config_.tensor_prefix};
+  model->names_ = tensor_names(model->config_, /*gguf_style=*/!own);
+  Problems problems;
+  model->check_tensors(files.gguf->weights, /*complete=*/true, problems);
+  problems.raise();
   model->bind(files.gguf->weights);
   model->files_ = std::move(files);
   return model;
@@ -104,7 +136,7 @@ std::unique_ptr<Model> Model::create(
     const ModelConfig& config, Backend& backend,
     const std::function<std::vector<float>(const TensorSlot&)>& initial) {
   std::unique_ptr<Model> model(new Model(config, backend, {}));
-  model->names_ = {TensorNames::Style::HuggingFace, config.tensor_prefix};
+  model->names_ = tensor_names(config, /*gguf_style=*/false);
   model->visit_tensors([&](const TensorSlot& slot) {
     const std::vector<float> values = initial(slot);
     REPRISE_CHECK(static_cast<int64_t>(values.size()) == num_elements(slot.shape), "{}", slot.name);

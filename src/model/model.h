@@ -15,10 +15,6 @@
 
 namespace reprise {
 
-struct LoadOptions {
-  DType kv_type = DType::F32;
-};
-
 // What the tokenizer and the chat layer need of a model file, whatever its kind.
 struct ModelFiles {
   std::filesystem::path path;        // as given
@@ -28,8 +24,9 @@ struct ModelFiles {
 
 class Model {
  public:
-  // A Hugging Face folder or a GGUF file. Throws one Error that lists all missing, unexpected and
-  // mis-shaped tensors. The backend must outlive the model.
+  // A Hugging Face folder or a GGUF file. Throws one Error that lists all that is wrong: keys of
+  // the config, missing files, tensors that are missing, unexpected or mis-shaped. The backend must
+  // outlive the model.
   static std::unique_ptr<Model> load(const std::filesystem::path& path, Backend& backend,
                                      const LoadOptions& options = {});
   // A model with weights made by `initial` (training from scratch).
@@ -64,6 +61,9 @@ class Model {
 
  private:
   Model(ModelConfig config, Backend& backend, const LoadOptions& options);
+  static std::unique_ptr<Model> load_folder(ModelFiles files, Backend& backend,
+                                            const LoadOptions& options);
+  void check_tensors(const WeightFile& weights, bool complete, Problems& problems);
   void bind(const WeightFile& weights);
   Tensor run_visit(const Rows& rows, const Step& step, const Tensor& angles, const Tensor& x,
                    Observer* observer);

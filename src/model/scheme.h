@@ -21,6 +21,14 @@ struct PlanOptions {
   int passes = 0;    // TroL: 0 = the scheme's own (2); 1 = traversal off
 };
 
+// What the user may ask for when a model is loaded.
+struct LoadOptions {
+  DType kv_type = DType::F32;
+  // TroL: where the entries of trol_gating.pt differ, use the last one for every layer, as the
+  // official loader does, instead of refusing the file.
+  bool last_gate = false;
+};
+
 class Scheme {
  public:
   virtual ~Scheme() = default;
@@ -31,7 +39,8 @@ class Scheme {
   // Attaches what belongs to a block's matrices (adapters) before they are visited.
   virtual void attach(std::vector<Block>&) {}
   // Tensors from files of their own in a model folder (trol_gating.pt).
-  virtual std::vector<TensorView> extra_files(const std::filesystem::path& /*folder*/) const {
+  virtual std::vector<TensorView> extra_files(const std::filesystem::path& /*folder*/,
+                                              const LoadOptions& /*options*/) const {
     return {};
   }
 

@@ -21,6 +21,10 @@ const Table& layer_names(TensorNames::Style style) {
                                      {"up", "mlp.up_proj"},
                                      {"gate_up", "mlp.gate_up_proj"},
                                      {"down", "mlp.down_proj"}};
+  static const Table intern_lm2 = {{"attn_norm", "attention_norm"}, {"mlp_norm", "ffn_norm"},
+                                   {"qkv", "attention.wqkv"},       {"o", "attention.wo"},
+                                   {"gate", "feed_forward.w1"},     {"up", "feed_forward.w3"},
+                                   {"down", "feed_forward.w2"}};
   static const Table gguf = {{"attn_norm", "attn_norm"},
                              {"mlp_norm", "ffn_norm"},
                              {"q", "attn_q"},
@@ -32,14 +36,18 @@ const Table& layer_names(TensorNames::Style style) {
                              {"up", "ffn_up"},
                              {"gate_up", "ffn_up"},
                              {"down", "ffn_down"}};
+  if (style == TensorNames::Style::InternLm2) return intern_lm2;
   return style == TensorNames::Style::Gguf ? gguf : hugging_face;
 }
 
 const Table& top_names(TensorNames::Style style) {
   static const Table hugging_face = {
       {"embed", "model.embed_tokens"}, {"head", "lm_head"}, {"final_norm", "model.norm"}};
+  static const Table intern_lm2 = {
+      {"embed", "model.tok_embeddings"}, {"head", "output"}, {"final_norm", "model.norm"}};
   static const Table gguf = {
       {"embed", "token_embd"}, {"head", "output"}, {"final_norm", "output_norm"}};
+  if (style == TensorNames::Style::InternLm2) return intern_lm2;
   return style == TensorNames::Style::Gguf ? gguf : hugging_face;
 }
 
@@ -57,6 +65,10 @@ std::string TensorNames::of(const std::string& key) const {
 
 std::string TensorNames::layer_prefix(int layer) const {
   return prefix + (style == Style::Gguf ? "blk." : "model.layers.") + std::to_string(layer) + ".";
+}
+
+std::string TensorNames::attention_prefix(int layer) const {
+  return layer_prefix(layer) + (style == Style::InternLm2 ? "attention." : "self_attn.");
 }
 
 std::string TensorNames::of(const std::string& key, int layer) const {

@@ -37,15 +37,17 @@ using TensorVisitor = std::function<void(const TensorSlot&)>;
 
 // Names of a decoder's tensors in one file style.
 struct TensorNames {
-  enum class Style { HuggingFace, Gguf };
+  enum class Style { HuggingFace, InternLm2, Gguf };
   Style style = Style::HuggingFace;
-  std::string prefix;  // before everything: "language_model."
+  std::string prefix;         // before everything: "language_model."
+  std::string matrix_suffix;  // behind a block's matrices: ".ffn" where TroL wraps them
 
   // key: "embed", "head", "final_norm" (no layer) or "attn_norm", "q", "k", "v", "qkv", "o",
   // "mlp_norm", "gate", "up", "gate_up", "down" of a layer. No ".weight" / ".bias" at the end.
   std::string of(const std::string& key) const;
   std::string of(const std::string& key, int layer) const;
-  std::string layer_prefix(int layer) const;  // "model.layers.3."
+  std::string layer_prefix(int layer) const;      // "model.layers.3."
+  std::string attention_prefix(int layer) const;  // "model.layers.3.self_attn."
 };
 
 std::string role_name(Role role);

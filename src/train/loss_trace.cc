@@ -50,7 +50,12 @@ Tensor picture_rows(Engine& engine, const WeightFile& file) {
   return be.reshape(rows, {rows.rows(), rows.cols()});
 }
 
-Tensor input_rows(Engine& engine, const WeightFile& file) {
+struct Inputs {
+  Tensor rows;                    // [n, d]
+  std::vector<uint8_t> is_image;  // [n], or empty where there are none
+};
+
+Inputs input_rows(Engine& engine, const WeightFile& file) {
   Backend& be = engine.backend();
   const ModelConfig& config = engine.config();
   if (const TensorView* embeds = file.find("inputs_embeds")) {
@@ -58,7 +63,7 @@ Tensor input_rows(Engine& engine, const WeightFile& file) {
     if (row.shape[1] != config.text.d)
       fail("{}: tensor 'inputs_embeds': expected width {}, found {}", file.where(), config.text.d,
            shape_string(embeds->shape));
-    return be.from_host(to_floats(row), row.shape);
+    return {be.from_host(to_floats(row), row.shape), {}};
   }
   const TensorView ids = one_row(file.get("input_ids"), 1, file.where());
   std::vector<int32_t> tokens, places;
@@ -74,7 +79,10 @@ Tensor input_rows(Engine& engine, const WeightFile& file) {
   const int64_t rows = pictures ? pictures.dim(0) : 0;
   if (rows != static_cast<int64_t>(places.size()))
     fail("{}: {} picture placeholders, but {} picture rows", file.where(), places.size(), rows);
-  return rows == 0 ? x : be.replace_rows(x, places, pictures);
+  if (rows == 0) return {x, {}};
+  Inputs inputs{be.replace_rows(x, places, pictures), std::vector<uint8_t>(tokens.size(), 0)};
+  for (const int32_t place : places) inputs.is_image[static_cast<size_t>(place)] = 1;
+  return inputs;
 }
 
 }  // namespace
@@ -90,10 +98,10 @@ std::vector<TensorView> trace_loss(Engine& engine, const std::filesystem::path& 
       [&](const TensorSlot& slot) { backend.set_trainable(*slot.tensor, true); });
   backend.set_recording(true);
   const std::vector<int64_t> labels = to_ints(one_row(file.get("labels"), 1, file.where()));
-  const Tensor x = input_rows(engine, file);
+  const auto [x, is_image] = input_rows(engine, file);
   if (static_cast<int64_t>(labels.size()) != x.dim(0))
     fail("{}: {} labels for {} tokens", file.where(), labels.size(), x.dim(0));
-  const LossAndGradients result = loss_and_gradients(engine.model(), backend, x, labels);
+  const LossAndGradients result = loss_and_gradients(engine.model(), backend, x, labels, is_image);
   backend.set_recording(false);
   const float loss[] = {static_cast<float>(result.loss)};
   std::vector<TensorView> out;

@@ -51,15 +51,16 @@ std::vector<float> initial_values(const TensorSlot& slot, double std, uint64_t s
 }
 
 LossAndGradients loss_and_gradients(Model& model, TrainBackend& backend, const Tensor& embeds,
-                                    std::span<const int64_t> labels) {
+                                    std::span<const int64_t> labels,
+                                    std::vector<uint8_t> is_image) {
   const int64_t n = embeds.dim(0);
   std::vector<std::pair<std::string, Tensor>> weights;
-  model.visit_tensors([&](const TensorSlot& slot) {
-    weights.push_back({slot.name, *slot.tensor});
-  });
+  model.visit_tensors(
+      [&](const TensorSlot& slot) { weights.push_back({slot.name, *slot.tensor}); });
   Rows rows;
   rows.segments.push_back({nullptr, 0, n, n, -1});
   for (int64_t i = 0; i < n; ++i) rows.positions.push_back(static_cast<int32_t>(i));
+  rows.is_image = std::move(is_image);
   std::vector<int32_t> shifted(static_cast<size_t>(n), -100);
   int64_t counted = 0;
   for (size_t i = 1; i < labels.size(); ++i) {

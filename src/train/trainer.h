@@ -83,13 +83,15 @@ class Trainer {
 };
 
 // Loss and gradients of one batch that is given as tensors: what the parity tests compare.
-// Rows [n] with labels (-100: not counted), label t belonging to row t and predicted by row t - 1.
+// Rows [n] with labels (-100: not counted), label t belonging to row t and predicted by row t - 1;
+// is_image [n]: 1 at image tokens, empty where there are none.
 struct LossAndGradients {
   double loss = 0;                                                    // mean over counted labels
   std::vector<std::pair<std::string, std::vector<float>>> gradients;  // by tensor name
 };
 LossAndGradients loss_and_gradients(Model& model, TrainBackend& backend, const Tensor& embeds,
-                                    std::span<const int64_t> labels);
+                                    std::span<const int64_t> labels,
+                                    std::vector<uint8_t> is_image = {});
 
 // Initial values of a new model: matrices and tables normal with `std`, norms 1, biases 0, layer
 // scale 0.1, class token and position table normal.

@@ -8,8 +8,10 @@ namespace reprise::test {
 namespace {
 
 constexpr const char* kModels[] = {
-    "phantom/qwen2-vit", "phantom/qwen2-vit-448", "phantom/phi3-vit",    "phantom/phi3-vit-window",
-    "trol/phi3-vit",     "trol/phi3-vit-448",     "trol/phi3-vit-window"};
+    "phantom/qwen2-vit",     "phantom/qwen2-vit-448",     "phantom/phi3-vit",
+    "phantom/internlm2-vit", "phantom/internlm2-vit-ntk", "phantom/phi3-vit-window",
+    "trol/phi3-vit",         "trol/phi3-vit-448",         "trol/phi3-vit-window",
+    "trol/internlm2-clip",   "trol/internlm2-clip-490",   "trol/internlm2-clip-ntk"};
 constexpr const char* kCases[] = {"case-text", "case-image", "case-batch2", "case-batch2-image"};
 constexpr int64_t kSteps = 6;
 

@@ -80,8 +80,10 @@ int compare_gradients(const WeightFile& file, const LossAndGradients& found, dou
 TEST(Gradients, GoldenLosses) {
   auto be = recording_torch();
   if (!be) GTEST_SKIP() << "built without the torch backend";
-  for (const char* name : {"trol/phi3-vit", "trol/phi3-vit-window", "phantom/qwen2-vit",
-                           "phantom/phi3-vit", "phantom/phi3-vit-window"}) {
+  for (const char* name :
+       {"trol/phi3-vit", "trol/phi3-vit-window", "trol/internlm2-clip", "trol/internlm2-clip-ntk",
+        "phantom/qwen2-vit", "phantom/phi3-vit", "phantom/phi3-vit-window", "phantom/internlm2-vit",
+        "phantom/internlm2-vit-ntk"}) {
     SCOPED_TRACE(name);
     const auto folder = golden_root() / name;
     const auto model = Model::load(folder / "model", *be);
@@ -89,6 +91,7 @@ TEST(Gradients, GoldenLosses) {
     const WeightFile file = open_safetensors(folder / "loss.safetensors").weights;
     const std::vector<int32_t> ids = to_ids(file.get("input_ids"));
     Tensor embeds;
+    std::vector<uint8_t> is_image;
     if (const TensorView* given = file.find("inputs_embeds")) {
       embeds = be->from_host(to_floats(*given), {given->shape[1], given->shape[2]});
     } else {
@@ -98,11 +101,14 @@ TEST(Gradients, GoldenLosses) {
       embeds = be->replace_rows(
           model->embed(ids), rows_of(ids, model->config().image_token),
           be->reshape(projected, {features.shape[0] * features.shape[1], projected.dim(-1)}));
+      for (const int32_t id : ids) is_image.push_back(id == model->config().image_token);
     }
     const LossAndGradients found =
-        loss_and_gradients(*model, *be, embeds, to_ints(file.get("labels")));
-    const Tensor logits = model->logits(
-        model->final_norm(model->forward(model->prefill_plan(), one_request(embeds), embeds)));
+        loss_and_gradients(*model, *be, embeds, to_ints(file.get("labels")), is_image);
+    Rows rows = one_request(embeds);
+    rows.is_image = is_image;
+    const Tensor logits =
+        model->logits(model->final_norm(model->forward(model->prefill_plan(), rows, embeds)));
     EXPECT_LE(distance(be->to_host(logits), to_floats(file.get("logits"))), kLogitsTolerance);
     EXPECT_NEAR(found.loss, to_floats(file.get("loss"))[0], kLossTolerance);
     EXPECT_GE(compare_gradients(file, found, kGoldenTolerance), 8);

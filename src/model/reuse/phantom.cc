@@ -60,7 +60,7 @@ class Phantom : public Scheme {
     const int64_t hd = config_.text.head_dim;
     for (size_t layer = 0; layer < weights_.size(); ++layer) {
       PhantomWeights& w = weights_[layer];
-      const std::string prefix = names.layer_prefix(static_cast<int>(layer)) + "self_attn.";
+      const std::string prefix = names.attention_prefix(static_cast<int>(layer));
       for (int i = 0; i < 3; ++i) {
         const std::pair<const char*, LinearWeight*> matrices[] = {{"linear_q", &w.cross[i].q},
                                                                   {"linear_k", &w.cross[i].k},
@@ -117,8 +117,10 @@ class Phantom : public Scheme {
         be.unary(be.add(be.linear(o1, w.gate1), be.linear(o2, w.gate2), -1.0f), Unary::Sigmoid);
     if (rows.observer) {
       rows.observer->observe(rows.label + ".qstar", q_star);
-      // The official Qwen2 and Phi-3 classes repeat KV heads first, and so does what is shown.
+      // The official Qwen2 and Phi-3 classes repeat KV heads first, InternLM2's doesn't; what is
+      // shown follows them.
       const auto per_head = [&](const Tensor& x) {  // [rows, kv_heads, hd] -> [rows, heads, hd]
+        if (config.family == TextFamily::InternLm2) return x;
         const int64_t n = x.dim(0), group = config.heads / config.kv_heads;
         std::vector<int32_t> from;
         for (int64_t i = 0; i < n * config.heads; ++i)

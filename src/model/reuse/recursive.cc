@@ -39,7 +39,7 @@ class Recursive : public Scheme {
     if (rank_ == 0) return;
     for (size_t k = 0; k < blocks_->size(); ++k) {
       for (auto& [key, weight] : (*blocks_)[k].matrices(config_.text)) {
-        const auto [out, in] = matrix_shape(key);
+        const auto [out, in] = matrix_shape(config_.text, key);
         const int64_t rank = std::min({int64_t{rank_}, out, in});
         for (int loop = 0; loop < loops_; ++loop) {
           LowRank& adapter = weight->adapters[static_cast<size_t>(loop)];
@@ -68,20 +68,6 @@ class Recursive : public Scheme {
   }
 
  private:
-  // [out, in] of a block's matrix.
-  std::pair<int64_t, int64_t> matrix_shape(const std::string& key) const {
-    const TextConfig& t = config_.text;
-    const int64_t q = int64_t{t.heads} * t.head_dim, kv = int64_t{t.kv_heads} * t.head_dim;
-    if (key == "q") return {q, t.d};
-    if (key == "k" || key == "v") return {kv, t.d};
-    if (key == "qkv") return {q + 2 * kv, t.d};
-    if (key == "o") return {t.d, q};
-    if (key == "gate" || key == "up") return {t.ffn, t.d};
-    if (key == "gate_up") return {2 * t.ffn, t.d};
-    REPRISE_CHECK(key == "down", "{}", key);
-    return {t.d, t.ffn};
-  }
-
   int loops_ = 0;
   int rank_ = 0;
   std::vector<Block>* blocks_ = nullptr;  // the model's; outlives the scheme's use

@@ -25,37 +25,76 @@ class Trol : public Scheme {
   explicit Trol(const ModelConfig& config) : Scheme(config) {}
   std::string name() const override { return "trol"; }
 
-  void visit_tensors(const TensorNames&, const TensorVisitor& visitor) override {
+  // On InternLM2 (TroL-1.8B and 7B) every matrix of a block has one adapter, for image tokens only.
+  void attach(std::vector<Block>& blocks) override {
+    blocks_ = &blocks;
+    if (config_.text.image_lora_rank == 0) return;
+    for (Block& block : blocks)
+      for (auto& [key, weight] : block.matrices(config_.text)) weight->adapters.resize(1);
+  }
+
+  std::vector<int32_t> row_adapters(const Rows& rows) const override {
+    if (config_.text.image_lora_rank == 0 || rows.is_image.empty()) return {};
+    std::vector<int32_t> adapters;
+    for (const uint8_t image : rows.is_image) adapters.push_back(image ? 0 : -1);
+    return adapters;
+  }
+
+  void visit_tensors(const TensorNames& names, const TensorVisitor& visitor) override {
     visitor(
         {"trol_gating.weight", {1, config_.text.d}, WeightUse::Matrix, Role::Gate, &gate_.weight});
     visitor({"trol_gating.bias", {1}, WeightUse::Vector, Role::Gate, &gate_.bias});
+    const int64_t rank = config_.text.image_lora_rank;
+    for (size_t k = 0; rank > 0 && k < blocks_->size(); ++k) {
+      for (auto& [key, weight] : (*blocks_)[k].matrices(config_.text)) {
+        const auto [out, in] = matrix_shape(config_.text, key);
+        const std::string name = names.of(key, static_cast<int>(k)) + ".lora_";
+        LowRank& adapter = weight->adapters[0];
+        visitor({name + "A.weight", {rank, in}, WeightUse::Matrix, Role::Adapter, &adapter.a});
+        visitor({name + "B.weight", {out, rank}, WeightUse::Matrix, Role::Adapter, &adapter.b});
+      }
+    }
   }
 
   // The file holds the list of gates, "0.weight", "0.bias", "1.weight", ...: one Linear, L times.
-  std::vector<TensorView> extra_files(const std::filesystem::path& folder) const override {
+  // The official loader puts them all into that one Linear, so that the last entry counts.
+  std::vector<TensorView> extra_files(const std::filesystem::path& folder,
+                                      const LoadOptions& options) const override {
     const auto path = folder / kGateFile;
     if (!std::filesystem::exists(path))
       fail("{}: is missing; a TroL model keeps its gate there", path.string());
-    TensorView weight, bias;
     const WeightFile file = open_pt(path);
-    for (const TensorView& entry : file.tensors()) {
-      const bool is_bias = entry.name.ends_with(".bias");
-      if (!is_bias && !entry.name.ends_with(".weight"))
-        fail("{}: key '{}': expected <layer>.weight and <layer>.bias", path.string(), entry.name);
-      TensorView& kept = is_bias ? bias : weight;
-      if (kept.name.empty())
-        kept = entry;
-      else if (to_floats(kept) != to_floats(entry))
-        fail(
-            "{}: key '{}' differs from '{}': this program expects one gate shared by all layers "
-            "(the official loader would use the last one for all)",
-            path.string(), entry.name, kept.name);
+    const int layers = config_.text.layers;
+    Problems problems;
+    if (const size_t expected = 2 * static_cast<size_t>(layers); file.tensors().size() != expected)
+      problems.add(
+          fmt::format("{}: {} entries, expected {}: <layer>.weight and <layer>.bias of {} "
+                      "layers",
+                      path.string(), file.tensors().size(), expected, layers));
+    std::vector<TensorView> gate;
+    for (const char* part : {"weight", "bias"}) {
+      TensorView last;
+      for (int layer = 0; layer < layers; ++layer) {
+        const std::string key = fmt::format("{}.{}", layer, part);
+        const TensorView* entry = file.find(key);
+        if (!entry) {
+          problems.add(fmt::format("{}: key '{}' is missing", path.string(), key));
+          break;
+        }
+        if (layer > 0 && !options.last_gate && to_floats(last) != to_floats(*entry)) {
+          problems.add(fmt::format(
+              "{}: key '{}' differs from '{}': expected one gate shared by all layers (--last-gate "
+              "uses the last entry for every layer, as the official loader does)",
+              path.string(), key, last.name));
+          break;
+        }
+        last = *entry;
+      }
+      last.name = fmt::format("trol_gating.{}", part);
+      gate.push_back(last);
     }
-    if (weight.name.empty() || bias.name.empty())
-      fail("{}: expected keys '0.weight' and '0.bias'", path.string());
-    weight.name = "trol_gating.weight";
-    bias.name = "trol_gating.bias";
-    return {weight, bias};
+    problems.raise();
+    return gate;
   }
 
   Plan decode_plan(const PlanOptions& options) const override {
@@ -95,7 +134,8 @@ class Trol : public Scheme {
       fail("--passes {}: expected 1 to {}", options.passes, kMostPasses);
   }
 
-  LinearWeight gate_;  // [1, d]
+  LinearWeight gate_;                     // [1, d]
+  std::vector<Block>* blocks_ = nullptr;  // the model's; outlives the scheme's use
 };
 
 }  // namespace

@@ -39,9 +39,46 @@ TEST(Config, ReadsTheGoldenModels) {
   EXPECT_EQ(phantom.text.window, 0) << "Qwen2's window is off unless use_sliding_window";
   const ModelConfig window = config_from_json(golden("trol/phi3-vit-window"), "c");
   EXPECT_EQ(window.text.window, 10);
+  const ModelConfig intern = config_from_json(golden("trol/internlm2-clip"), "c");
+  EXPECT_EQ(intern.scheme, "trol");
+  EXPECT_TRUE(intern.text.grouped_qkv);
+  EXPECT_EQ(intern.text.image_lora_rank, 256);
+  EXPECT_EQ(intern.text.embed_rows, intern.text.vocab + 1);
+  EXPECT_EQ(intern.image.kind, ImageConfig::Kind::Clip490);
   const ModelConfig llama = config_from_json(golden("rrt/llama"), "c");
   EXPECT_EQ(llama.scheme, "dense");
   EXPECT_EQ(llama.text.rope.theta, 10000.0) << "from rope_parameters, as transformers 5 writes it";
+}
+
+TEST(Config, PresetsSupplyWhatTheInternLm2ReleasesLeaveToTheirCode) {
+  Json json = golden("trol/internlm2-clip");
+  json.erase("vision_config");
+  json.erase("image_token_index");
+  const ModelConfig config = config_from_json(json, "c");
+  EXPECT_EQ(config.vision->image_size, 490);
+  EXPECT_EQ(config.vision->tokens_per_tile(), 1225);
+  EXPECT_EQ(config.image_token, config.text.vocab) << "the row behind the vocabulary";
+  EXPECT_EQ(config.presets.size(), 3u);
+  json["model_type"] = "internvl";
+  EXPECT_THAT(error_of(json), HasSubstr("model_type"));
+  json["model_type"] = "internlm";
+  json["bias"] = true;
+  EXPECT_THAT(error_of(json), HasSubstr("bias"));
+}
+
+TEST(Config, EverythingWrongIsListedAtOnce) {
+  Json json = golden("phantom/internlm2-vit");
+  json["llm_config"]["hidden_size"] = "wide";
+  json["llm_config"]["num_key_value_heads"] = 3;
+  json["llm_config"]["hidden_act"] = "relu";
+  json["vision_config"].erase("patch_size");
+  json["vision_config"]["norm_type"] = "rms";
+  json["image_token_index"] = 100000;
+  EXPECT_THAT(error_of(json),
+              testing::AllOf(HasSubstr("llm_config.hidden_size"),
+                             HasSubstr("llm_config.num_key_value_heads"), HasSubstr("relu"),
+                             HasSubstr("vision_config.patch_size"),
+                             HasSubstr("vision_config.norm_type"), HasSubstr("image_token_index")));
 }
 
 TEST(Config, AMissingKeyIsNamed) {
