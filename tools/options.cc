@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdio>
+#include <map>
 
 namespace reprise::tools {
 
@@ -66,6 +67,17 @@ void add_plan_options(CLI::App& app, PlanOptions& options) {
   app.add_option("--passes", options.passes,
                  "Traversals of each layer in a prompt (TroL); 1: off, 0: the model's own")
       ->check(CLI::Range(0, 4));
+  app.add_option("--adaptive", options.skip_below,
+                 "TroL: tokens whose mixing weight is below this leave the second visit of a layer "
+                 "out; 0: none, exact")
+      ->type_name("W")
+      ->check(CLI::Range(0.0f, 1.0f));
+  static const std::map<std::string, MixTokens> kinds = {
+      {"all", MixTokens::All}, {"image", MixTokens::Image}, {"text", MixTokens::Text}};
+  app.add_option("--traverse", options.traverse,
+                 "TroL: tokens of a prompt that make the second visit: all, image or text")
+      ->transform(CLI::CheckedTransformer(kinds, CLI::ignore_case))
+      ->default_str("all");
 }
 
 void print_json(const Json& json) {

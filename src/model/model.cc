@@ -5,6 +5,20 @@
 #include "base/error.h"
 
 namespace reprise {
+namespace {
+
+// The rows that make the visit before a Mix as a whole; w [rows] are their mixing weights.
+std::vector<int32_t> active_rows(const Mix& mix, const Rows& rows, std::span<const float> w) {
+  std::vector<int32_t> active;
+  for (size_t row = 0; row < w.size(); ++row) {
+    const bool image = !rows.is_image.empty() && rows.is_image[row] != 0;
+    const bool kind = mix.tokens == MixTokens::All || image == (mix.tokens == MixTokens::Image);
+    if (kind && !(w[row] < mix.skip_below)) active.push_back(static_cast<int32_t>(row));
+  }
+  return active;
+}
+
+}  // namespace
 
 Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options)
     : config_(std::move(config)), backend_(backend) {
@@ -91,7 +105,7 @@ Tensor Model::logits(const Tensor& normed) {
 }
 
 Tensor Model::run_visit(const Rows& rows, const Step& step, const Tensor& angles, const Tensor& x,
-                        Observer* observer) {
+                        const std::vector<int32_t>* active, Observer* observer) {
   const Visit& visit = std::get<Visit>(step.op);
   Block& block = blocks_[static_cast<size_t>(visit.block)];
   VisitRows args;
@@ -124,14 +138,26 @@ Tensor Model::run_visit(const Rows& rows, const Step& step, const Tensor& angles
 
   const TextConfig& text = config_.text;
   const Qkv qkv = project_qkv(backend_, text, block.attn, args, backend_.norm(x, block.attn_norm));
-  const Tensor mixed = scheme_->attend(backend_, visit.block, args, qkv);
-  const Tensor attention =
-      backend_.linear(backend_.reshape(mixed, {x.dim(0), int64_t{text.heads} * text.head_dim}),
-                      block.attn.o, args.adapters);
-  if (observer) observer->observe(args.label + ".attn", attention);
-  const Tensor h = backend_.add(x, attention);
-  return backend_.add(
+  Tensor mixed = scheme_->attend(backend_, visit.block, args, qkv);
+  mixed = backend_.reshape(mixed, {x.dim(0), int64_t{text.heads} * text.head_dim});
+  Tensor in = x;
+  if (active) {  // from here on a row concerns nobody but itself
+    if (active->empty()) return x;
+    mixed = backend_.gather_rows(mixed, *active);
+    in = backend_.gather_rows(x, *active);
+    if (!adapters.empty()) {
+      for (size_t i = 0; i < active->size(); ++i)  // ascending, so nothing is overwritten too early
+        adapters[i] = adapters[static_cast<size_t>((*active)[i])];
+      adapters.resize(active->size());
+      args.adapters = adapters;
+    }
+  }
+  const Tensor attention = backend_.linear(mixed, block.attn.o, args.adapters);
+  if (observer && !active) observer->observe(args.label + ".attn", attention);
+  const Tensor h = backend_.add(in, attention);
+  const Tensor out = backend_.add(
       h, mlp(backend_, text, block.mlp, args.adapters, backend_.norm(h, block.mlp_norm)));
+  return active ? backend_.replace_rows(x, *active, out) : out;
 }
 
 // The interpreter: all there is to running depth in any order.
@@ -139,19 +165,26 @@ Tensor Model::forward(const Plan& plan, const Rows& rows, Tensor x, Observer* ob
   REPRISE_CHECK(x.rank() == 2 && x.dim(0) == rows.size() && x.dim(1) == config_.text.d);
   const Tensor angles = rope_angles(backend_, config_.text.rope, rows);
   std::vector<Tensor> registers(static_cast<size_t>(plan.registers));
-  Tensor before;  // the last visit's input, for Mix
+  Tensor before, weight;  // the last visit's input and its mixing weight, for Mix
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
     if (std::holds_alternative<Visit>(step.op)) {
-      const bool mixes =
-          i + 1 < plan.steps.size() && std::holds_alternative<Mix>(plan.steps[i + 1].op);
-      before = mixes ? x : Tensor();  // held only where it is needed
-      x = run_visit(rows, step, angles, x, observer);
-    } else if (const auto* mix = std::get_if<Mix>(&step.op)) {
-      const Tensor w = scheme_->mix_weight(backend_, mix->gate, before);
-      if (observer) observer->observe(step.label.substr(0, step.label.rfind('.')) + ".mix_w", w);
-      x = backend_.lerp(before, x, w);
-      before = Tensor();
+      const auto* mix =
+          i + 1 < plan.steps.size() ? std::get_if<Mix>(&plan.steps[i + 1].op) : nullptr;
+      const bool skips = mix && (mix->skip_below > 0 || mix->tokens != MixTokens::All);
+      std::vector<int32_t> active;
+      if (mix) {  // held only where it is needed
+        before = x;
+        weight = scheme_->mix_weight(backend_, *mix, x);
+        if (skips) active = active_rows(*mix, rows, backend_.to_host(weight));
+      }
+      const bool all = active.size() == static_cast<size_t>(rows.size());
+      x = run_visit(rows, step, angles, x, skips && !all ? &active : nullptr, observer);
+    } else if (std::holds_alternative<Mix>(step.op)) {
+      if (observer)
+        observer->observe(step.label.substr(0, step.label.rfind('.')) + ".mix_w", weight);
+      x = backend_.lerp(before, x, weight);
+      before = weight = Tensor();
     } else if (const auto* save = std::get_if<Save>(&step.op)) {
       registers[static_cast<size_t>(save->reg)] = x;
     } else if (const auto* combine = std::get_if<Combine>(&step.op)) {

@@ -65,8 +65,10 @@ class Model {
                                             const LoadOptions& options);
   void check_tensors(const WeightFile& weights, bool complete, Problems& problems);
   void bind(const WeightFile& weights);
+  // active: the rows that run the visit as a whole (others only write their KV and keep x); null:
+  // all.
   Tensor run_visit(const Rows& rows, const Step& step, const Tensor& angles, const Tensor& x,
-                   Observer* observer);
+                   const std::vector<int32_t>* active, Observer* observer);
 
   ModelConfig config_;
   ModelFiles files_;

@@ -18,7 +18,17 @@ void Plan::visit(int block, int kv, int adapter, std::string label) {
   steps.push_back({Visit{block, kv, kv, adapter}, std::move(label)});
 }
 
-void Plan::mix(int gate, std::string label) { steps.push_back({Mix{gate}, std::move(label)}); }
+void Plan::mix(const Mix& mix, std::string label) { steps.push_back({mix, std::move(label)}); }
+
+std::string mix_tokens_name(MixTokens kind) {
+  return kind == MixTokens::Image ? "image" : kind == MixTokens::Text ? "text" : "all";
+}
+
+MixTokens parse_mix_tokens(std::string_view name, const std::string& where) {
+  for (const MixTokens kind : {MixTokens::All, MixTokens::Image, MixTokens::Text})
+    if (name == mix_tokens_name(kind)) return kind;
+  fail("{}: expected all, image or text, found '{}'", where, name);
+}
 
 void Plan::loop_end(int loop, bool norm) {
   steps.push_back({LoopEnd{loop, norm}, fmt::format("exit.{}", loop)});
@@ -62,8 +72,10 @@ void Plan::check(int blocks, const std::string& where) const {
       if (!written.contains(visit->read))
         bad(fmt::format("KV row {} is read before it is written", visit->read));
       visited = true;
-    } else if (std::holds_alternative<Mix>(steps[i].op)) {
+    } else if (const auto* mix = std::get_if<Mix>(&steps[i].op)) {
       if (!after_visit) bad("a mix must follow a visit");
+      if (!(mix->skip_below >= 0 && mix->skip_below <= 1))
+        bad(fmt::format("tokens are skipped below {}, expected 0 to 1", mix->skip_below));
     } else if (const auto* save = std::get_if<Save>(&steps[i].op)) {
       if (save->reg < 0 || save->reg >= registers)
         bad(fmt::format("register {}, but the plan declares {}", save->reg, registers));
@@ -99,7 +111,9 @@ std::string plan_table(const Plan& plan) {
            std::to_string(v->write) + (prompt ? "*" : ""),
            v->adapter < 0 ? "-" : std::to_string(v->adapter));
     } else if (const auto* m = std::get_if<Mix>(&step.op)) {
-      line("mix", fmt::format("gate {}", m->gate), "", "", "");
+      line("mix", fmt::format("gate {}", m->gate), "",
+           m->tokens == MixTokens::All ? "" : mix_tokens_name(m->tokens),
+           m->skip_below > 0 ? fmt::format("w >= {:.4g}", m->skip_below) : "");
     } else if (const auto* s = std::get_if<Save>(&step.op)) {
       line("save", fmt::format("r{}", s->reg), "", "", "");
     } else if (const auto* c = std::get_if<Combine>(&step.op)) {
@@ -125,7 +139,10 @@ Json plan_to_json(const Plan& plan) {
               {"write", v->write},
               {"adapter", v->adapter}};
     else if (const auto* m = std::get_if<Mix>(&step.op))
-      item = {{"op", "mix"}, {"gate", m->gate}};
+      item = {{"op", "mix"},
+              {"gate", m->gate},
+              {"skip_below", m->skip_below},
+              {"tokens", mix_tokens_name(m->tokens)}};
     else if (const auto* s = std::get_if<Save>(&step.op))
       item = {{"op", "save"}, {"register", s->reg}};
     else if (const auto* c = std::get_if<Combine>(&step.op))
@@ -166,7 +183,9 @@ Plan plan_from_json(const Json& json, const std::string& where) {
     if (op == "visit")
       parsed.op = Visit{number("block"), number("read"), number("write"), number("adapter", -1)};
     else if (op == "mix")
-      parsed.op = Mix{number("gate")};
+      parsed.op =
+          Mix{number("gate"), static_cast<float>(step.find_number("skip_below").value_or(0.0)),
+              parse_mix_tokens(step.find_string("tokens").value_or("all"), where)};
     else if (op == "save")
       parsed.op = Save{number("register")};
     else if (op == "combine")

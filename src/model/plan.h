@@ -25,10 +25,17 @@ struct Visit {
   bool operator==(const Visit&) const = default;
 };
 
+enum class MixTokens { All, Image, Text };
+
 // Blends the last visit's input and output per token: x = in + w (out - in), w from the scheme's
-// gate number `gate` applied to the input (TroL).
+// gate number `gate` applied to the input (TroL). Since w is known before the visit, tokens with
+// w < skip_below can leave it out and go on with `in` (adaptive traversal): they only give the
+// others their keys and values. 0 skips none and is exact. Tokens of another kind than `tokens`
+// leave it out too.
 struct Mix {
   int gate = 0;
+  float skip_below = 0;
+  MixTokens tokens = MixTokens::All;
   bool operator==(const Mix&) const = default;
 };
 
@@ -78,7 +85,7 @@ struct Plan {
 
   // Builders. A visit without rows of its own choosing gets a new KV row for itself.
   void visit(int block, int kv, int adapter, std::string label);
-  void mix(int gate, std::string label);
+  void mix(const Mix& mix, std::string label);
   void loop_end(int loop, bool norm = false);
   int add_kv_row(Lifetime lifetime = Lifetime::Request);
 
@@ -88,7 +95,7 @@ struct Plan {
 
   // Throws Error ("<where>: step 7: ...") unless: blocks, rows and registers are in range, every
   // row is written before (or by the visit that) reads it, no row is written twice, every Mix
-  // follows a visit, every register is saved before it is combined.
+  // follows a visit and skips below 0 to 1, every register is saved before it is combined.
   void check(int blocks, const std::string& where) const;
 
   bool operator==(const Plan&) const = default;
@@ -102,6 +109,10 @@ Plan dense_plan(int blocks);
 // (arXiv 2605.23872): "0-9,10-14*3,15-29" runs 10..14 three times and takes a third of each update:
 // x <- x + (F(x) - x) / 3. Throws Error naming `where` and the offending piece.
 Plan parse_plan(std::string_view text, int blocks, const std::string& where);
+
+std::string mix_tokens_name(MixTokens kind);  // "all", "image", "text"
+// Throws Error naming `where` for any other text.
+MixTokens parse_mix_tokens(std::string_view name, const std::string& where);
 
 // A table for people, one line a step.
 std::string plan_table(const Plan& plan);

@@ -44,6 +44,12 @@ Plan Scheme::decode_plan(const PlanOptions& options) const {
   if (options.passes > 1)
     fail("--passes {}: only TroL models traverse layers, this one's scheme is '{}'", options.passes,
          name());
+  if (options.traverse != MixTokens::All)
+    fail("--traverse {}: only TroL models traverse layers, this one's scheme is '{}'",
+         mix_tokens_name(options.traverse), name());
+  if (options.skip_below > 0)
+    fail("--adaptive {}: only TroL models traverse layers, this one's scheme is '{}'",
+         options.skip_below, name());
   if (!options.plan.empty()) return parse_plan(options.plan, config_.text.layers, "--plan");
   return dense_plan(config_.text.layers);
 }
@@ -67,8 +73,8 @@ Tensor Scheme::attend(Backend& be, int /*block*/, const VisitRows& rows, const Q
   return plain_attention(be, config_.text, rows, qkv);
 }
 
-Tensor Scheme::mix_weight(Backend&, int gate, const Tensor&) {
-  REPRISE_CHECK(false, "scheme '{}' has no gate {}", name(), gate);
+Tensor Scheme::mix_weight(Backend&, const Mix& mix, const Tensor&) {
+  REPRISE_CHECK(false, "scheme '{}' has no gate {}", name(), mix.gate);
 }
 
 }  // namespace reprise

@@ -19,6 +19,10 @@ namespace reprise {
 struct PlanOptions {
   std::string plan;  // --plan; empty: the scheme's own
   int passes = 0;    // TroL: 0 = the scheme's own (2); 1 = traversal off
+  // TroL: tokens whose mixing weight is below this leave a further visit out; 0: none, exact.
+  float skip_below = 0;
+  // TroL: tokens that make further visits; others keep their first visit's output.
+  MixTokens traverse = MixTokens::All;
 };
 
 // What the user may ask for when a model is loaded.
@@ -53,8 +57,8 @@ class Scheme {
   virtual KvSpec kv_spec() const;
   // Attention between the projections: appends to KV, returns [rows, heads, head_dim].
   virtual Tensor attend(Backend& be, int block, const VisitRows& rows, const Qkv& qkv);
-  // The weight of a Mix step, [rows, 1], from the last visit's input.
-  virtual Tensor mix_weight(Backend& be, int gate, const Tensor& in);
+  // The weight of a Mix step, [rows, 1], from the input of the visit before it.
+  virtual Tensor mix_weight(Backend& be, const Mix& mix, const Tensor& in);
   // Adapter per row for schemes whose adapters follow the kind of token; empty: the visit's own.
   virtual std::vector<int32_t> row_adapters(const Rows&) const { return {}; }
 

@@ -199,6 +199,10 @@ std::vector<Case> cases() {
   list.push_back({"trol", tiny_vision_language_config("trol", text("Phi3"))});
   list.push_back(
       {"trol_3_passes", tiny_vision_language_config("trol", text("Qwen2")), {.passes = 3}});
+  list.push_back({"trol_adaptive",
+                  tiny_vision_language_config("trol", text("Phi3")),
+                  {.passes = 3, .skip_below = 0.5f}});
+  list.push_back({"internlm2", with(text("InternLM2"), "bias", false)});
   Json phantom = tiny_vision_language_config("phantom", text("Qwen2"));
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
   list.push_back({"phantom", phantom});

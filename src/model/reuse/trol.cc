@@ -6,11 +6,22 @@
 // visits' keys and values. The second visit's are needed only while the prompt runs: kept until it
 // is done, a prompt can be cut into chunks of any size and stays exact.
 //
+// Config (all optional, for experiments): "reprise": {"trol": {"passes": 1 to 4, "mix": M}}, M one
+// of "learned" (the gate), "uniform" (w = 1/2), "random" (w uniform per token): the paper's
+// ablations.
+//
+// Adaptive traversal (ours): w depends on L(x) only and is known before the second visit. A token
+// with w below a threshold leaves that visit's attention output and MLP out, y = L(x), but still
+// gives the others its exact second-visit keys and values, which depend on L(x) only too.
+//
 // The released models share one gate over all layers. More passes (the paper's ablation has no
 // formula; this rule is ours): y_p = (1 - w) y_{p-1} + w L(y_{p-1}), w from the gate on y_{p-1}.
 #include <fmt/format.h>
 
+#include <bit>
+
 #include "base/error.h"
+#include "base/rng.h"
 #include "formats/pickle.h"
 #include "model/reuse/schemes.h"
 
@@ -22,7 +33,17 @@ constexpr const char* kGateFile = "trol_gating.pt";
 
 class Trol : public Scheme {
  public:
-  explicit Trol(const ModelConfig& config) : Scheme(config) {}
+  explicit Trol(const ModelConfig& config) : Scheme(config) {
+    const JsonObject keys(config.scheme_config, config.where, "reprise.trol.");
+    if (keys.has("passes")) passes_ = static_cast<int>(keys.get_int("passes", 1, kMostPasses));
+    const std::string mixing = keys.find_string("mix").value_or("learned");
+    if (mixing == "uniform")
+      mixing_ = Mixing::Uniform;
+    else if (mixing == "random")
+      mixing_ = Mixing::Random;
+    else if (mixing != "learned")
+      keys.fail_at("mix", "expected learned, uniform or random, found '" + mixing + "'");
+  }
   std::string name() const override { return "trol"; }
 
   // On InternLM2 (TroL-1.8B and 7B) every matrix of a block has one adapter, for image tokens only.
@@ -105,7 +126,7 @@ class Trol : public Scheme {
   // KV rows 0..L-1 are the first visits', the same as in the decode plan.
   Plan prefill_plan(const PlanOptions& options) const override {
     check(options);
-    const int passes = options.passes == 0 ? 2 : options.passes;
+    const int passes = options.passes == 0 ? passes_ : options.passes;
     const int layers = config_.text.layers;
     if (passes == 1) return dense_plan(layers);
     Plan plan;
@@ -116,24 +137,48 @@ class Trol : public Scheme {
       for (int pass = 2; pass <= passes; ++pass) {
         plan.visit(layer, plan.add_kv_row(Lifetime::Prompt), -1,
                    fmt::format("{}.pass{}", name, pass));
-        plan.mix(/*gate=*/0, pass == passes ? name + ".out" : fmt::format("{}.mix{}", name, pass));
+        plan.mix({/*gate=*/0, options.skip_below, options.traverse},
+                 pass == passes ? name + ".out" : fmt::format("{}.mix{}", name, pass));
       }
     }
     return plan;
   }
 
-  Tensor mix_weight(Backend& be, int /*gate*/, const Tensor& in) override {
-    return be.unary(be.scale(be.linear(in, gate_), 2.0f), Unary::Sigmoid);
+  Tensor mix_weight(Backend& be, const Mix&, const Tensor& in) override {
+    if (mixing_ == Mixing::Learned)
+      return be.unary(be.scale(be.linear(in, gate_), 2.0f), Unary::Sigmoid);
+    std::vector<float> w(static_cast<size_t>(in.dim(0)), 0.5f);
+    if (mixing_ == Mixing::Random) {
+      const std::vector<float> rows = be.to_host(in);
+      const auto width = static_cast<size_t>(in.cols());
+      for (size_t i = 0; i < w.size(); ++i)
+        w[i] = random_weight(std::span(rows).subspan(i * width, width));
+    }
+    return be.from_host(w, {in.dim(0), 1});
   }
 
  private:
+  enum class Mixing { Learned, Uniform, Random };
+
+  // Uniform in [0, 1), drawn from the bits of the token's state: fresh for every token, layer and
+  // training step, and the same however the work is sliced.
+  static float random_weight(std::span<const float> state) {
+    uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over 32-bit words
+    for (const float value : state) hash = (hash ^ std::bit_cast<uint32_t>(value)) * 0x100000001b3u;
+    return Philox(hash, 0).uniform(0);
+  }
+
   void check(const PlanOptions& options) const {
     if (!options.plan.empty())
       fail("--plan: a TroL model makes its own plans; use --passes 1 to {} instead", kMostPasses);
     if (options.passes < 0 || options.passes > kMostPasses)
       fail("--passes {}: expected 1 to {}", options.passes, kMostPasses);
+    if (!(options.skip_below >= 0 && options.skip_below <= 1))
+      fail("--adaptive {}: expected 0 to 1", options.skip_below);
   }
 
+  int passes_ = 2;
+  Mixing mixing_ = Mixing::Learned;
   LinearWeight gate_;                     // [1, d]
   std::vector<Block>* blocks_ = nullptr;  // the model's; outlives the scheme's use
 };

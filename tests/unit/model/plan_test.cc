@@ -73,7 +73,7 @@ TEST(Plan, SummaryReadsBackAsThePlan) {
   for (const char* text : {"0-29", "0-23,10-14", "5", "0-9,10-14*3,15-29", "3-0", "7,7,7"})
     EXPECT_EQ(plan_summary(parse_plan(text, 30, "")), text);
   Plan mixed = dense_plan(2);
-  mixed.mix(0, "layer.1.mixed");
+  mixed.mix({}, "layer.1.mixed");
   EXPECT_EQ(plan_summary(mixed), "(scheme's own)");
 }
 
@@ -92,14 +92,10 @@ TEST(Plan, CheckRefusesWhatCannotBeRun) {
               HasSubstr("second time"));
   EXPECT_THAT(error([](Plan& p) { std::get<Visit>(p.steps[0].op).read = 2; }),
               HasSubstr("before it is written"));
-  EXPECT_THAT(error([](Plan& p) {
-                p.steps.insert(p.steps.begin(), {Mix{0}, ""});
-              }),
+  EXPECT_THAT(error([](Plan& p) { p.steps.insert(p.steps.begin(), {Mix{0}, ""}); }),
               HasSubstr("must follow a visit"));
   EXPECT_THAT(error([](Plan& p) { p.steps.push_back({Save{0}, ""}); }), HasSubstr("register 0"));
-  EXPECT_THAT(error([](Plan& p) {
-                p.steps.push_back({Combine{0, 0.5f}, ""});
-              }),
+  EXPECT_THAT(error([](Plan& p) { p.steps.push_back({Combine{0, 0.5f}, ""}); }),
               HasSubstr("before it is saved"));
   EXPECT_THAT(error([](Plan& p) { p.steps.clear(); }), HasSubstr("no steps"));
 }
@@ -107,7 +103,7 @@ TEST(Plan, CheckRefusesWhatCannotBeRun) {
 TEST(Plan, JsonKeepsEverything) {
   Plan plan = parse_plan("0,1*2", 3, "");
   plan.visit(2, plan.add_kv_row(Lifetime::Prompt), 4, "layer.2.pass2");
-  plan.mix(1, "layer.2.out");
+  plan.mix({1, 0.25f, MixTokens::Image}, "layer.2.out");
   plan.loop_end(0, true);
   EXPECT_EQ(plan_from_json(plan_to_json(plan), "file"), plan);
   Json broken = plan_to_json(plan);

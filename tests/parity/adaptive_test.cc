@@ -1,0 +1,101 @@
+// Adaptive traversal (--adaptive W): what is skipped, and that nothing else changes. At the first
+// layer all tokens have the exact input, so those that make the second visit must get exactly what
+// they get without skipping; the others keep their first visit's output.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "support/golden.h"
+
+namespace reprise::test {
+namespace {
+
+using Named = std::map<std::string, std::vector<float>>;
+
+Named run(Engine& engine, const TraceInputs& inputs, const PlanOptions& plan) {
+  TraceOptions options;
+  options.plan = plan;
+  Named values;
+  for (const TensorView& tensor : trace(engine, inputs, options))
+    values[tensor.name] = to_floats(tensor);
+  return values;
+}
+
+class Adaptive : public testing::TestWithParam<const char*> {
+ protected:
+  Adaptive()
+      : folder_(golden_root() / GetParam()),
+        engine_(load_engine(folder_ / "model", cpu_machines().back())),
+        inputs_(read_trace_inputs(folder_ / "case-image.safetensors")) {}
+  std::filesystem::path folder_;
+  std::unique_ptr<Engine> engine_;
+  TraceInputs inputs_;
+};
+
+TEST_P(Adaptive, SkippedTokensStayAndGiveOthersExactKeysAndValues) {
+  const Named exact = run(*engine_, inputs_, {});
+  const Named half = run(*engine_, inputs_, {.skip_below = 0.5f});
+  const std::vector<float>& w = exact.at("layer.0.mix_w");
+  EXPECT_EQ(w, half.at("layer.0.mix_w"));
+  const size_t d = exact.at("layer.0.out").size() / w.size();
+  size_t skipped = 0;
+  for (size_t token = 0; token < w.size(); ++token) {
+    const bool skips = w[token] < 0.5f;
+    skipped += skips;
+    const float* want =
+        (skips ? exact.at("layer.0.pass1") : exact.at("layer.0.out")).data() + token * d;
+    EXPECT_EQ(std::memcmp(want, half.at("layer.0.out").data() + token * d, d * sizeof(float)), 0)
+        << "token " << token << ", w " << w[token];
+  }
+  EXPECT_GT(skipped, 0u);
+  EXPECT_LT(skipped, w.size());
+}
+
+TEST_P(Adaptive, ZeroSkipsNothingAndOneEverything) {
+  const Named exact = run(*engine_, inputs_, {});
+  EXPECT_EQ(exact.at("logits"), run(*engine_, inputs_, {.skip_below = 1e-30f}).at("logits"));
+  float largest = 0;
+  const Named none = run(*engine_, inputs_, {.skip_below = 1.0f});
+  for (const auto& [name, values] : none)
+    if (name.ends_with(".mix_w")) largest = std::max(largest, *std::ranges::max_element(values));
+  ASSERT_LT(largest, 1.0f) << "all tokens skip";
+  EXPECT_EQ(none.at("logits"), run(*engine_, inputs_, {.passes = 1}).at("logits"));
+}
+
+TEST_P(Adaptive, OnlyImageOrOnlyTextTokensMakeTheSecondVisit) {
+  const Named exact = run(*engine_, inputs_, {});
+  for (const MixTokens kind : {MixTokens::Image, MixTokens::Text}) {
+    const Named some = run(*engine_, inputs_, {.traverse = kind});
+    const size_t tokens = inputs_.ids.size(), d = exact.at("layer.0.out").size() / tokens;
+    for (size_t token = 0; token < tokens; ++token) {
+      const bool image = inputs_.ids[token] == engine_->config().image_token;
+      const char* like = image == (kind == MixTokens::Image) ? "layer.0.out" : "layer.0.pass1";
+      EXPECT_EQ(std::memcmp(exact.at(like).data() + token * d,
+                            some.at("layer.0.out").data() + token * d, d * sizeof(float)),
+                0)
+          << "token " << token << ", " << mix_tokens_name(kind);
+    }
+  }
+}
+
+TEST_P(Adaptive, OutOfRangeIsRefused) {
+  EXPECT_THROW(run(*engine_, inputs_, {.skip_below = -0.1f}), Error);
+  EXPECT_THROW(run(*engine_, inputs_, {.skip_below = 1.5f}), Error);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Adaptive, testing::Values("trol/internlm2-clip", "trol/phi3-vit"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           for (char& c : name)
+                             if (!isalnum(static_cast<unsigned char>(c))) c = '_';
+                           return name;
+                         });
+
+TEST(AdaptiveElsewhere, OnlyTraversalCanBeSkipped) {
+  const auto engine = load_engine(golden_root() / "phantom/qwen2-vit/model", {"cpu", "scalar"});
+  const auto inputs = read_trace_inputs(golden_root() / "phantom/qwen2-vit/case-text.safetensors");
+  EXPECT_THROW(run(*engine, inputs, {.skip_below = 0.5f}), Error);
+}
+
+}  // namespace
+}  // namespace reprise::test
