@@ -103,19 +103,21 @@ int run_program(int argc, char** argv) {
 }  // namespace reprise::tools
 
 int main(int argc, char** argv) {
+  using reprise::tools::kError;
   using reprise::tools::print_error;
   try {
     const int code = reprise::tools::run_program(argc, argv);
-    if (std::fflush(stdout) != 0) return print_error("standard output can't be written", 1);
+    // Streamed text was flushed before: its errors show only in ferror.
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      return print_error("standard output can't be written", kError);
     return code;
   } catch (const reprise::Error& error) {
-    return print_error(error.what(), reprise::tools::kError);
+    return print_error(error.what(), kError);
   } catch (const reprise::InternalError& error) {
-    return print_error(std::string("this is a bug in reprise: ") + error.what(),
-                       reprise::tools::kError);
+    return print_error(std::string("this is a bug in reprise: ") + error.what(), kError);
   } catch (const std::bad_alloc&) {
-    return print_error("out of memory", reprise::tools::kError);
+    return print_error("out of memory", kError);
   } catch (const std::exception& error) {
-    return print_error(error.what(), reprise::tools::kError);
+    return print_error(error.what(), kError);
   }
 }

@@ -29,9 +29,10 @@ class Descriptor {
 };
 
 Descriptor open_for_reading(const std::filesystem::path& path, size_t* size) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK opening a FIFO waits for a writer, perhaps for ever.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) fail("{}: can't be opened: {}", path.string(), std::strerror(errno));
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(fd);
     fail("{}: is not a regular file", path.string());
@@ -98,18 +99,58 @@ std::string read_file(const std::filesystem::path& path, size_t max_bytes) {
   return text;
 }
 
+namespace {
+
+// A new file beside `path` that has no name yet, so that nothing is left of it however the program
+// ends; -1 where the system has no such files.
+int open_nameless(const std::filesystem::path& path) {
+  if (::access("/proc/self/fd", X_OK) != 0) return -1;  // link_as needs it
+  const std::filesystem::path folder = path.parent_path();
+  return ::open(folder.empty() ? "." : folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+}
+
+// Gives a nameless file a free name beside `path`: linking can't replace a file, only rename can.
+// Returns the name; empty (and errno) on failure.
+std::string link_beside(int fd, const std::filesystem::path& path) {
+  const std::string source = fmt::format("/proc/self/fd/{}", fd);
+  for (int number = 0; number < 1000; ++number) {
+    std::string name = fmt::format("{}.partial-{}-{}", path.string(), ::getpid(), number);
+    if (::linkat(AT_FDCWD, source.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0)
+      return name;
+    if (errno != EEXIST) break;
+  }
+  return "";
+}
+
+}  // namespace
+
 void write_file_atomically(const std::filesystem::path& path,
                            const std::function<void(const ByteSink&)>& write) {
-  std::string temporary = path.string() + ".partial-XXXXXX";
-  const Descriptor fd(::mkostemp(temporary.data(), O_CLOEXEC));
-  if (fd.get() < 0) fail("{}: can't be created: {}", path.string(), std::strerror(errno));
+  struct stat status{};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    if (S_ISDIR(status.st_mode)) fail("{}: is a folder, expected a file", path.string());
+    // A device or pipe is written to; it must never be replaced by a file.
+    const Descriptor device(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    if (device.get() < 0) fail("{}: can't be written: {}", path.string(), std::strerror(errno));
+    write([&](std::span<const std::byte> bytes) { write_all(device.get(), bytes, path); });
+    return;
+  }
+  std::string temporary;  // its name, once it has one
+  int raw = open_nameless(path);
+  if (raw < 0) {
+    temporary = path.string() + ".partial-XXXXXX";
+    raw = ::mkostemp(temporary.data(), O_CLOEXEC);
+    if (raw < 0) fail("{}: can't be created: {}", path.string(), std::strerror(errno));
+  }
+  const Descriptor fd(raw);
   try {
     write([&](std::span<const std::byte> bytes) { write_all(fd.get(), bytes, path); });
-    if (::fchmod(fd.get(), 0644) != 0 || ::fsync(fd.get()) != 0 ||
-        ::rename(temporary.c_str(), path.c_str()) != 0)
+    const bool written = ::fchmod(fd.get(), 0644) == 0 && ::fsync(fd.get()) == 0;
+    if (written && temporary.empty()) temporary = link_beside(fd.get(), path);
+    if (!written || temporary.empty() || ::rename(temporary.c_str(), path.c_str()) != 0)
       fail("{}: can't be written: {}", path.string(), std::strerror(errno));
   } catch (...) {
-    ::unlink(temporary.c_str());
+    if (!temporary.empty()) ::unlink(temporary.c_str());
     throw;
   }
 }

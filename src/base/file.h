@@ -38,10 +38,10 @@ class MappedFile {
 // The whole file as text. Throws Error when it can't be read or is larger than max_bytes.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 30);
 
-// Writes through a temporary file in the same folder, flushes it to disk and renames it over
-// `path`: afterwards the file is either the old one or the whole new one. `write` is handed a sink
-// and may call it any number of times. Throws Error naming the path (disk full, no permission...);
-// the temporary file is removed then.
+// Writes a temporary file in the same folder, flushes it and renames it over `path`, which is then
+// the old file or the whole new one, also when the program is killed. `write` may call its sink any
+// number of times. Throws Error naming the path (disk full, no permission...) and leaves nothing
+// behind then. A device or pipe at `path` is written to, never replaced.
 using ByteSink = std::function<void(std::span<const std::byte>)>;
 void write_file_atomically(const std::filesystem::path& path,
                            const std::function<void(const ByteSink&)>& write);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "engine/finite.h"
+
 namespace reprise {
 
 namespace {
@@ -154,7 +156,9 @@ std::vector<float> Session::decode(int32_t token, Observer* observer) {
 }
 
 std::vector<float> Session::logits(const Tensor& state) {
-  return model_.backend().to_host(model_.logits(model_.final_norm(state)));
+  std::vector<float> logits = model_.backend().to_host(model_.logits(model_.final_norm(state)));
+  check_logits(model_, logits, fmt::format("token {} of the request", sequence_.length));
+  return logits;
 }
 
 }  // namespace reprise

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "engine/finite.h"
 #include "engine/images.h"
 #include "engine/sampler.h"
 
@@ -162,6 +163,9 @@ PixelTiles trace_pixels(const ModelConfig& config, const TraceInputs& inputs) {
   pixels.tiles = tensor.shape[0];
   if (inputs.pixels) {
     pixels.values = to_floats(tensor);
+    if (!std::all_of(pixels.values.begin(), pixels.values.end(),
+                     [](float x) { return std::isfinite(x); }))
+      fail("{}: tensor '{}': holds NaN or infinity", inputs.where, tensor.name);
   } else {
     Tiles tiles;
     tiles.count = static_cast<int>(tensor.shape[0]);
@@ -202,6 +206,7 @@ std::vector<TensorView> trace(Engine& engine, const TraceInputs& inputs,
         collector.observe("logits", logits);
         collector.next_call();
         next = be.to_host(be.slice(logits, 0, logits.dim(0) - 1, logits.dim(0)));
+        check_logits(model, next, inputs.where);
       },
       &collector);
   collector.append_to(results);

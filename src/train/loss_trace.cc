@@ -7,6 +7,8 @@
 namespace reprise {
 namespace {
 
+constexpr int64_t kNotCounted = -100;
+
 TrainBackend& train_backend(Engine& engine, const std::string& where) {
   auto* backend = dynamic_cast<TrainBackend*>(&engine.backend());
   if (!backend) fail("{}: tensor 'labels' asks for gradients, which need --backend torch", where);
@@ -85,6 +87,19 @@ Inputs input_rows(Engine& engine, const WeightFile& file) {
   return inputs;
 }
 
+// Labels [n]: ids of the vocabulary, or -100 where a token isn't counted.
+std::vector<int64_t> read_labels(const WeightFile& file, int64_t vocab) {
+  const TensorView row = one_row(file.get("labels"), 1, file.where());
+  if (row.type != DType::I64)
+    fail("{}: tensor 'labels': expected type I64, found {}", file.where(), dtype_name(row.type));
+  std::vector<int64_t> labels = to_ints(row);
+  for (const int64_t label : labels)
+    if (label != kNotCounted && (label < 0 || label >= vocab))
+      fail("{}: tensor 'labels': expected 0 to {}, or {} for tokens that don't count, found {}",
+           file.where(), vocab - 1, kNotCounted, label);
+  return labels;
+}
+
 }  // namespace
 
 bool has_labels(const std::filesystem::path& file) {
@@ -97,7 +112,7 @@ std::vector<TensorView> trace_loss(Engine& engine, const std::filesystem::path& 
   engine.model().visit_tensors(
       [&](const TensorSlot& slot) { backend.set_trainable(*slot.tensor, true); });
   backend.set_recording(true);
-  const std::vector<int64_t> labels = to_ints(one_row(file.get("labels"), 1, file.where()));
+  const std::vector<int64_t> labels = read_labels(file, engine.config().text.vocab);
   const auto [x, is_image] = input_rows(engine, file);
   if (static_cast<int64_t>(labels.size()) != x.dim(0))
     fail("{}: {} labels for {} tokens", file.where(), labels.size(), x.dim(0));

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <cmath>
+#include <limits>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -129,6 +130,17 @@ TEST_F(CommandTest, TraceErrorsNameFileAndTensor) {
   expect({input({3}, ids), picture}, model("trol/phi3-vit"),
          AllOf(HasSubstr("pixel_values"), HasSubstr("[tiles, 3, 112, 112]")));
   expect({input({3}, {1, 5, 2})}, model("trol/phi3-vit"), HasSubstr("1 image placeholders"));
+  const auto labels = [&](std::vector<int64_t> values) {
+    return make_view("labels", {static_cast<int64_t>(values.size())},
+                     std::span<const int64_t>(values));
+  };
+  expect({input({3}, ids), labels({-100, 1, 2})}, llama, AllOf(HasSubstr(in), HasSubstr("torch")));
+  std::vector<int64_t> shown(17, 5);  // a tile of 16 rows
+  shown[16] = 1;
+  std::vector<float> values(3 * 112 * 112);
+  values[77] = std::numeric_limits<float>::quiet_NaN();
+  expect({input({17}, shown), make_view("pixel_values", {1, 3, 112, 112}, std::span(values))},
+         model("trol/phi3-vit"), AllOf(HasSubstr(in), HasSubstr("pixel_values"), HasSubstr("NaN")));
   expect_error({"trace", llama, "--inputs", (folder_ / "none").string(), "--out", out},
                HasSubstr("none"));
 }
@@ -146,6 +158,11 @@ TEST_F(CommandTest, NothingHalfWritten) {
   std::vector<std::string> nowhere = trace;
   nowhere.back() = (folder_ / "no/such/out.safetensors").string();
   expect_error(nowhere, HasSubstr("no/such"));
+  // A device is written to, and never replaced by a file.
+  std::vector<std::string> full = trace;
+  full.back() = "/dev/full";
+  expect_error(full, AllOf(HasSubstr("/dev/full"), HasSubstr("No space")));
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/full"));
   // A killed program.
   std::vector<std::string> long_trace = trace;
   long_trace.insert(long_trace.end(), {"--steps", "100000"});
@@ -166,7 +183,10 @@ TEST_F(CommandTest, OutputThatCannotBeWritten) {
   for (const std::vector<std::string>& arguments :
        {std::vector<std::string>{"tokenize", llama, "--text", "a"},
         {"inspect", llama, "--json"},
-        {"run", llama, "--prompt", "a", "--max-tokens", "3", "--json"}}) {
+        {"run", llama, "--prompt", "a", "--max-tokens", "3", "--json"},
+        {"run", llama, "--prompt", "a", "--max-tokens", "3"},
+        {"--version"},
+        {"run", "--help"}}) {
     expect_error(arguments, HasSubstr("output"), {.stdout_path = "/dev/full"});
   }
 }

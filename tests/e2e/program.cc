@@ -18,6 +18,12 @@ namespace reprise::testing {
 
 namespace {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kLimitsMemory = false;
+#else
+constexpr bool kLimitsMemory = true;
+#endif
+
 using Clock = std::chrono::steady_clock;
 constexpr auto kLongest = std::chrono::seconds(240);  // then the program is killed
 
@@ -61,6 +67,11 @@ ProgramResult run_program(const std::vector<std::string>& arguments,
       const rlimit limit = {static_cast<rlim_t>(options.largest_file),
                             static_cast<rlim_t>(options.largest_file)};
       if (setrlimit(RLIMIT_FSIZE, &limit)) _exit(126);
+    }
+    if (kLimitsMemory && options.memory >= 0) {
+      const auto bytes = static_cast<rlim_t>(options.memory);
+      const rlimit limit = {bytes, bytes};
+      if (setrlimit(RLIMIT_AS, &limit)) _exit(126);
     }
     exec_program(arguments);
   }

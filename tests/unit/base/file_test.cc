@@ -1,6 +1,10 @@
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -71,6 +75,9 @@ TEST_F(File, OpeningErrorsNameThePath) {
   EXPECT_THAT(error_of([&] { MappedFile::open(folder_); }),
               AllOf(HasSubstr(folder_.string()), HasSubstr("not a regular file")));
   EXPECT_THAT(error_of([&] { read_file("/dev/null"); }), HasSubstr("not a regular file"));
+  const auto fifo = folder_ / "fifo";  // nobody ever writes to it: must not be waited for
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { read_file(fifo); }), HasSubstr("not a regular file"));
 }
 
 TEST_F(File, ReadHasALimit) {
@@ -109,6 +116,48 @@ TEST_F(File, AFailedWriteLeavesTheOldFileAndNothingElse) {
   std::filesystem::create_directory(folder_ / "dir");
   EXPECT_THAT(error_of([&] { write_file_atomically(folder_ / "dir", "x"); }), HasSubstr("dir"));
   EXPECT_EQ(files_in_folder(), 2u);
+}
+
+TEST_F(File, DevicesAreWrittenToAndStayDevices) {
+  write_file_atomically("/dev/null", "x");
+  struct stat status{};
+  ASSERT_EQ(::stat("/dev/null", &status), 0);
+  EXPECT_TRUE(S_ISCHR(status.st_mode));
+  EXPECT_THAT(error_of([] { write_file_atomically("/dev/full", "x"); }),
+              AllOf(HasSubstr("/dev/full"), HasSubstr("No space")));
+  ASSERT_EQ(::stat("/dev/full", &status), 0);
+  EXPECT_TRUE(S_ISCHR(status.st_mode));
+}
+
+TEST_F(File, AKilledWriterLeavesTheOldFileAndNothingElse) {
+  const auto path = folder_ / "a";
+  write_file_atomically(path, "old");
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    write_file_atomically(path, [&](const ByteSink& sink) {
+      const std::string text(100'000, 'x');
+      sink(std::as_bytes(std::span(text)));
+      if (::write(ready[1], "!", 1) == 1) ::pause();
+    });
+    ::_exit(1);
+  }
+  ::close(ready[1]);
+  char byte = 0;
+  EXPECT_EQ(::read(ready[0], &byte, 1), 1);
+  ::close(ready[0]);
+  ::kill(child, SIGKILL);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(read_file(path), "old");
+  const int nameless = ::open(folder_.c_str(), O_TMPFILE | O_WRONLY, 0600);
+  if (nameless >= 0) {
+    EXPECT_EQ(files_in_folder(), 1u);
+    ::close(nameless);
+  }
 }
 
 }  // namespace

@@ -1,0 +1,35 @@
+#include "engine/finite.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+
+namespace reprise {
+namespace {
+
+// The first tensor of the model's files that isn't finite, as a part of a message.
+std::string culprit(const Model& model) {
+  const ModelFiles& files = model.files();
+  if (!files.folder && !files.gguf) return "";  // made in memory
+  const WeightFile& weights = files.folder ? files.folder->weights : files.gguf->weights;
+  for (const TensorView& tensor : weights.tensors()) {
+    if (!is_float(tensor.type) && !is_quantized(tensor.type)) continue;
+    const std::vector<float> values = to_floats(tensor);
+    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
+      return fmt::format("; {}: tensor '{}' holds NaN or infinity", weights.where(), tensor.name);
+  }
+  return fmt::format("; the weights in {} are finite, so sums went beyond float32",
+                     weights.where());
+}
+
+}  // namespace
+
+void check_logits(const Model& model, std::span<const float> logits, const std::string& what) {
+  bool bad = false;  // without a branch, so that it is vectorized: this runs for every token
+  for (const float x : logits) bad |= !(x <= std::numeric_limits<float>::max());
+  if (bad) fail("{}: logits are NaN or infinite{}", what, culprit(model));
+}
+
+}  // namespace reprise
