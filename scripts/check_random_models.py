@@ -30,10 +30,11 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
 
 from random_models.generate import KINDS, NAMES, make_model
-from random_models.reference import ROOT, internlm2_weights, run, smallest_gap
+from random_models.reference import ROOT, loss_and_gradients, run, smallest_gap
 
 # The golden READMEs' tolerances, for logits with a deviation of 2: larger ones may be off by more.
 LOGITS, HIDDEN, DEVIATION = 2e-4, 5e-4, 2.0
+LOSS, GRADIENT = 2e-6, 2e-3  # relative to the loss, to each tensor's largest value
 STEPS = 6
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -67,19 +68,44 @@ def compare(found, expected, problems):
     return logits, hidden
 
 
+def compare_gradients(found, expected, float32, problems):
+    """expected, float32: (loss, gradients) in float64 and in float32.
+    -> difference of the loss, and the gradients' largest as a share of what is allowed."""
+    (loss, gradients), (_, rounded) = expected, float32
+    worst, largest = 0.0, max(float(t.abs().max()) for t in gradients.values())
+    for name in sorted(gradients.keys() | {k[5:] for k in found if k.startswith("grad.")}):
+        want = gradients.get(name, torch.zeros(1, dtype=torch.float64)).numpy()  # not used: zeros
+        got = found.get("grad." + name)
+        if got is None or name in gradients and got.shape != want.shape:
+            problems.append(f"grad.{name}: {'missing' if got is None else got.shape}")
+            continue
+        # Some are zero, or tiny beside the noise of float32: then PyTorch's own error counts.
+        noise = np.abs(rounded[name].numpy() - want).max() if name in gradients else 0
+        allowed = GRADIENT * np.abs(want).max() + 8 * noise + 1e-6 * largest
+        off = np.abs(got - want).max() / allowed
+        worst = max(worst, off)
+        if not off <= 1:
+            problems.append(f"grad.{name}: off by {off:.1f} times what is allowed")
+    off = float(abs(found["loss"][0] - loss[0]))
+    if not off <= LOSS * max(1, float(loss[0])):
+        problems.append(f"loss: off by {off:.1e}")
+    return off, worst
+
+
 def backends(names, program):
     """[(label, arguments, environment)]"""
     known = {"torch": (["--backend", "torch"], {})}
     for isa in ("scalar", "avx2", "avx512-vnni", "avx2-simde", "avx512-vnni-simde"):
         known[isa] = ([], {"REPRISE_ISA": isa})
+    known["gradients"] = (["--backend", "torch"], {})
     known["avx2+chunks"] = (["--chunk", "3"], {"REPRISE_ISA": "avx2"})
     return [(name, *known[name]) for name in names]
 
 
-def trace(program, folder, arguments, environment):
+def trace(program, folder, arguments, environment, inputs="inputs.safetensors"):
     out = folder / "out.safetensors"
     out.unlink(missing_ok=True)
-    command = [program, "trace", folder, "--inputs", folder / "inputs.safetensors", "--out", out,
+    command = [program, "trace", folder, "--inputs", folder / inputs, "--out", out,
                "--steps", str(STEPS), "--activations", "f32", "--threads", "2", *arguments]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     return (load_file(out) if done.returncode == 0 else None), done.stderr.strip()
@@ -88,21 +114,31 @@ def trace(program, folder, arguments, environment):
 def check_seed(kind, seed, args, folder):
     for attempt in range(50):  # a seed whose greedy choices are clear
         path = folder / f"{kind}-{seed}-{attempt}"
-        c, weights, ids, pixels, files = make_model(path, kind, seed * 50 + attempt)
+        c, weights, ids, pixels, labels, files = make_model(path, kind, seed * 50 + attempt)
+        double = {k: t.double() for k, t in weights.items()}
+        pixels64 = None if pixels is None else pixels.double()
         with torch.no_grad():
-            double = {k: t.double() for k, t in weights.items()}
-            out = run(double, c, ids, None if pixels is None else pixels.double(), STEPS)
+            out = run(double, c, ids, pixels64, STEPS)
         if smallest_gap(out) > 2e-3:
             break
     with torch.no_grad():  # the noise of float32
         noise = run(weights, c, ids, pixels, STEPS)["logits"].sub(out["logits"]).abs().max()
     bad, cells = [], []
     for label, arguments, environment in backends(args.backends, args.program):
-        found, error = trace(args.program, path, arguments, environment)
-        problems = []
+        problems, gradients = [], label == "gradients"
+        if gradients and len(ids) < 2:
+            cells.append("-")
+            continue
+        found, error = trace(args.program, path, arguments, environment,
+                             "loss-inputs.safetensors" if gradients else "inputs.safetensors")
         if found is None:
             problems.append(error)
             cells.append("error")
+        elif gradients:
+            expected = loss_and_gradients(double, c, ids, pixels64, labels)
+            float32 = loss_and_gradients(weights, c, ids, pixels, labels)
+            cells.append("{:.0e} {:.2f}".format(*compare_gradients(found, expected, float32,
+                                                                   problems)))
         else:
             cells.append("{:.0e} {:.0e}".format(*compare(found, out, problems)))
         bad += [f"{kind} {seed}, {label}: {p}" for p in problems[:6]]
@@ -138,8 +174,6 @@ def check_golden(folder):
                               map_location="cpu")
             w |= {f"trol_gating.{m}": gate[f"0.{m}"] for m in ("weight", "bias")}
         w = {k: t.double() for k, t in w.items()}
-        if "InternLM2" in llm["architectures"][0]:
-            w = internlm2_weights(w, c)
         case = load_torch(path)
         B, tiles = case["input_ids"].shape[0], 0
         for b in range(B):

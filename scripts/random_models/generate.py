@@ -8,7 +8,7 @@ from collections import OrderedDict
 import torch
 from safetensors.torch import save_file
 
-from .reference import internlm2_weights, ref
+from .reference import ref
 
 KINDS = ("llama", "qwen2", "phi3", "replay", "recursive", "trol-phi3", "trol-internlm2",
          "phantom-qwen2", "phantom-phi3", "phantom-internlm2")
@@ -71,7 +71,7 @@ def random_config(kind, r):
         c["vision"] = dict(model_type="clip_vision_model", hidden_size=heads * r.choice((8, 12, 20)),
                            num_hidden_layers=r.choice((1, 2, 3)), num_attention_heads=heads,
                            intermediate_size=r.choice((20, 33, 100)), patch_size=(patch := r.choice((2, 7))),
-                           image_size=patch * r.choice((2, 3, 5)), layer_norm_eps=1e-5,
+                           image_size=patch * r.choice((2, 3, 5)) + r.choice((0, 0, 0, 1)), layer_norm_eps=1e-5,
                            hidden_act="quick_gelu")
         c |= {"image_token": c["vocab_size"], "tiles": r.choice((0, 1, 1))}
     elif kind.startswith(("trol", "phantom")):
@@ -80,7 +80,8 @@ def random_config(kind, r):
         c["vision"] = dict(model_type="intern_vit_300m", hidden_size=heads * r.choice((8, 12, 20)),
                            num_hidden_layers=r.choice((1, 2, 3)), num_attention_heads=heads,
                            intermediate_size=r.choice((20, 33, 100)), patch_size=patch,
-                           image_size=patch * r.choice((2, 4, 6)), layer_norm_eps=1e-6,
+                           image_size=patch * r.choice((2, 4, 6)) + r.choice((0, 0, 0, 1)),
+                           layer_norm_eps=1e-6,
                            hidden_act="gelu", norm_type="layer_norm", qkv_bias=r.random() < 0.7,
                            qk_normalization=False)
         c |= {"image_token": 5, "tiles": r.choice((0, 1, 1, 2, 3))}
@@ -197,8 +198,6 @@ def make_model(folder, kind, seed):
     if c.get("trol"):
         write_gate(folder, stored, c["num_hidden_layers"], r)
     weights = {k: t.float() for k, t in stored.items()}
-    if kind.endswith("internlm2"):
-        weights = internlm2_weights(weights, c)
     files = {k: t for k, t in stored.items() if not k.startswith("trol_gating")}
     shards = r.choice((1, 1, 2, 3))
     if shards == 1:
@@ -215,7 +214,11 @@ def make_model(folder, kind, seed):
     (folder / "config.json").write_text(json.dumps(hf_config(kind, c)))
     inputs = {"input_ids": ids} | ({"pixel_values": pixels} if pixels is not None else {})
     save_file(inputs, folder / "inputs.safetensors")
-    return c, weights, ids, pixels, f"{str(kind_of)[6:]} x{shards}"
+    labels = torch.randint(6, c["vocab_size"], ids.shape, generator=g)
+    labels[torch.rand(ids.shape, generator=g) < 0.3] = -100
+    labels[-1] = 7  # one counts
+    save_file(inputs | {"labels": labels}, folder / "loss-inputs.safetensors")
+    return c, weights, ids, pixels, labels, f"{str(kind_of)[6:]} x{shards}"
 
 
 def write_gate(folder, stored, layers, r):

@@ -58,6 +58,10 @@ def internlm2_weights(w, c):
     return out
 
 
+def llama_names(w, c):
+    return internlm2_weights(w, c) if "InternLM2" in c["architectures"][0] else w
+
+
 def clip_features(w, v, pixels):
     """CLIP's last hidden state without CLS and without the last norm, [t, patches, d]."""
     p, heads = "vit.vision_tower.vision_model.", v["num_attention_heads"]
@@ -217,10 +221,14 @@ def forward(w, c, x, cache, start, total, traverse, image=None):
     return out
 
 
-def run(w, c, ids, pixels, steps):
-    """Everything `reprise trace --steps` writes, from weights w (float64 or float32)."""
-    table, out, image = w[c.get("prefix", "") + "model.embed_tokens.weight"], {}, None
-    x = table[ids]
+def embed_table(w, c):
+    return w[c.get("prefix", "") + "model.embed_tokens.weight"]
+
+
+def prefill(w, c, ids, pixels, cache):
+    """The prompt in one call -> dict of results."""
+    out, image = {}, None
+    x = embed_table(w, c)[ids]
     if pixels is not None:
         clip = c["vision"]["model_type"] == "clip_vision_model"
         features, project = (clip_features, clip_project) if clip else (ref.vision_features, ref.project)
@@ -230,8 +238,24 @@ def run(w, c, ids, pixels, steps):
         x[at] = out["projected"].reshape(-1, x.shape[-1])
         image = at[:, None].to(x.dtype)
     out["inputs_embeds"] = x
-    n, cache = len(ids), {}
-    out |= forward(w, c, x, cache, 0, n, n > 1, image)
+    return out | forward(w, c, x, cache, 0, len(ids), len(ids) > 1, image)
+
+
+def loss_and_gradients(w, c, ids, pixels, labels):
+    """w: name -> leaf tensor, as in the file. Mean cross entropy of the counted labels, label t
+    predicted at t - 1, and its gradients; every token is traversed (TroL), as officially."""
+    leaves = {k: t.detach().clone().requires_grad_() for k, t in w.items()}
+    logits = prefill(llama_names(leaves, c), c, ids, pixels, {})["logits"]
+    loss = F.cross_entropy(logits[:-1], labels[1:], ignore_index=-100)
+    loss.backward()
+    return loss.detach()[None], {k: t.grad for k, t in leaves.items() if t.grad is not None}
+
+
+def run(w, c, ids, pixels, steps):
+    """Everything `reprise trace --steps` writes, from a file's weights w (float64 or float32)."""
+    w = llama_names(w, c)
+    table, n, cache = embed_table(w, c), len(ids), {}
+    out = prefill(w, c, ids, pixels, cache)
     for depth, kv in cache.items():
         out |= {f"layer.{depth}.{m}": kv[m].transpose(0, 1) for m in "kv"}  # [G, n, hd]
     rows, tokens = [out["logits"][-1]], [int(out["logits"][-1].argmax())]
