@@ -13,6 +13,10 @@ namespace {
 constexpr int64_t kMostLayers = 10000;
 constexpr int64_t kMostWidth = 1 << 20;
 constexpr int64_t kMostTokens = int64_t{1} << 32;
+// Beyond any model, and far from where float32 ends.
+constexpr double kMostTheta = 1e15;
+constexpr double kMostFactor = 1e6;
+constexpr double kLeastEps = 1e-20, kMostEps = 1;
 
 Unary activation(const JsonObject& json, const std::string& key) {
   const std::string name = json.get_string(key);
@@ -47,8 +51,10 @@ void read_long_rope(const JsonObject& json, const JsonObject& scaling, const std
                                                   rope.long_factor.size()));
   for (const auto* factors : {&rope.short_factor, &rope.long_factor})
     for (double factor : *factors)
-      if (!(factor > 0))
-        scaling.problem_at("short_factor, long_factor", "expected positive numbers");
+      if (!(factor >= 1 / kMostFactor && factor <= kMostFactor))
+        scaling.problem_at(
+            "short_factor, long_factor",
+            fmt::format("expected {} to {}, found {}", 1 / kMostFactor, kMostFactor, factor));
   const JsonObject& holder = scaling.has("original_max_position_embeddings") ? scaling : json;
   rope.original_max_position = holder.get_int("original_max_position_embeddings", 2, kMostTokens);
   rope.attention_factor =
@@ -57,14 +63,28 @@ void read_long_rope(const JsonObject& json, const JsonObject& scaling, const std
                                      static_cast<double>(rope.original_max_position)));
 }
 
+// A number that must lie in [low, high]; low where it doesn't and problems are collected.
+double number_in(const JsonObject& json, const std::string& key, double low, double high) {
+  const size_t before = json.problems();
+  const double value = json.get_number(key);
+  if (value >= low && value <= high) return value;
+  if (json.problems() == before)  // there, and a number
+    json.problem_at(key, fmt::format("expected {} to {}, found {}", low, high, value));
+  return low;
+}
+
 RopeConfig read_rope(const JsonObject& json, int head_dim, int64_t max_position) {
   RopeConfig rope;
   rope.max_position = max_position;
   const auto parameters = json.find_object("rope_parameters");  // transformers 5
   const JsonObject& base = parameters ? *parameters : json;
-  rope.theta = base.get_number("rope_theta");
-  if (!(rope.theta > 1)) base.problem_at("rope_theta", "expected a number above 1");
-  const double partial = base.find_number("partial_rotary_factor").value_or(1.0);
+  rope.theta = number_in(base, "rope_theta", 1, kMostTheta);
+  if (parameters)
+    for (const char* key : {"rope_theta", "rope_scaling"})
+      if (json.has(key) && (!parameters->has(key) || json.json()[key] != parameters->json()[key]))
+        json.problem_at(key, "contradicts rope_parameters, which is there too");
+  const double partial =
+      base.has("partial_rotary_factor") ? number_in(base, "partial_rotary_factor", 0, 1) : 1.0;
   rope.dim = static_cast<int>(head_dim * partial);
   if (rope.dim < 2 || rope.dim % 2 != 0)
     base.problem_at("partial_rotary_factor",
@@ -76,8 +96,10 @@ RopeConfig read_rope(const JsonObject& json, int head_dim, int64_t max_position)
   if (kind == "default") return rope;
   if (kind == "linear" || kind == "dynamic") {
     rope.kind = kind == "linear" ? RopeConfig::Kind::Linear : RopeConfig::Kind::Dynamic;
-    rope.factor = scaling->get_number("factor");
-    if (!(rope.factor >= 1)) scaling->fail_at("factor", "expected a number of at least 1");
+    rope.factor = number_in(*scaling, "factor", 1, kMostFactor);
+    if (rope.kind == RopeConfig::Kind::Dynamic && rope.dim < 4)
+      scaling->fail_at(
+          key, fmt::format("\"dynamic\" needs 4 or more rotated components, found {}", rope.dim));
   } else if (kind == "su" || kind == "longrope" || kind == "yarn") {
     // Of the families read here only Phi-3 has "yarn", and means its own variant with two factors.
     read_long_rope(json, *scaling, kind, rope);
@@ -150,8 +172,7 @@ TextConfig read_text_config(const JsonObject& json, TextFamily family, std::stri
   text.ffn = static_cast<int>(json.get_int("intermediate_size", 1, kMostWidth * 16));
   text.vocab = json.get_int("vocab_size", 1, 1 << 24);
   text.embed_rows = text.vocab;
-  text.norm_eps = static_cast<float>(json.get_number("rms_norm_eps"));
-  if (!(text.norm_eps > 0)) json.problem_at("rms_norm_eps", "expected a positive number");
+  text.norm_eps = static_cast<float>(number_in(json, "rms_norm_eps", kLeastEps, kMostEps));
   text.activation = activation(json, "hidden_act");
   // Absent means false in transformers for all of these.
   text.tied_head = json.find_bool("tie_word_embeddings").value_or(false);
@@ -164,6 +185,17 @@ TextConfig read_text_config(const JsonObject& json, TextFamily family, std::stri
       text.family != TextFamily::Qwen2 || json.find_bool("use_sliding_window").value_or(false);
   if (window_on && json.has("sliding_window"))
     text.window = json.get_int("sliding_window", 1, kMostTokens);
+  if (text.window > 0 && text.family == TextFamily::Qwen2) {
+    // Layers from max_window_layers on have the window, those before see everything.
+    const int64_t first = json.get_int("max_window_layers", 0, kMostLayers);
+    if (first >= text.layers)
+      text.window = 0;
+    else if (first > 0)
+      json.problem_at("max_window_layers",
+                      fmt::format("a window on some layers only is not supported: expected 0, or "
+                                  "{} for none, found {}",
+                                  text.layers, first));
+  }
   if (sizes_known) text.rope = read_rope(json, text.head_dim, text.max_position);
   return text;
 }
@@ -194,7 +226,7 @@ VisionConfig read_vision_config(const JsonObject& json) {
   vision.ffn = static_cast<int>(json.get_int("intermediate_size", 1, kMostWidth));
   vision.patch = static_cast<int>(json.get_int("patch_size", 1, 1024));
   vision.image_size = static_cast<int>(json.get_int("image_size", vision.patch, 16384));
-  vision.norm_eps = static_cast<float>(json.get_number("layer_norm_eps"));
+  vision.norm_eps = static_cast<float>(number_in(json, "layer_norm_eps", kLeastEps, kMostEps));
   vision.activation = activation(json, "hidden_act");
   return vision;
 }

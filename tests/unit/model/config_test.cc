@@ -121,9 +121,42 @@ TEST(Config, ContradictionsAndUnknownValuesAreRefused) {
   EXPECT_THAT(with("rms_norm_eps", 0), HasSubstr("rms_norm_eps"));
   EXPECT_THAT(with("rope_parameters", {{"rope_theta", 1e4}, {"rope_type", "spiral"}}),
               HasSubstr("unknown rope scaling 'spiral'"));
+  EXPECT_THAT(with("rms_norm_eps", 1e300), HasSubstr("rms_norm_eps"));
+  EXPECT_THAT(with("rope_parameters", {{"rope_theta", 1e300}, {"rope_type", "default"}}),
+              HasSubstr("rope_theta"));
+  EXPECT_THAT(
+      with("rope_parameters",
+           {{"rope_theta", 1e4}, {"rope_type", "default"}, {"partial_rotary_factor", 1e300}}),
+      HasSubstr("partial_rotary_factor"));
+  EXPECT_THAT(with("rope_theta", 77), HasSubstr("'rope_theta': contradicts rope_parameters"));
+  Json tower = golden("phantom/qwen2-vit");
+  for (const double eps : {0.0, -1.0, 1e300}) {
+    tower["vision_config"]["layer_norm_eps"] = eps;
+    EXPECT_THAT(error_of(tower), HasSubstr("vision_config.layer_norm_eps"));
+  }
+  Json dynamic = golden("rrt/llama");
+  dynamic["head_dim"] = 2;
+  dynamic["rope_parameters"] = {{"rope_theta", 1e4}, {"rope_type", "dynamic"}, {"factor", 2.0}};
+  EXPECT_THAT(error_of(dynamic), HasSubstr("dynamic")) << "the formula divides by dim - 2";
   Json factors = golden("trol/phi3-vit");
   factors["llm_config"]["rope_scaling"]["short_factor"] = {1.0};
   EXPECT_THAT(error_of(factors), HasSubstr("expected 8 numbers, found 1"));
+}
+
+TEST(Config, AWindowOnSomeLayersOnlyIsRefused) {
+  Json json = golden("phantom/qwen2-vit");  // 3 layers
+  json["llm_config"]["use_sliding_window"] = true;
+  json["llm_config"]["sliding_window"] = 7;
+  const auto window = [&](int from) {
+    json["llm_config"]["max_window_layers"] = from;
+    return config_from_json(json, "c").text.window;
+  };
+  EXPECT_EQ(window(0), 7);
+  EXPECT_EQ(window(3), 0) << "no layer has it";
+  json["llm_config"]["max_window_layers"] = 2;
+  EXPECT_THAT(error_of(json), HasSubstr("llm_config.max_window_layers"));
+  json["llm_config"].erase("max_window_layers");
+  EXPECT_THAT(error_of(json), HasSubstr("llm_config.max_window_layers"));
 }
 
 }  // namespace
