@@ -103,6 +103,7 @@ function chooseScale(values) {
   const positive = m.bounded ? used : used.filter((v) => v > 0);
   scale.low = positive.length ? quantile(positive, 0.02) : 0.1;
   scale.high = positive.length ? quantile(positive, 0.96) : 1;
+  if (scale.log) scale.low = Math.max(scale.low, scale.high * 1e-4);  // what is smaller is nothing
   if (!(scale.high > scale.low)) {
     scale.low = m.bounded ? scale.low - 0.01 : scale.low / 2;
     scale.high = m.bounded ? scale.high + 0.01 : scale.high * 2;

@@ -35,7 +35,7 @@ TraceMeasure second_look_measure() {
       "How far mixing in the second look moved each token's state: ‖y − L(x)‖ / ‖L(x)‖ with the "
       "mixed state y = (1 − w)·L(x) + w·L(L(x)). A large w means little where L(L(x)) is close to "
       "L(x); this is the effect itself. Generated tokens make a single pass and are shown hatched.";
-  m.low = "changed nothing";
+  m.low = "changed little";
   m.high = "changed much";
   return m;
 }
@@ -67,7 +67,7 @@ TraceMeasure phantom_measure() {
       "‖(1 − w)·(o2 − o1)‖ / ‖o1‖. With a small eta (1e-4 in the released models) o2 can be so "
       "close to o1 that the gate hardly matters; this is the effect itself. The last token of the "
       "answer was chosen but never run, so it is shown hatched.";
-  m.low = "changed nothing";
+  m.low = "changed little";
   m.high = "changed much";
   return m;
 }

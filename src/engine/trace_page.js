@@ -14,7 +14,8 @@ function pin(token, event) {
   showTip(event);
   saveHash();
 }
-let marked = [];
+let marked = [];            // what takes the marks away again
+const markOf = new Map();   // token -> its frame in the picture, while it is marked
 function markToken() {
   for (const undo of marked) undo();
   marked = [];
@@ -28,7 +29,8 @@ function markToken() {
   if (cell) {
     const mark = make(cell.box, 'div', 'mark');
     Object.assign(mark.style, {left: `${cell.left}%`, top: `${cell.top}%`, width: `${cell.size}%`, height: `${cell.size}%`});
-    marked.push(() => mark.remove());
+    markOf.set(i, mark);
+    marked.push(() => { mark.remove(); markOf.delete(i); });
   }
   Object.assign(line.style, {left: `${i * mapSize.width}px`, width: `${mapSize.width}px`,
                              height: `${measure().columns.length * mapSize.height}px`});
@@ -59,7 +61,7 @@ function showTip(event) {
   if (event && event.clientX !== undefined) {
     x = event.clientX + 16; y = event.clientY + 16;
   } else {
-    const r = (cells.get(i)?.box || textOf.get(i)).getBoundingClientRect();
+    const r = (markOf.get(i) || textOf.get(i)).getBoundingClientRect();
     x = r.left; y = r.bottom + 8;
     tip.hidden = r.bottom < 0 || r.top > innerHeight;  // scrolled away
   }
@@ -169,7 +171,7 @@ $('mean').addEventListener('change', (e) => update({mean: e.target.checked}));
 $('head').addEventListener('change', (e) => update({head: +e.target.value}));
 $('range').addEventListener('change', (e) => update({range: e.target.value}));
 $('opacity').addEventListener('input', (e) => $('pictures').style.setProperty('--opacity', e.target.value / 100));
-$('grey').addEventListener('change', (e) => document.querySelectorAll('.picture')
+$('grey').addEventListener('change', (e) => document.querySelectorAll('figure.heat')
     .forEach((p) => p.classList.toggle('grey', e.target.checked)));
 $('theme').addEventListener('click', () => {
   const root = document.documentElement.dataset;

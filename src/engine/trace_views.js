@@ -31,11 +31,12 @@ function buildPictures() {
   $('picture-section').hidden = !page.pictures.length;
   if (!page.pictures.length) $('left').classList.add('alone');
   page.pictures.forEach((p, at) => {
-    const row = make($('pictures'), 'div', 'picture grey');
+    const row = make($('pictures'), 'div', 'picture');
     const stage = (cls, caption) => {
-      const figure = make(row, 'figure', cls), box = make(figure, 'div', 'stage' + (p.width < 300 ? ' pixels' : ''));
+      const figure = make(row, 'figure', cls === 'plain' ? cls : cls + ' heat grey');
+      const box = make(figure, 'div', 'stage' + (p.width < 300 ? ' pixels' : ''));
       box.style.aspectRatio = `${p.width} / ${p.height}`;
-      box.style.width = `min(100%, ${cls === 'thumb' ? 260 : p.tiles > 1 ? 560 : 480}px, ${Math.round(60 * p.width / p.height)}vh)`;
+      box.style.width = `min(100%, ${cls === 'whole' ? 560 : 220}px, ${Math.round(60 * p.width / p.height)}vh)`;
       const image = make(box, 'img');
       image.src = p.source;
       image.alt = p.name;
@@ -53,6 +54,7 @@ function buildPictures() {
     if (p.thumbnail)
       addTile(stage('thumb', `Thumbnail: the whole picture once more, as the last tile (${p.perTile} tokens).`), p, count,
               0, 0, 1, 1);
+    stage('plain', 'The picture as it is.');
   });
 }
 function addTile(stage, p, tile, left, top, width, height) {
