@@ -5,6 +5,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "engine/conversation.h"
 #include "engine/generator.h"
 #include "engine/trace_page.h"
 #include "tools/commands.h"
@@ -20,7 +21,11 @@ class RunCommand : public Command {
   void setup(CLI::App& app) override {
     app.description("Answers a prompt, or chats where no prompt is given");
     app.footer(
-        "Without --prompt, text piped to stdin is the prompt; on a terminal a chat begins.\n"
+        "Without --prompt, text piped to stdin is the prompt; on a terminal a chat begins, in "
+        "which\n"
+        "/image FILE shows a picture with the next question and /help lists more.\n"
+        "A conversation file (--chat) is a JSON list of messages, the last of them the question:\n"
+        "  [{\"role\": \"user\", \"content\": \"What is this?\", \"images\": [\"a.png\"]}, ...]\n"
         "Examples:\n"
         "  reprise run model.gguf --prompt \"Why is the sky blue?\" --max-tokens 100\n"
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour is the shape?\"\n"
@@ -33,12 +38,21 @@ class RunCommand : public Command {
     add_plan_options(app, generator_.plan);
     SamplerOptions& sampler = generation_.sampler;
     prompt_option_ = app.add_option("--prompt", prompt_, "The prompt")->type_name("TEXT");
-    app.add_option("--image", images_, "A picture (PNG or JPEG) to show; may be repeated")
+    CLI::Option* image_option =
+        app.add_option("--image", images_, "A picture (PNG or JPEG) to show; may be repeated")
+            ->type_name("FILE")
+            ->expected(1)
+            ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    CLI::Option* system_option =
+        app.add_option("--system", system_, "System message")->type_name("TEXT");
+    CLI::Option* raw_option =
+        app.add_flag("--raw", raw_, "Plain completion instead of the model's chat format");
+    app.add_option("--chat", conversation_, "Answer the conversation in a JSON file")
         ->type_name("FILE")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    app.add_option("--system", system_, "System message")->type_name("TEXT");
-    app.add_flag("--raw", raw_, "Plain completion instead of the model's chat format");
+        ->excludes(prompt_option_)
+        ->excludes(image_option)
+        ->excludes(system_option)
+        ->excludes(raw_option);
     app.add_option("--max-tokens", generation_.max_tokens,
                    "Most tokens to generate; 0: until the model stops")
         ->check(CLI::NonNegativeNumber)
@@ -77,7 +91,11 @@ class RunCommand : public Command {
     for (const std::string& stop : generation_.stop) {
       if (stop.empty()) fail("--stop: the text is empty");
     }
-    const bool asked = prompt_option_->count() > 0;
+    std::vector<ChatTurn> turns;
+    if (!conversation_.empty()) turns = load_conversation(conversation_);
+    for (const ChatTurn& turn : turns)  // what the answer's trace shows
+      images_.insert(images_.end(), turn.images.begin(), turn.images.end());
+    const bool asked = prompt_option_->count() > 0 || !turns.empty();
     const bool chat = !asked && isatty(STDIN_FILENO);
     if (!asked && !chat) {
       prompt_.assign(std::istreambuf_iterator<char>(std::cin), {});
@@ -102,10 +120,12 @@ class RunCommand : public Command {
     if (chat) return converse(generator, builder, plain);
 
     Prompt prompt;
-    if (plain) {
+    if (!turns.empty()) {
+      prompt = builder.chat(turns, exif_);  // Error where the model has no chat format
+    } else if (plain) {
       prompt = builder.raw(prompt_, images_, exif_);
     } else {
-      prompt = builder.chat(turns_of(prompt_), exif_);
+      prompt = builder.chat(Conversation(system_, images_).ask(prompt_), exif_);
     }
     const Generation result = generate(generator, prompt);
     if (json_) {
@@ -134,13 +154,6 @@ class RunCommand : public Command {
     if (!quiet_ && !json_) fmt::print(stderr, "[trace written to {}]\n", trace_);
   }
 
-  std::vector<ChatTurn> turns_of(const std::string& text) const {
-    std::vector<ChatTurn> turns;
-    if (!system_.empty()) turns.push_back({"system", system_, {}});
-    turns.push_back({"user", text, {images_.begin(), images_.end()}});
-    return turns;
-  }
-
   Generation generate(Generator& generator, const Prompt& prompt) {
     const InterruptScope interrupt;
     GenerationOptions options = generation_;
@@ -155,29 +168,20 @@ class RunCommand : public Command {
   // Turn by turn; each turn is a prompt again that holds the whole conversation.
   int converse(Generator& generator, PromptBuilder& builder, bool plain) {
     LineEditor editor(plain ? "text> " : "> ");
-    std::vector<ChatTurn> turns;
-    fmt::print(stderr, "{}. Ctrl-C ends an answer, Ctrl-D the chat.\n", engine_.model);
+    Conversation conversation(system_, images_);
+    fmt::print(stderr, "{}. Ctrl-C ends an answer, Ctrl-D the chat; /help lists commands.\n",
+               engine_.model);
     while (const auto line = editor.read()) {
-      if (line->empty()) continue;
       try {
-        std::vector<ChatTurn> next = turns;
-        Prompt prompt;
-        if (plain) {
-          prompt = builder.raw(*line, images_, exif_);
-        } else {
-          const std::vector<ChatTurn> first = turns_of(*line);
-          if (turns.empty()) {
-            next = first;
-          } else {
-            next.push_back({"user", *line, {}});
-          }
-          prompt = builder.chat(next, exif_);
-        }
+        const Conversation::Line entered = conversation.enter(*line);
+        if (!entered.answer.empty()) fmt::print(stderr, "{}\n", entered.answer);
+        if (!entered.question) continue;
+        const Prompt prompt = plain ? builder.raw(*line, conversation.pending_images(), exif_)
+                                    : builder.chat(conversation.ask(*line), exif_);
         const Generation result = generate(generator, prompt);
         fmt::print("\n");
         print_figures(generator, prompt, result);
-        next.push_back({"assistant", result.text, {}});
-        turns = std::move(next);
+        if (!plain) conversation.answered(*line, result.text);
       } catch (const Error& error) {  // the conversation goes on without this turn
         fmt::print(stderr, "reprise: error: {}\n", error.what());
       }
@@ -248,6 +252,7 @@ class RunCommand : public Command {
   CLI::Option* prompt_option_ = nullptr;
   std::string prompt_;
   std::string system_;
+  std::filesystem::path conversation_;
   std::vector<std::filesystem::path> images_;
   std::string trace_;
   bool raw_ = false;

@@ -5,30 +5,12 @@
 #include <sstream>
 
 #include "base/file.h"
-#include "formats/gguf.h"
-#include "formats/hf_folder.h"
-#include "text/tokenizer_gguf.h"
-#include "text/tokenizer_json.h"
+#include "text/tokenizer_files.h"
 #include "tools/commands.h"
 #include "tools/options.h"
 
 namespace reprise::tools {
 namespace {
-
-// Only the tokenizer of a model: a folder needs no weights for it.
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
-  if (std::filesystem::is_directory(model)) {
-    if (!std::filesystem::exists(model / "tokenizer.json")) {
-      fail("{}: no tokenizer.json in the folder", model.string());
-    }
-    return tokenizer_from_folder(model);
-  }
-  if (!std::filesystem::exists(model)) {
-    fail("{}: no such file or folder; expected a Hugging Face folder or a GGUF file",
-         model.string());
-  }
-  return tokenizer_from_gguf(open_gguf(model).metadata);
-}
 
 class TokenizeCommand : public Command {
  public:
@@ -52,7 +34,8 @@ class TokenizeCommand : public Command {
   }
 
   int run() override {
-    const auto tokenizer = load_tokenizer(engine_.model);
+    // Only the tokenizer of a model: a folder needs no weights for it.
+    const auto tokenizer = tokenizer_from_model(engine_.model);
     const EncodeOptions options{.parse_special = !plain_};
     const auto ids = [&](const std::string& text) {
       return Json{{"ids", tokenizer->encode(text, options)}};

@@ -2,44 +2,16 @@
 #include <algorithm>
 
 #include "engine/engine.h"
-#include "text/tokenizer_gguf.h"
-#include "text/tokenizer_json.h"
+#include "text/tokenizer_files.h"
 
 namespace reprise {
-
-namespace {
-
-// The official TroL and Phantom releases keep their prompts in code; empty for other models.
-std::string release_format(const ModelConfig& config) {
-  const auto type =
-      config.source.is_object() ? config.source.find("model_type") : config.source.end();
-  if (!config.source.is_object() || type == config.source.end() || !type->is_string()) return "";
-  if (*type != "trol" && *type != "phantom") return "";
-  if (config.text.family == TextFamily::Phi3) return type->get<std::string>() + "-phi3";
-  if (config.text.family == TextFamily::Qwen2 && *type == "phantom") return "phantom-qwen2";
-  return "";
-}
-
-}  // namespace
 
 const Tokenizer& Engine::tokenizer() {
   if (tokenizer_ == nullptr) {
     const ModelFiles& files = model_->files();
-    if (files.gguf) {
-      // Our own files carry tokenizer.json whole; those of llama.cpp have keys for its parts.
-      const GgufMetadata& metadata = files.gguf->metadata;
-      const std::string where = metadata.where() + ": key 'reprise.tokenizer_json'";
-      if (const auto json = metadata.find_string("reprise.tokenizer_json"))
-        tokenizer_ = tokenizer_from_json(parse_json(*json, where), nullptr, where);
-      else
-        tokenizer_ = tokenizer_from_gguf(metadata);
-    } else {
-      if (!files.folder->tokenizer_json) {
-        fail("{}: no tokenizer.json in the folder, so text can't be read or written",
-             files.path.string());
-      }
-      tokenizer_ = tokenizer_from_folder(files.path);
-    }
+    // Our own GGUF files carry the folder's files whole; those of llama.cpp have keys for parts.
+    tokenizer_ = files.gguf ? tokenizer_from_gguf_or_files(files.gguf->metadata)
+                            : tokenizer_from_files(tokenizer_files_from_folder(files.path));
   }
   return *tokenizer_;
 }
@@ -51,9 +23,10 @@ const ChatFormat* Engine::chat_format() {
       chat_ = reprise::chat_format(options_.chat_template);
     } else if (!model.chat_format.empty()) {
       chat_ = reprise::chat_format(model.chat_format);
-    } else if (const std::string release = release_format(model); !release.empty()) {
+    } else if (const std::string release = release_chat_format(model.source); !release.empty()) {
       chat_ = reprise::chat_format(release);
-    } else if (const auto& files = model_->files(); files.folder && !files.folder->tokenizer_json) {
+    } else if (const auto& files = model_->files();
+               files.folder && !files.folder->has_vocabulary()) {
       // no tokenizer, so no template either
     } else if (const auto& jinja = tokenizer().chat_template()) {
       const auto text = [&](std::optional<int32_t> id) {

@@ -1,6 +1,7 @@
 // From picture files to rows of the language model's input, each picture encoded once.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <list>
 #include <memory>
@@ -38,6 +39,9 @@ struct EncodedImage {
 class ImageEncoder {
  public:
   explicit ImageEncoder(Model& model, size_t keep = 8) : model_(model), keep_(keep) {}
+
+  // Keeps at least so many encodings: a conversation's pictures are asked for again at every turn.
+  void keep_at_least(size_t count) { keep_ = std::max(keep_, count); }
 
   // seconds: the time it took, 0 when the cache had it. Throws Error naming the picture when it
   // can't be read, or when the model takes none.

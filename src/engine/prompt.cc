@@ -16,7 +16,8 @@ class Assembler {
   void token(int32_t id) { prompt_.tokens.ids.push_back(id); }
   void text(std::string_view text) {
     if (text.empty()) return;
-    const std::vector<int32_t> ids = engine_.tokenizer().encode(text);
+    const std::vector<int32_t> ids =
+        engine_.tokenizer().encode(text, {.continues = !rows_.empty()});
     prompt_.tokens.ids.insert(prompt_.tokens.ids.end(), ids.begin(), ids.end());
   }
   void image(const EncodedImage& image) {
@@ -46,6 +47,7 @@ class Assembler {
 std::vector<std::shared_ptr<const EncodedImage>> PromptBuilder::encode(
     const std::vector<std::filesystem::path>& images, bool apply_exif, Prompt& prompt) {
   std::vector<std::shared_ptr<const EncodedImage>> encoded;
+  encoder_.keep_at_least(images.size());
   for (const std::filesystem::path& path : images) {
     double seconds = 0;
     encoded.push_back(encoder_.encode(path, apply_exif, &seconds));

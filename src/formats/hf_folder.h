@@ -35,6 +35,8 @@ struct HfFolder {
 
   // Another file of the folder ("trol_gating.pt"); nullopt when it isn't there.
   std::optional<std::filesystem::path> find_file(const std::string& name) const;
+  // Whether there is a file with a vocabulary: tokenizer.json, tokenizer.model or vocab.json.
+  bool has_vocabulary() const { return tokenizer_json || tokenizer_model || vocab_json; }
   // config.json with errors that name file and key. Refers to `config`: keep the folder.
   JsonObject config_object() const { return JsonObject(config, (path / "config.json").string()); }
 };

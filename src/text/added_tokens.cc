@@ -18,17 +18,21 @@ char32_t last_char(std::string_view text) {
   return first_char(text.substr(last_char_start(text))).code_point;
 }
 
-size_t white_space_before(std::string_view text) {  // where trailing white space begins
-  while (!text.empty() && is_white_space(last_char(text)))
+bool is_space(char32_t c, bool python) {
+  return is_white_space(c) || (python && c >= 0x1C && c <= 0x1F);
+}
+
+size_t white_space_before(std::string_view text, bool python) {  // where trailing space begins
+  while (!text.empty() && is_space(last_char(text), python))
     text.remove_suffix(text.size() - last_char_start(text));
   return text.size();
 }
 
-size_t white_space_length(std::string_view text) {  // of leading white space
+size_t white_space_length(std::string_view text, bool python) {  // of leading white space
   size_t i = 0;
   while (i < text.size()) {
     const Utf8Char c = first_char(text.substr(i, 4));
-    if (!is_white_space(c.code_point)) break;
+    if (!is_space(c.code_point, python)) break;
     i += c.length;
   }
   return i;
@@ -37,8 +41,8 @@ size_t white_space_length(std::string_view text) {  // of leading white space
 }  // namespace
 
 AddedTokenMatcher::AddedTokenMatcher(std::vector<const AddedToken*> tokens,
-                                     const std::vector<std::string>& texts)
-    : tokens_(std::move(tokens)), nodes_(1) {
+                                     const std::vector<std::string>& texts, bool python_space)
+    : tokens_(std::move(tokens)), nodes_(1), python_space_(python_space) {
   for (size_t i = 0; i < tokens_.size(); ++i) {
     int32_t node = 0;
     for (const char c : texts[i]) {
@@ -98,8 +102,9 @@ std::vector<AddedTokenMatcher::Part> AddedTokenMatcher::split(std::string_view t
           end < text.size() && is_word_char(first_char(text.substr(end, 4)).code_point);
       if (left || right) continue;
     }
-    if (token.lstrip) begin = std::max(white_space_before(text.substr(0, begin)), done);
-    if (token.rstrip) end += white_space_length(text.substr(end));
+    if (token.lstrip)
+      begin = std::max(white_space_before(text.substr(0, begin), python_space_), done);
+    if (token.rstrip) end += white_space_length(text.substr(end), python_space_);
     begin = std::max(begin, done);  // a token that starts within white space already taken
     end = std::max(end, begin);
     if (done < begin) parts.push_back({text.substr(done, begin - done), nullptr});

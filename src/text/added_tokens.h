@@ -15,8 +15,10 @@ namespace reprise {
 class AddedTokenMatcher {
  public:
   // Keeps pointers to the tokens: they must outlive it. `texts[i]` is what to look for in place of
-  // tokens[i].text (its normalized form, where it is matched in normalized text).
-  AddedTokenMatcher(std::vector<const AddedToken*> tokens, const std::vector<std::string>& texts);
+  // tokens[i].text (its normalized form, where it is matched in normalized text). White space is
+  // what Unicode calls so; with python_space what Python's str.strip() takes.
+  AddedTokenMatcher(std::vector<const AddedToken*> tokens, const std::vector<std::string>& texts,
+                    bool python_space = false);
 
   struct Part {
     std::string_view text;
@@ -38,6 +40,7 @@ class AddedTokenMatcher {
 
   std::vector<const AddedToken*> tokens_;
   std::vector<Node> nodes_;
+  bool python_space_;
   bool starts_[256] = {};  // bytes that some token begins with
 };
 

@@ -61,7 +61,7 @@ BpeModel::BpeModel(const std::array<int32_t, 256>& byte_ids, const std::vector<B
     : byte_ids_(byte_ids), merges_(merges), unknown_(unknown), fuse_unknown_(fuse_unknown) {}
 
 void BpeModel::encode(std::string_view piece, std::vector<int32_t>& out) const {
-  if (piece.size() > kMaxCachedBytes) return merge(piece, out);
+  if (piece.size() > kMaxCachedBytes) return merge_bytes(piece, out);
   const std::string key(piece);
   {
     const std::lock_guard lock(cache_mutex_);
@@ -71,26 +71,34 @@ void BpeModel::encode(std::string_view piece, std::vector<int32_t>& out) const {
     }
   }
   const auto start = static_cast<std::ptrdiff_t>(out.size());
-  merge(piece, out);
+  merge_bytes(piece, out);
   const std::lock_guard lock(cache_mutex_);
   if (cache_.size() >= kMaxCachedPieces) cache_.clear();
   cache_.emplace(key, std::vector<int32_t>(out.begin() + start, out.end()));
 }
 
-void BpeModel::merge(std::string_view piece, std::vector<int32_t>& out) const {
-  REPRISE_CHECK(piece.size() < INT32_MAX);
-  std::vector<Symbol> symbols;
-  symbols.reserve(piece.size());
+void BpeModel::merge_bytes(std::string_view piece, std::vector<int32_t>& out) const {
+  std::vector<int32_t> tokens;
+  tokens.reserve(piece.size());
   bool last_unknown = false;
   for (const char c : piece) {
     const int32_t known = byte_ids_[static_cast<uint8_t>(c)];
     const bool skip = known < 0 && (unknown_ < 0 || (fuse_unknown_ && last_unknown));
     last_unknown = known < 0;
-    if (skip) continue;
-    const auto i = static_cast<int32_t>(symbols.size());
-    symbols.push_back({known < 0 ? unknown_ : known, i - 1, i + 1});
+    if (!skip) tokens.push_back(known < 0 ? unknown_ : known);
   }
-  if (symbols.empty()) return;
+  merge(tokens, out);
+}
+
+void BpeModel::merge(const std::vector<int32_t>& tokens, std::vector<int32_t>& out) const {
+  REPRISE_CHECK(tokens.size() < INT32_MAX);
+  if (tokens.empty()) return;
+  std::vector<Symbol> symbols;
+  symbols.reserve(tokens.size());
+  for (const int32_t token : tokens) {
+    const auto i = static_cast<int32_t>(symbols.size());
+    symbols.push_back({token, i - 1, i + 1});
+  }
   symbols.back().next = -1;
 
   std::vector<Candidate> heap;

@@ -45,9 +45,11 @@ class BpeModel {
   // Appends the ids of one piece. O(n log n). Thread-safe; short pieces are remembered in a cache
   // whose size is bounded.
   void encode(std::string_view piece, std::vector<int32_t>& out) const;
+  // Merges tokens instead of bytes; nothing is remembered.
+  void merge(const std::vector<int32_t>& tokens, std::vector<int32_t>& out) const;
 
  private:
-  void merge(std::string_view piece, std::vector<int32_t>& out) const;
+  void merge_bytes(std::string_view piece, std::vector<int32_t>& out) const;
 
   std::array<int32_t, 256> byte_ids_;
   MergeTable merges_;

@@ -275,6 +275,28 @@ const ChatFormat& chat_format(std::string_view name) {
        fmt::join(chat_format_names(), ", "));
 }
 
+std::string release_chat_format(const Json& config) {
+  if (!config.is_object()) return "";
+  const auto text = [](const Json& object, const char* key) {
+    const auto it = object.find(key);
+    return it != object.end() && it->is_string() ? it->get<std::string>() : std::string();
+  };
+  std::string release = text(config, "model_type");
+  if (const auto names = config.find("architectures");
+      names != config.end() && names->is_array() && !names->empty()) {
+    if (names->front() == "TroLForCausalLM") release = "trol";
+    if (names->front() == "PhantomForCausalLM") release = "phantom";
+  }
+  if (release != "trol" && release != "phantom") return "";
+  const auto llm = config.find("llm_config");
+  const bool nested = llm != config.end() && llm->is_object();
+  std::string backbone = text(nested ? *llm : config, "model_type");
+  if (backbone == "internlm") backbone = "internlm2";
+  std::string name = fmt::format("{}-{}", release, backbone);
+  const std::vector<std::string> names = chat_format_names();
+  return std::find(names.begin(), names.end(), name) != names.end() ? name : "";
+}
+
 std::vector<PromptPart> render_chat(const ChatFormat& format, std::span<const ChatMessage> messages,
                                     std::span<const int64_t> image_tokens,
                                     bool add_generation_prompt) {

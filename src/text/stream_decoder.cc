@@ -9,8 +9,11 @@
 namespace reprise {
 
 std::string StreamDecoder::push(int32_t token) {
-  const std::string_view bytes = tokenizer_.token_bytes(token);
-  if (skip_special_ && tokenizer_.is_special(token)) return {};
+  std::string_view bytes = tokenizer_.token_bytes(token);
+  const bool special = tokenizer_.is_special(token);
+  if (special && skip_special_) return {};
+  if (strip_ && !special && bytes.starts_with(' ')) bytes.remove_prefix(1);
+  strip_ = special && rules_.strip_after_special;
   pending_ += bytes;
   size_t certain = 0;
   while (certain < pending_.size()) {

@@ -17,7 +17,10 @@ class StreamDecoder {
  public:
   // Keeps a reference: the tokenizer must outlive it.
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = false)
-      : tokenizer_(tokenizer), skip_special_(skip_special) {}
+      : tokenizer_(tokenizer),
+        skip_special_(skip_special),
+        rules_(tokenizer.decode_rules()),
+        strip_(rules_.strip_first_space) {}
 
   // The text that is certain after this token; up to 3 bytes are kept back. Throws Error on an id
   // outside the vocabulary.
@@ -28,6 +31,8 @@ class StreamDecoder {
  private:
   const Tokenizer& tokenizer_;
   bool skip_special_;
+  Tokenizer::DecodeRules rules_;
+  bool strip_;           // the next token's first space is left out
   std::string pending_;  // the start of a character
 };
 

@@ -2,194 +2,139 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <deque>
-#include <functional>
-#include <unordered_map>
-#include <utility>
 
 #include "base/error.h"
-#include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/pre_tokenizer.h"
+#include "text/sentencepiece_model.h"
 #include "text/stream_decoder.h"
+#include "text/tokenizer_base.h"
 #include "text/utf8.h"
 
 namespace reprise {
 namespace {
 
-constexpr size_t kMaxAddedTokenBytes = 4096;
-constexpr size_t kMaxVocabBytes = size_t{1} << 31;
+constexpr std::string_view kMeta = "\u2581";  // how vocabularies of characters write a space
 
-// All token texts in one buffer, and the way back from bytes to ids.
-class Vocabulary {
- public:
-  int32_t size() const { return static_cast<int32_t>(ends_.size()); }
-  std::string_view bytes(int32_t id) const {
-    const uint32_t begin = id == 0 ? 0 : ends_[id - 1];
-    return std::string_view(buffer_).substr(begin, ends_[id] - begin);
+std::string with_spaces(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size();) {
+    const bool space = text.substr(i).starts_with(kMeta);
+    out += space ? ' ' : text[i];
+    i += space ? kMeta.size() : 1;
   }
-  void append(std::string_view bytes) {
-    buffer_.append(bytes);
-    ends_.push_back(static_cast<uint32_t>(buffer_.size()));
-  }
-  size_t total_bytes() const { return buffer_.size(); }
+  return out;
+}
 
-  // Makes the ids listed here findable. Returns the first that has the same bytes as an earlier one
-  // and that earlier one, or nullopt.
-  std::optional<std::pair<int32_t, int32_t>> index(const std::vector<int32_t>& ids) {
-    slots_.assign(std::bit_ceil(2 * ids.size() + 16), Slot{});
-    for (const int32_t id : ids) {
-      const Slot wanted{id, hash(bytes(id))};
-      Slot& slot = slots_[find_slot(bytes(id), wanted.hash)];
-      if (slot.id >= 0) return std::pair{id, slot.id};
-      slot = wanted;
-    }
-    return std::nullopt;
-  }
-  int32_t find(std::string_view token) const {  // -1: none
-    return slots_[find_slot(token, hash(token))].id;
-  }
-
- private:
-  struct Slot {
-    int32_t id = -1;    // -1: empty
-    uint32_t hash = 0;  // kept, because comparing bytes means a cache miss or two
-  };
-  static uint32_t hash(std::string_view token) {
-    return static_cast<uint32_t>(std::hash<std::string_view>{}(token));
-  }
-  size_t find_slot(std::string_view token, uint32_t hash) const {
-    size_t i = hash & (slots_.size() - 1);
-    while (slots_[i].id >= 0 && (slots_[i].hash != hash || bytes(slots_[i].id) != token))
-      i = (i + 1) & (slots_.size() - 1);
-    return i;
-  }
-  std::string buffer_;
-  std::vector<uint32_t> ends_;  // [id]
-  std::vector<Slot> slots_;     // open addressing, at most half full
-};
-
-class BpeTokenizer final : public Tokenizer {
+class BpeTokenizer final : public TokenizerBase {
  public:
   explicit BpeTokenizer(TokenizerSpec spec);
 
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
-  int32_t vocab_size() const override { return vocabulary_.size(); }
-  std::string_view token_bytes(int32_t id) const override {
-    check_id(id);
-    return vocabulary_.bytes(id);
-  }
-  bool is_special(int32_t id) const override {
-    check_id(id);
-    return special_[static_cast<size_t>(id)];
-  }
   std::optional<int32_t> find(std::string_view token_text) const override;
-  const SpecialIds& ids() const override { return ids_; }
-  const std::optional<std::string>& chat_template() const override { return chat_template_; }
+  DecodeRules decode_rules() const override {
+    return metaspace_ ? metaspace_->decode : DecodeRules{};
+  }
 
  private:
-  void check_id(int32_t id) const {
-    if (id < 0 || id >= vocabulary_.size())
-      fail("{}: token id {} is outside the vocabulary of {}", where_, id, vocabulary_.size());
-  }
-  void check_role(const std::optional<int32_t>& id, const char* role) const {
-    if (id && (*id < 0 || *id >= vocabulary_.size()))
-      fail("{}: the {} token: expected an id below {}, found {}", where_, role, vocabulary_.size(),
-           *id);
-  }
+  // A token as the file writes it, as bytes; false when it isn't written in the vocabulary's
+  // alphabet. Spaces stand for U+2581 in all that is kept here.
+  bool append_bytes(std::string_view written, std::string& out) const;
+  std::string written(std::string_view bytes) const;  // the way back
   void build_vocabulary(const TokenizerSpec& spec);
   void build_merges(const TokenizerSpec& spec);
   void build_matchers();
-  void encode_ordinary(std::string_view text, std::vector<int32_t>& out) const;
+  std::string normalize(std::string_view text) const;
+  void encode_ordinary(std::string_view text, bool at_start, std::vector<int32_t>& out) const;
+  void encode_characters(std::string_view text, std::vector<int32_t>& out) const;
 
-  std::string where_;
-  Vocabulary vocabulary_;
-  std::vector<bool> special_;      // [id]
-  std::vector<AddedToken> added_;  // never changed: matchers point into it
-  std::unordered_map<std::string_view, int32_t> added_ids_;
   std::unique_ptr<AddedTokenMatcher> raw_matcher_, normalized_matcher_;
   std::unique_ptr<PreTokenizer> pre_tokenizer_;
   std::unique_ptr<BpeModel> bpe_;
-  bool nfc_, ignore_merges_;
-  std::vector<int32_t> prefix_, suffix_;
-  SpecialIds ids_;
-  std::optional<std::string> chat_template_;
+  std::optional<Metaspace> metaspace_;
+  std::array<int32_t, 256> byte_ids_;  // tokens <0x00> to <0xFF> of metaspace, -1: none
+  int32_t unknown_;
+  bool nfc_, slow_, ignore_merges_, fuse_unknown_;
 };
 
 BpeTokenizer::BpeTokenizer(TokenizerSpec spec)
-    : where_(std::move(spec.where)),
-      added_(std::move(spec.added)),
+    : TokenizerBase(spec),
+      metaspace_(spec.metaspace),
+      unknown_(spec.unknown_byte.value_or(-1)),
       nfc_(spec.nfc),
+      slow_(spec.slow),
       ignore_merges_(spec.ignore_merges),
-      prefix_(std::move(spec.prefix)),
-      suffix_(std::move(spec.suffix)),
-      ids_(spec.ids),
-      chat_template_(std::move(spec.chat_template)) {
+      fuse_unknown_(spec.fuse_unknown) {
+  REPRISE_CHECK(!metaspace_ || (!nfc_ && spec.splits.empty()));
+  byte_ids_.fill(-1);
   build_vocabulary(spec);
   build_merges(spec);
   build_matchers();
   pre_tokenizer_ = std::make_unique<PreTokenizer>(spec.splits, where_);
-  check_role(ids_.bos, "bos");
-  check_role(ids_.eos, "eos");
-  check_role(ids_.unknown, "unknown");
-  check_role(ids_.pad, "pad");
-  for (const auto* list : {&prefix_, &suffix_})
-    for (const int32_t id : *list) check_role(id, "post-processor's");
+  check_roles();
+}
+
+bool BpeTokenizer::append_bytes(std::string_view written, std::string& out) const {
+  if (!metaspace_) return append_from_byte_alphabet(written, out);
+  if (written.find(' ') != std::string_view::npos || !is_valid_utf8(written)) return false;
+  out += with_spaces(written);
+  return true;
+}
+
+std::string BpeTokenizer::written(std::string_view bytes) const {
+  if (!metaspace_) return to_byte_alphabet(bytes);
+  std::string out;
+  for (const char c : bytes) {
+    if (c == ' ')
+      out += kMeta;
+    else
+      out += c;
+  }
+  return out;
 }
 
 void BpeTokenizer::build_vocabulary(const TokenizerSpec& spec) {
-  const auto entries = static_cast<int64_t>(spec.tokens.size() + added_.size());
-  auto size = static_cast<int64_t>(spec.tokens.size());
-  const auto text_of = [&](int64_t id) -> const std::string& {
-    static const std::string none;
-    return id < static_cast<int64_t>(spec.tokens.size()) ? spec.tokens[static_cast<size_t>(id)]
-                                                         : none;
-  };
-  std::unordered_map<int32_t, const AddedToken*> by_id;
-  for (const AddedToken& token : added_) {
-    if (token.text.empty() || token.text.size() > kMaxAddedTokenBytes || !is_valid_utf8(token.text))
-      fail("{}: added token {}: expected a text of 1 to {} bytes of UTF-8, found {} bytes", where_,
-           token.id, kMaxAddedTokenBytes, token.text.size());
-    if (token.id < 0 || token.id >= max_vocab_size(entries))
-      fail("{}: added token '{}': id {} is out of range for a vocabulary of {} entries", where_,
-           token.text, token.id, entries);
-    if (const auto [it, is_new] = by_id.emplace(token.id, &token); !is_new)
-      fail("{}: added tokens '{}' and '{}' have the same id {}", where_, it->second->text,
-           token.text, token.id);
-    if (!added_ids_.emplace(token.text, token.id).second)
-      fail("{}: added token '{}' is listed twice", where_, token.text);
-    if (!text_of(token.id).empty() && text_of(token.id) != token.text)
-      fail("{}: added token '{}': its id {} belongs to '{}' in key '{}'", where_, token.text,
-           token.id, text_of(token.id), spec.vocab_key);
-    size = std::max<int64_t>(size, token.id + 1);
-  }
-
-  special_.assign(static_cast<size_t>(size), false);
+  const int64_t size = index_added(static_cast<int64_t>(spec.tokens.size()));
   std::vector<int32_t> model_ids;
   model_ids.reserve(spec.tokens.size());
   std::string bytes;
   for (int32_t id = 0; id < size; ++id) {
-    const auto added = by_id.find(id);
-    const std::string& text = text_of(id);
-    bytes.clear();
-    const bool in_alphabet = append_from_byte_alphabet(text, bytes);
-    if (added == by_id.end() && !in_alphabet)
-      fail("{}: key '{}': token {} '{}' has characters outside the byte alphabet", where_,
-           spec.vocab_key, id, to_valid_utf8(text));
-    if (in_alphabet && !text.empty()) model_ids.push_back(id);
-    if (added != by_id.end()) {
-      vocabulary_.append(added->second->text);
-      special_[static_cast<size_t>(id)] = added->second->special;
-    } else {
-      vocabulary_.append(bytes);
+    static const std::string none;
+    const auto index = static_cast<size_t>(id);
+    const std::string& text = index < spec.tokens.size() ? spec.tokens[index] : none;
+    const auto added = added_by_id_.find(id);
+    if (added != added_by_id_.end()) {
+      const AddedToken& token = *added->second;
+      if (!text.empty() && text != token.text)
+        fail("{}: added token '{}': its id {} belongs to '{}' in key '{}'", where_, token.text, id,
+             text, spec.vocab_key);
+      const std::string token_text = metaspace_ ? with_spaces(token.text) : token.text;
+      append_token(token_text, token.special, spec.vocab_key);
+      // It may be what merges make of ordinary text, too.
+      bytes.clear();
+      if (!text.empty() && append_bytes(text, bytes) && bytes == token_text)
+        model_ids.push_back(id);
+      continue;
     }
-    if (vocabulary_.total_bytes() > kMaxVocabBytes)
-      fail("{}: key '{}': more than {} bytes of tokens", where_, spec.vocab_key, kMaxVocabBytes);
+    const int byte = metaspace_ && metaspace_->byte_fallback ? byte_of_piece(text) : -1;
+    if (byte >= 0) {
+      const char c = static_cast<char>(byte);
+      byte_ids_[static_cast<size_t>(byte)] = id;
+      append_token({&c, 1}, false, spec.vocab_key);
+      continue;
+    }
+    bytes.clear();
+    if (!append_bytes(text, bytes))
+      fail("{}: key '{}': token {} '{}' has characters outside the {} alphabet", where_,
+           spec.vocab_key, id, to_valid_utf8(text), metaspace_ ? "U+2581" : "byte");
+    if (!text.empty()) model_ids.push_back(id);
+    append_token(bytes, false, spec.vocab_key);
   }
   if (const auto twins = vocabulary_.index(model_ids))
     fail("{}: key '{}': tokens {} and {} have the same text '{}'", where_, spec.vocab_key,
-         twins->second, twins->first, to_byte_alphabet(vocabulary_.bytes(twins->first)));
+         twins->second, twins->first, written(vocabulary_.bytes(twins->first)));
 }
 
 void BpeTokenizer::build_merges(const TokenizerSpec& spec) {
@@ -204,14 +149,14 @@ void BpeTokenizer::build_merges(const TokenizerSpec& spec) {
       fail("{}: key '{}': entry {}: expected two tokens with a space between, found '{}'", where_,
            spec.merges_key, i, to_valid_utf8(text));
     joined.clear();
-    bool in_alphabet = append_from_byte_alphabet(text.substr(0, space), joined);
+    bool in_alphabet = append_bytes(text.substr(0, space), joined);
     const size_t cut = joined.size();
-    in_alphabet = in_alphabet && append_from_byte_alphabet(text.substr(space + 1), joined);
+    in_alphabet = in_alphabet && append_bytes(text.substr(space + 1), joined);
     const auto lookup = [&](std::string_view bytes) {
       const int32_t id = in_alphabet ? vocabulary_.find(bytes) : -1;
       if (id < 0)
         fail("{}: key '{}': entry {} '{}': {} is not in key '{}'", where_, spec.merges_key, i,
-             to_valid_utf8(text), in_alphabet ? to_byte_alphabet(bytes) : "one of its tokens",
+             to_valid_utf8(text), in_alphabet ? written(bytes) : "one of its tokens",
              spec.vocab_key);
       return id;
     };
@@ -221,7 +166,8 @@ void BpeTokenizer::build_merges(const TokenizerSpec& spec) {
   std::array<int32_t, 256> byte_ids{};
   for (int byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(byte);
-    byte_ids[static_cast<size_t>(byte)] = vocabulary_.find({&c, 1});
+    byte_ids[static_cast<size_t>(byte)] =
+        metaspace_ ? byte_ids_[static_cast<size_t>(byte)] : vocabulary_.find({&c, 1});
   }
   check_role(spec.unknown_byte, "unknown");
   bpe_ = std::make_unique<BpeModel>(byte_ids, merges, spec.unknown_byte.value_or(-1),
@@ -235,22 +181,48 @@ void BpeTokenizer::build_matchers() {
     for (const AddedToken& token : added_) {
       if (token.normalized != normalized) continue;
       tokens.push_back(&token);
-      texts.push_back(normalized && nfc_ ? normalize_nfc(token.text) : token.text);
+      texts.push_back(normalized ? normalize(token.text) : token.text);
     }
-    auto matcher = std::make_unique<AddedTokenMatcher>(std::move(tokens), texts);
+    auto matcher = std::make_unique<AddedTokenMatcher>(std::move(tokens), texts, slow_);
     (normalized ? normalized_matcher_ : raw_matcher_) = std::move(matcher);
   }
 }
 
 std::optional<int32_t> BpeTokenizer::find(std::string_view token_text) const {
   if (const auto it = added_ids_.find(token_text); it != added_ids_.end()) return it->second;
-  const auto bytes = from_byte_alphabet(token_text);
-  const int32_t id = bytes && !bytes->empty() ? vocabulary_.find(*bytes) : -1;
+  if (const int byte = byte_of_piece(token_text); byte >= 0 && metaspace_) {
+    const int32_t id = byte_ids_[static_cast<size_t>(byte)];
+    if (id >= 0) return id;
+  }
+  std::string bytes;
+  const int32_t id =
+      append_bytes(token_text, bytes) && !bytes.empty() ? vocabulary_.find(bytes) : -1;
   if (id < 0) return std::nullopt;
   return id;
 }
 
-void BpeTokenizer::encode_ordinary(std::string_view text, std::vector<int32_t>& out) const {
+// What happens to a text before added tokens with flag `normalized` are looked for.
+std::string BpeTokenizer::normalize(std::string_view text) const {
+  if (!metaspace_) return nfc_ ? normalize_nfc(text) : std::string(text);
+  const bool prepend = metaspace_->prepend == Metaspace::Prepend::Normalizer && !text.empty();
+  return fmt::format("{}{}", prepend ? " " : "", with_spaces(text));
+}
+
+void BpeTokenizer::encode_ordinary(std::string_view text, bool at_start,
+                                   std::vector<int32_t>& out) const {
+  if (metaspace_) {
+    const bool prepend = metaspace_->prepend == Metaspace::Prepend::Always ||
+                         (metaspace_->prepend == Metaspace::Prepend::First && at_start);
+    std::string with_space;
+    if (prepend && !text.starts_with(' ')) text = with_space = fmt::format(" {}", text);
+    if (!metaspace_->split) return encode_characters(text, out);
+    while (!text.empty()) {
+      const size_t end = std::min(text.find(' ', 1), text.size());
+      encode_characters(text.substr(0, end), out);
+      text.remove_prefix(end);
+    }
+    return;
+  }
   std::deque<std::string> storage;
   for (const std::string_view piece : pre_tokenizer_->split(text, storage)) {
     const int32_t whole = ignore_merges_ ? vocabulary_.find(piece) : -1;
@@ -261,28 +233,60 @@ void BpeTokenizer::encode_ordinary(std::string_view text, std::vector<int32_t>& 
   }
 }
 
+void BpeTokenizer::encode_characters(std::string_view text, std::vector<int32_t>& out) const {
+  if (const int32_t whole = ignore_merges_ ? vocabulary_.find(text) : -1; whole >= 0) {
+    out.push_back(whole);
+    return;
+  }
+  std::vector<int32_t> tokens;
+  tokens.reserve(text.size());
+  bool last_unknown = false;
+  for (size_t i = 0; i < text.size();) {
+    const auto length = static_cast<size_t>(first_char(text.substr(i, 4)).length);
+    const std::string_view character = text.substr(i, length);
+    i += length;
+    const int32_t id = vocabulary_.find(character);
+    const auto byte_id = [&](char c) { return byte_ids_[static_cast<uint8_t>(c)]; };
+    const bool bytes =
+        id < 0 &&
+        std::all_of(character.begin(), character.end(), [&](char c) { return byte_id(c) >= 0; });
+    const bool unknown = id < 0 && !bytes;
+    if (id >= 0) {
+      tokens.push_back(id);
+    } else if (bytes) {
+      for (const char c : character) tokens.push_back(byte_id(c));
+    } else if (unknown_ >= 0 && !(fuse_unknown_ && last_unknown)) {
+      tokens.push_back(unknown_);
+    }
+    last_unknown = unknown;
+  }
+  bpe_->merge(tokens, out);
+}
+
 std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
                                           const EncodeOptions& options) const {
-  if (text.size() >= INT32_MAX)
-    fail("a text of {} bytes is too long to tokenize at once, expected less than 2 GiB",
-         text.size());
-  std::string repaired;
-  if (!is_valid_utf8(text)) text = repaired = to_valid_utf8(text);
+  std::string repaired, composed;
+  text = checked_text(text, repaired);
+  if (slow_ && nfc_) text = composed = normalize_nfc(text);
 
   std::vector<int32_t> out;
   if (options.add_special) out = prefix_;
+  bool at_start = !options.continues;
   for (const auto& part : raw_matcher_->split(text, options.parse_special)) {
     if (part.token) {
       out.push_back(part.token->id);
+      at_start = false;
       continue;
     }
-    const std::string normalized = nfc_ ? normalize_nfc(part.text) : std::string();
+    const bool changes = nfc_ || metaspace_;
+    const std::string normalized = changes ? normalize(part.text) : std::string();
     for (const auto& inner :
-         normalized_matcher_->split(nfc_ ? normalized : part.text, options.parse_special)) {
+         normalized_matcher_->split(changes ? normalized : part.text, options.parse_special)) {
       if (inner.token)
         out.push_back(inner.token->id);
       else
-        encode_ordinary(inner.text, out);
+        encode_ordinary(inner.text, at_start, out);
+      at_start = false;
     }
   }
   if (options.add_special) out.insert(out.end(), suffix_.begin(), suffix_.end());

@@ -22,6 +22,9 @@ struct EncodeOptions {
   bool parse_special = true;
   // Adds what the model's own post-processor adds around a text (a BOS token, mostly).
   bool add_special = false;
+  // The text goes on after other tokens (a picture's): what only happens at the beginning of a whole
+  // text, some tokenizers' space in front, is left out.
+  bool continues = false;
 };
 
 // Token ids with a role; nullopt where the files name none.
@@ -51,8 +54,17 @@ class Tokenizer {
   // The model's own Jinja chat template, if it has one; see chat.h.
   virtual const std::optional<std::string>& chat_template() const = 0;
 
-  // All bytes joined, invalid parts replaced by U+FFFD. Throws Error on an id outside the
-  // vocabulary.
+  // Where decoding is more than joining token_bytes(): SentencePiece vocabularies begin a text with
+  // a space that isn't part of it.
+  struct DecodeRules {
+    bool strip_first_space = false;    // a space at the very beginning is left out
+    bool strip_after_special = false;  // and one after a special token
+    bool operator==(const DecodeRules&) const = default;
+  };
+  virtual DecodeRules decode_rules() const { return {}; }
+
+  // All bytes joined, by decode_rules(); invalid parts replaced by U+FFFD. Throws Error on an id
+  // outside the vocabulary.
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
 };
 
@@ -79,22 +91,46 @@ struct SplitStep {
   bool operator==(const SplitStep&) const = default;
 };
 
-// A byte-level BPE tokenizer as data.
-struct TokenizerSpec {
-  std::string where;      // the file, for error messages
-  std::string vocab_key;  // the keys of the two tables, for error messages
-  std::string merges_key;
-  std::vector<std::string> tokens;  // [id] text in the byte alphabet; empty = no such token
-  std::vector<std::string> merges;  // "left right", the best first
+// What every kind of tokenizer has, as data.
+struct TokenizerCommon {
+  std::string where;  // the file, for error messages
   std::vector<AddedToken> added;
-  bool ignore_merges = false;  // a piece that is a token as a whole is not merged from bytes
-  bool fuse_unknown = false;   // neighbouring unknown bytes become one unknown token
-  bool nfc = false;            // normalize to NFC first
-  std::vector<SplitStep> splits;
-  std::optional<int32_t> unknown_byte;  // stands for a byte without a token; nullopt: it is dropped
   std::vector<int32_t> prefix, suffix;  // what add_special adds
   SpecialIds ids;
   std::optional<std::string> chat_template;
+};
+
+// How vocabularies of characters (Llama-2's and Phi-3's tokenizer.json) write spaces: as U+2581,
+// with one more in front of a text.
+struct Metaspace {
+  enum class Prepend {
+    Never,
+    First,      // at the beginning of the whole text, where there is no space yet
+    Always,     // of every part between added tokens, where there is no space yet
+    Normalizer  // the same whether there is one or not, before normalized added tokens are looked
+                // for
+  };
+  Prepend prepend = Prepend::Always;
+  bool split = false;          // pieces begin at spaces; else a part is merged as a whole
+  bool byte_fallback = false;  // an unknown character is its bytes, tokens <0x00> to <0xFF>
+  Tokenizer::DecodeRules decode;
+};
+
+// A BPE tokenizer as data: of bytes, or with `metaspace` of characters.
+struct TokenizerSpec : TokenizerCommon {
+  std::string vocab_key;  // the keys of the two tables, for error messages
+  std::string merges_key;
+  std::vector<std::string> tokens;  // [id] as the file writes them; empty = no such token
+  std::vector<std::string> merges;  // "left right", the best first
+  bool ignore_merges = false;       // a piece that is a token as a whole is not merged from bytes
+  bool fuse_unknown = false;        // neighbouring unknown bytes become one unknown token
+  bool nfc = false;                 // normalize to NFC first
+  // As slow (Python) tokenizers do it: NFC before any added token is looked for, and strip flags
+  // that take what Python calls white space.
+  bool slow = false;
+  std::vector<SplitStep> splits;
+  std::optional<Metaspace> metaspace;   // then neither nfc nor splits
+  std::optional<int32_t> unknown_byte;  // stands for what has no token; nullopt: it is dropped
 };
 
 // Checks the whole spec. Throws Error naming spec.where, the key and what was found: a merge of

@@ -61,7 +61,9 @@ TokenizerSpec spec_from_gguf(const GgufMetadata& metadata) {
   spec.vocab_key = kTokens;
   spec.merges_key = kMerges;
   if (const std::string& model = metadata.get_string(kModel); model != "gpt2")
-    metadata.fail_at(kModel, "expected 'gpt2' (byte-level BPE), found '" + model + "'");
+    metadata.fail_at(
+        kModel,
+        "expected 'gpt2' (byte-level BPE) or 'llama' (SentencePiece), found '" + model + "'");
   if (!metadata.has(kPre))
     metadata.fail_at(kPre, "is missing, expected one of " + known_pre_tokenizers());
   const std::string& pre = metadata.get_string(kPre);

@@ -5,7 +5,9 @@
 #include <unordered_map>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "text/metaspace_json.h"
+#include "text/slow_config.h"
+#include "text/tokenizer_vocab.h"
 
 namespace reprise {
 namespace {
@@ -30,23 +32,6 @@ void require_empty(const JsonObject& object, const std::string& key) {
   if (!object.find_string(key).value_or("").empty())
     object.fail_at(key, "expected null or '', found '" + object.get_string(key) +
                             "' (not a byte-level vocabulary)");
-}
-
-void read_vocab(const JsonObject& model, TokenizerSpec& spec) {
-  const JsonObject vocab = model.get_object("vocab");
-  const auto entries = static_cast<int64_t>(vocab.json().size());
-  const int64_t limit = max_vocab_size(entries);
-  for (const auto& [text, id] : vocab.json().items()) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= limit)
-      fail("{}: key 'model.vocab': token '{}': expected an id from 0 to {} ({} entries), found {}",
-           spec.where, text, limit - 1, entries, id.dump().substr(0, 40));
-    const auto index = id.get<size_t>();
-    if (index >= spec.tokens.size()) spec.tokens.resize(index + 1);
-    if (!spec.tokens[index].empty())
-      fail("{}: key 'model.vocab': tokens '{}' and '{}' have the same id {}", spec.where,
-           spec.tokens[index], text, index);
-    spec.tokens[index] = text;
-  }
 }
 
 void read_merges(const JsonObject& model, TokenizerSpec& spec) {
@@ -74,13 +59,11 @@ void read_model(const JsonObject& root, TokenizerSpec& spec) {
   if (type != "BPE") model.fail_at("type", "expected 'BPE', found '" + type + "'");
   if (model.find_number("dropout").value_or(0) != 0)
     model.fail_at("dropout", "expected null: merges left out at random are not supported");
-  if (model.find_bool("byte_fallback").value_or(false))
-    model.fail_at("byte_fallback", "expected false (a SentencePiece vocabulary, not a byte-level)");
   require_empty(model, "continuing_subword_prefix");
   require_empty(model, "end_of_word_suffix");
   spec.ignore_merges = model.find_bool("ignore_merges").value_or(false);
   spec.fuse_unknown = model.find_bool("fuse_unk").value_or(false);
-  read_vocab(model, spec);
+  read_vocab_object(model.get_object("vocab").json(), spec.where, "key 'model.vocab': ", spec);
   read_merges(model, spec);
   if (const auto unknown = model.find_string("unk_token")) {
     const Json& vocab = model.json()["vocab"];
@@ -223,16 +206,6 @@ std::optional<std::string> token_text(const JsonObject& config, const std::strin
   return config.get_string(key);
 }
 
-// "chat_template" is a string, or a list of {"name", "template"} of which "default" counts.
-std::optional<std::string> read_chat_template(const JsonObject& config) {
-  const auto it = config.json().find("chat_template");
-  if (it == config.json().end() || it->is_null()) return std::nullopt;
-  if (it->is_string()) return it->get<std::string>();
-  for (const JsonObject& entry : get_objects(config, "chat_template", ""))
-    if (entry.get_string("name") == "default") return entry.get_string("template");
-  config.fail_at("chat_template", "expected a string, or a list with an entry named 'default'");
-}
-
 void read_config(const Json& json, TokenizerSpec& spec) {
   const JsonObject config(json, spec.where + " (tokenizer_config.json)");
   std::unordered_map<std::string_view, int32_t> ids;
@@ -263,11 +236,16 @@ TokenizerSpec spec_from_json(const Json& tokenizer, const Json* config, const st
   spec.merges_key = "model.merges";
   read_model(root, spec);
   read_added_tokens(root, spec);
-  if (const auto step = find_step(root, "normalizer")) read_normalizer(*step, spec);
-  read_pre_tokenizer(root, spec);
   if (const auto step = find_step(root, "post_processor")) read_post_processor(*step, spec);
-  if (const auto step = find_step(root, "decoder"); step && step->get_string("type") != "ByteLevel")
-    step->fail_at("type", "expected 'ByteLevel', found '" + step->get_string("type") + "'");
+  if (is_metaspace(root)) {
+    read_metaspace(root, spec);
+  } else {
+    if (const auto step = find_step(root, "normalizer")) read_normalizer(*step, spec);
+    read_pre_tokenizer(root, spec);
+    const auto step = find_step(root, "decoder");
+    if (step && step->get_string("type") != "ByteLevel")
+      step->fail_at("type", "expected 'ByteLevel', found '" + step->get_string("type") + "'");
+  }
   if (config) read_config(*config, spec);
   return spec;
 }
@@ -277,22 +255,13 @@ std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& tokenizer, const Json
   return make_tokenizer(spec_from_json(tokenizer, config, where));
 }
 
-TokenizerSpec spec_from_folder(const std::filesystem::path& folder) {
-  const auto path = folder / "tokenizer.json";
-  const auto config_path = folder / "tokenizer_config.json";
-  const auto template_path = folder / "chat_template.jinja";
-  const Json tokenizer = load_json(path);
-  Json config;
-  const bool has_config = std::filesystem::exists(config_path);
-  if (has_config) config = load_json(config_path);
-  TokenizerSpec spec = spec_from_json(tokenizer, has_config ? &config : nullptr, path.string());
-  if (std::filesystem::exists(template_path))
-    spec.chat_template = read_file(template_path, size_t{1} << 20);
+TokenizerSpec spec_from_files(const TokenizerFiles& files) {
+  const std::string where = files.path_of("tokenizer.json");
+  const Json tokenizer = parse_json(files.get("tokenizer.json"), where);
+  const std::optional<Json> config = files.find_json("tokenizer_config.json");
+  TokenizerSpec spec = spec_from_json(tokenizer, config ? &*config : nullptr, where);
+  spec.chat_template = read_chat_template(files);
   return spec;
-}
-
-std::unique_ptr<Tokenizer> tokenizer_from_folder(const std::filesystem::path& folder) {
-  return make_tokenizer(spec_from_folder(folder));
 }
 
 }  // namespace reprise

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <fstream>
+
 #include "base/file.h"
 #include "base/json.h"
 #include "e2e/program.h"
@@ -162,6 +164,39 @@ TEST_F(RunTest, ChatsOnATerminal) {
   // The second turn's prompt holds the first one: more tokens, some of them taken from it.
   EXPECT_THAT(chat.out,
               AllOf(HasSubstr("what shape"), HasSubstr("prompt 21 tokens"), HasSubstr("reused)")));
+}
+
+TEST_F(RunTest, ShowsPicturesInAChat) {
+  const ProgramResult chat = run_on_terminal({"run", phantom_, "--max-tokens", "4"}, "> ",
+                                             {"/help", std::string("/image ") + kPicture,
+                                              "what shape", "/image /nowhere.png", "what colour"});
+  EXPECT_EQ(chat.exit_code, 0) << chat.out;
+  EXPECT_THAT(chat.out, AllOf(HasSubstr("/clear"), HasSubstr("1 picture for the next question"),
+                              HasSubstr("tiles"), HasSubstr("/nowhere.png: no such picture")));
+}
+
+TEST_F(RunTest, AnswersAConversationFile) {
+  const std::string file = (folder_ / "chat.json").string();
+  const auto write = [&](const Json& json) {
+    std::ofstream(file) << json.dump();
+    return file;
+  };
+  const Json user = {
+      {"role", "user"}, {"content", "what shape"}, {"images", Json::array({kPicture})}};
+  const Json one = run_json({phantom_, "--chat", write(Json::array({user})), "--max-tokens", "2"});
+  const Json flags =
+      run_json({phantom_, "--prompt", "what shape", "--image", kPicture, "--max-tokens", "2"});
+  EXPECT_EQ(one["prompt_ids"], flags["prompt_ids"]);
+  EXPECT_EQ(one["tokens"], flags["tokens"]);
+  const Json answer = {{"role", "assistant"}, {"content", "a circle"}};
+  const Json two =
+      run_json({phantom_, "--chat", write(Json::array({user, answer, user})), "--max-tokens", "2"});
+  EXPECT_GT(two["prompt_tokens"], 2 * one["prompt_tokens"].get<int>());
+  EXPECT_EQ(two["tiles"], 2 * one["tiles"].get<int>());
+  const ProgramResult bad =
+      run_program({"run", phantom_, "--chat", write(Json::array({user, answer}))});
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_THAT(bad.err, AllOf(HasSubstr(file), HasSubstr("'[1].role'")));
 }
 
 TEST_F(RunTest, InputErrors) {

@@ -1,9 +1,11 @@
 // Where the text tests' data lies; made by tests/data/text/make.py.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <string>
 
+#include "base/error.h"
 #include "base/json.h"
 #include "support/paths.h"
 #include "text/tokenizer_json.h"
@@ -18,6 +20,25 @@ inline Json tokenizer_json(const std::string& name) { return load_json(data_path
 
 inline std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name) {
   return tokenizer_from_json(tokenizer_json(name), nullptr, name + ".json");
+}
+
+// The message of the Error that `call` throws.
+template <class F>
+std::string error_of(F&& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+// An empty folder for the files of one test.
+inline std::filesystem::path temp_folder(const std::string& name) {
+  const auto folder = std::filesystem::temp_directory_path() / ("reprise_text_" + name);
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directories(folder);
+  return folder;
 }
 
 }  // namespace reprise::testing

@@ -17,18 +17,9 @@ namespace {
 
 using ::testing::AllOf;
 using testing::data_path;
+using testing::error_of;
 using ::testing::HasSubstr;
 using testing::tokenizer_json;
-
-template <class F>
-std::string error_of(F&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 // A tokenizer of bytes a, b and c with two merges.
 Json tiny() {
@@ -201,17 +192,17 @@ TEST(TokenizerErrors, Folder) {
   const auto folder = std::filesystem::temp_directory_path() / "reprise_text_folder_test";
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
-  EXPECT_THAT(error_of([&] { tokenizer_from_folder(folder); }), HasSubstr("tokenizer.json"));
+  EXPECT_THAT(error_of([&] { tokenizer_from_model(folder); }), HasSubstr("tokenizer.json"));
   write_file_atomically(folder / "tokenizer.json", tiny().dump());
-  EXPECT_FALSE(tokenizer_from_folder(folder)->chat_template());
+  EXPECT_FALSE(tokenizer_from_model(folder)->chat_template());
   write_file_atomically(folder / "tokenizer_config.json",
                         R"({"eos_token": "<x>", "chat_template": "old"})");
-  EXPECT_EQ(tokenizer_from_folder(folder)->chat_template(), "old");
+  EXPECT_EQ(tokenizer_from_model(folder)->chat_template(), "old");
   write_file_atomically(folder / "chat_template.jinja", "new");
-  EXPECT_EQ(tokenizer_from_folder(folder)->chat_template(), "new");
-  EXPECT_EQ(tokenizer_from_folder(folder)->ids().eos, 5);
+  EXPECT_EQ(tokenizer_from_model(folder)->chat_template(), "new");
+  EXPECT_EQ(tokenizer_from_model(folder)->ids().eos, 5);
   write_file_atomically(folder / "tokenizer_config.json", R"({"eos_)");
-  EXPECT_THAT(error_of([&] { tokenizer_from_folder(folder); }), HasSubstr("tokenizer_config.json"));
+  EXPECT_THAT(error_of([&] { tokenizer_from_model(folder); }), HasSubstr("tokenizer_config.json"));
   std::filesystem::remove_all(folder);
 }
 
@@ -227,9 +218,7 @@ TEST(TokenizerErrors, IdsOutsideTheVocabulary) {
 TEST(PreTokenizer, RefusesWhatOnigurumaReadsDifferently) {
   for (const char* pattern :
        {R"(\h+)", R"([\w])", R"([a[bc]])", R"([a-z&&b])", R"([]a])", "(*UCP)a", R"(\R)"})
-    EXPECT_THAT(error_of([&] {
-                  PreTokenizer({{SplitStep::Kind::Pattern, pattern, false}}, "f");
-                }),
+    EXPECT_THAT(error_of([&] { PreTokenizer({{SplitStep::Kind::Pattern, pattern, false}}, "f"); }),
                 AllOf(HasSubstr("f: "), HasSubstr("not supported"), HasSubstr(pattern)));
 }
 

@@ -1,0 +1,111 @@
+#include "engine/conversation.h"
+
+#include "base/error.h"
+
+namespace reprise {
+namespace {
+
+constexpr std::string_view kSpaces = " \t";
+
+std::string_view trimmed(std::string_view text) {
+  text.remove_prefix(std::min(text.find_first_not_of(kSpaces), text.size()));
+  return text.substr(0, text.find_last_not_of(kSpaces) + 1);
+}
+
+void require_file(const std::filesystem::path& path, const std::string& where) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored))
+    fail("{}: {}: no such picture file", where, path.string());
+}
+
+ChatTurn read_turn(const JsonObject& message, const std::filesystem::path& folder) {
+  ChatTurn turn;
+  turn.role = message.get_string("role");
+  if (turn.role != "system" && turn.role != "user" && turn.role != "assistant")
+    message.fail_at("role", "expected system, user or assistant, found '" + turn.role + "'");
+  turn.text = message.get_string("content");
+  for (const auto& item : message.json().items()) {
+    if (item.key() != "role" && item.key() != "content" && item.key() != "images")
+      message.fail_at(item.key(), "is not known, expected role, content or images");
+  }
+  if (!message.has("images")) return turn;
+  const Json& images = message.json()["images"];
+  if (!images.is_array()) message.fail_at("images", "expected an array of file names");
+  if (!images.empty() && turn.role != "user")
+    message.fail_at("images", "only user messages may have pictures");
+  for (const Json& image : images) {
+    if (!image.is_string()) message.fail_at("images", "expected an array of file names");
+    turn.images.push_back(folder / image.get<std::string>());
+  }
+  return turn;
+}
+
+}  // namespace
+
+std::vector<ChatTurn> parse_conversation(const Json& json, const std::string& where,
+                                         const std::filesystem::path& folder) {
+  if (!json.is_array() || json.empty())
+    fail("{}: expected a list of messages, found {}", where,
+         json.is_array() ? "an empty one" : json.type_name());
+  std::vector<ChatTurn> turns;
+  for (size_t i = 0; i < json.size(); ++i) {
+    turns.push_back(read_turn(JsonObject(json[i], where, fmt::format("[{}].", i)), folder));
+    if (turns[i].role == "system" && i > 0)
+      fail("{}: key '[{}].role': a system message is only possible as the first", where, i);
+    for (const auto& image : turns[i].images)
+      require_file(image, fmt::format("{}: key '[{}].images'", where, i));
+  }
+  if (turns.back().role != "user")
+    fail("{}: key '[{}].role': expected the last message to be the user's, found '{}'", where,
+         json.size() - 1, turns.back().role);
+  return turns;
+}
+
+std::vector<ChatTurn> load_conversation(const std::filesystem::path& path) {
+  return parse_conversation(load_json(path), path.string(), path.parent_path());
+}
+
+Conversation::Conversation(std::string system, std::vector<std::filesystem::path> images)
+    : system_(std::move(system)), pending_(std::move(images)) {}
+
+std::string Conversation::help() {
+  return "/image FILE  shows a picture (PNG or JPEG) with the next question; may be repeated\n"
+         "/clear       forgets the conversation\n"
+         "/help        this list";
+}
+
+Conversation::Line Conversation::enter(std::string_view line) {
+  line = trimmed(line);
+  const std::string_view command = line.substr(0, line.find_first_of(kSpaces));
+  const std::string_view rest = trimmed(line.substr(command.size()));
+  if (command == "/image") {
+    if (rest.empty()) fail("/image: expected the name of a picture file behind it");
+    require_file(rest, "/image");
+    pending_.emplace_back(rest);
+    return {false, fmt::format("{} picture{} for the next question", pending_.size(),
+                               pending_.size() == 1 ? "" : "s")};
+  }
+  if (command == "/clear" && rest.empty()) {
+    turns_.clear();
+    pending_.clear();
+    return {false, "a new conversation"};
+  }
+  if (command == "/help" && rest.empty()) return {false, help()};
+  return {!line.empty(), ""};
+}
+
+std::vector<ChatTurn> Conversation::ask(const std::string& text) const {
+  std::vector<ChatTurn> all;
+  if (!system_.empty()) all.push_back({"system", system_, {}});
+  all.insert(all.end(), turns_.begin(), turns_.end());
+  all.push_back({"user", text, pending_});
+  return all;
+}
+
+void Conversation::answered(const std::string& question, const std::string& answer) {
+  turns_.push_back({"user", question, std::move(pending_)});
+  pending_.clear();
+  turns_.push_back({"assistant", answer, {}});
+}
+
+}  // namespace reprise

@@ -1,0 +1,186 @@
+#include "engine/conversation.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "engine/generator.h"
+#include "support/test_models.h"
+
+namespace reprise {
+namespace {
+
+using ::testing::AllOf;
+using testing::copy_model;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::TempFolder;
+using testing::test_data;
+using ::testing::ThrowsMessage;
+
+class ConversationTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<Engine> load(const std::string& name) {
+    copy_model(name, folder_ / "model");
+    EngineOptions options;
+    options.model = folder_ / "model";
+    options.compute.threads = 1;
+    return Engine::load(options);
+  }
+  // TroL on InternLM2 as released: a flat config.json, tokenizer.model, "<image>" one above the
+  // vocabulary.
+  std::unique_ptr<Engine> load_trol() {
+    std::filesystem::create_directories(folder_ / "model");
+    std::filesystem::copy(test_data("golden/trol/internlm2-clip/model"), folder_ / "model");
+    std::filesystem::copy_file(test_data("text/spm-tiny.model"), folder_ / "model/tokenizer.model");
+    const Json data = load_json(test_data("text/prompts.json"));
+    const Json& files = data["folders"][0];
+    EXPECT_EQ(files["name"], "trol-internlm2");
+    write_file_atomically(folder_ / "model/tokenizer_config.json",
+                          files["files"]["tokenizer_config.json"].get<std::string>());
+    EngineOptions options;
+    options.model = folder_ / "model";
+    options.compute.threads = 1;
+    return Engine::load(options);
+  }
+  std::string write(const std::string& text) {
+    write_file_atomically(folder_ / "chat.json", text);
+    return (folder_ / "chat.json").string();
+  }
+  const std::filesystem::path one_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const std::filesystem::path two_ = test_data("golden/phantom/qwen2-vit-448/image.png");
+  TempFolder folder_;
+};
+
+TEST_F(ConversationTest, PicturesBelongToTheirTurns) {
+  const auto engine = load("phantom/qwen2-vit");
+  PromptBuilder builder(*engine);
+  Conversation chat("", {one_});
+  const Prompt first = builder.chat(chat.ask("what shape"));
+  EXPECT_GT(first.vision_seconds, 0);
+  chat.answered("what shape", "a circle");
+  EXPECT_TRUE(chat.pending_images().empty());
+  chat.enter("/image " + two_.string());
+  chat.enter("/image " + one_.string());
+  const Prompt second = builder.chat(chat.ask("what colour"));
+  EXPECT_EQ(second.tiles, 2 * first.tiles + builder.chat({{"user", "x", {two_}}}).tiles);
+  // The whole conversation again: it begins with the first prompt, ids, picture and all.
+  const auto& ids = second.tokens.ids;
+  ASSERT_GT(ids.size(), first.tokens.ids.size());
+  EXPECT_TRUE(std::equal(first.tokens.ids.begin(), first.tokens.ids.end(), ids.begin()));
+  EXPECT_THAT(engine->tokenizer().decode(ids), HasSubstr("a circle<|im_end|><|im_start|>user"));
+  const int64_t rows = first.tokens.image_rows.dim(0);
+  EXPECT_EQ(
+      engine->backend().to_host(engine->backend().slice(second.tokens.image_rows, 0, 0, rows)),
+      engine->backend().to_host(first.tokens.image_rows));
+  // Asked again, nothing is encoded again.
+  EXPECT_EQ(builder.chat(chat.ask("what colour")).vision_seconds, 0);
+}
+
+// TroL on InternLM2 as released: a flat config.json, tokenizer.model, "<image>" one above the
+// vocabulary.
+TEST_F(ConversationTest, TrolOnInternLm2) {
+  const auto engine = load_trol();
+  const Json data = load_json(test_data("text/prompts.json"));
+  EXPECT_EQ(engine->chat_format()->name, "trol-internlm2");
+  EXPECT_EQ(engine->config().image_token, 320);
+  PromptBuilder builder(*engine);
+  const Json& expected = data["cases"][1];  // 3 placeholders; the model has 36 a picture
+  const Prompt prompt = builder.chat({{"user", expected["question"], {one_}}});
+  std::vector<int32_t> ids = expected["ids"];
+  const auto image = std::find(ids.begin(), ids.end(), 320);
+  ids.insert(image, 33, 320);
+  EXPECT_EQ(prompt.tokens.ids, ids);
+  EXPECT_THAT(prompt.stops, ElementsAre("[UNUSED_TOKEN_145]"));
+  EXPECT_FALSE(Generator(*engine, {}).generate(prompt, {.max_tokens = 3}).tokens.empty());
+}
+
+// More pictures than the cache holds of itself.
+TEST_F(ConversationTest, AllPicturesOfAConversationStayEncoded) {
+  const auto engine = load("phantom/qwen2-vit");
+  PromptBuilder builder(*engine);
+  std::vector<std::filesystem::path> pictures;
+  const std::string bytes = read_file(one_);
+  for (int i = 0; i < 10; ++i) {  // bytes behind the picture's end make them differ
+    pictures.push_back(folder_ / fmt::format("{}.png", i));
+    write_file_atomically(pictures.back(), bytes + static_cast<char>('0' + i));
+  }
+  const std::vector<ChatTurn> turns = {{"user", "x", pictures}};
+  EXPECT_GT(builder.chat(turns).vision_seconds, 0);
+  EXPECT_EQ(builder.chat(turns).vision_seconds, 0);
+}
+
+// A second turn answers the same with what the first left in the prefix cache and without it.
+TEST_F(ConversationTest, SecondTurnIsExact) {
+  const auto engine = load_trol();
+  PromptBuilder builder(*engine);
+  GeneratorOptions reuse;
+  reuse.reuse_prefix = true;
+  Generator chatting(*engine, reuse), fresh(*engine, {});
+  GenerationOptions options;
+  options.max_tokens = 4;
+  Conversation chat("be brief", {one_});
+  const Generation first = chatting.generate(builder.chat(chat.ask("what shape")), options);
+  chat.answered("what shape", first.text);
+  const Prompt second = builder.chat(chat.ask("what colour"));
+  const Generation with = chatting.generate(second, options);
+  EXPECT_GT(with.reused_tokens, first.prompt_tokens / 2);
+  EXPECT_EQ(with.tokens, fresh.generate(second, options).tokens);
+  EXPECT_EQ(with.first_logits, fresh.generate(second, options).first_logits);
+}
+
+TEST_F(ConversationTest, Commands) {
+  Conversation chat("", {});
+  EXPECT_TRUE(chat.enter("what is it?").question);
+  EXPECT_TRUE(chat.enter("/etc/passwd is what?").question);
+  EXPECT_FALSE(chat.enter("   ").question);
+  EXPECT_THAT(chat.enter("/help").answer, AllOf(HasSubstr("/image"), HasSubstr("/clear")));
+  EXPECT_THAT([&] { chat.enter("/image"); }, ThrowsMessage<Error>(HasSubstr("picture file")));
+  EXPECT_THAT([&] { chat.enter("/image /nowhere.png"); },
+              ThrowsMessage<Error>(HasSubstr("/nowhere.png")));
+  EXPECT_THAT(chat.enter("  /image  " + one_.string() + " ").answer, HasSubstr("1 picture for"));
+  EXPECT_THAT(chat.pending_images(), ElementsAre(one_));
+  chat.answered("a", "b");
+  EXPECT_EQ(chat.turns().size(), 2u);
+  EXPECT_EQ(chat.turns()[0].images.size(), 1u);
+  EXPECT_FALSE(chat.enter("/clear").question);
+  EXPECT_TRUE(chat.turns().empty());
+}
+
+TEST_F(ConversationTest, File) {
+  std::filesystem::copy_file(one_, folder_ / "a.png");
+  const auto turns = load_conversation(
+      write(R"([{"role": "system", "content": "s"}, {"role": "user", "content": "x", "images":
+                ["a.png"]}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "z"}])"));
+  ASSERT_EQ(turns.size(), 4u);
+  EXPECT_THAT(turns[1].images, ElementsAre(folder_ / "a.png"));
+  EXPECT_EQ(turns[3].text, "z");
+}
+
+TEST_F(ConversationTest, FileErrors) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"{}", "list of messages"},
+      {"[]", "an empty one"},
+      {"[3]", "[0]"},
+      {R"([{"role": "user"}])", "'[0].content'"},
+      {R"([{"role": "tool", "content": "x"}])", "'[0].role'"},
+      {R"([{"role": "user", "content": "x", "image": "a.png"}])", "'[0].image'"},
+      {R"([{"role": "user", "content": "x", "images": "a.png"}])", "'[0].images'"},
+      {R"([{"role": "user", "content": "x", "images": [1]}])", "'[0].images'"},
+      {R"([{"role": "user", "content": "x", "images": ["no.png"]}])", "no.png"},
+      {R"([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])",
+       "'[1].role'"},
+      {R"([{"role": "user", "content": "x"}, {"role": "system", "content": "y"}])", "as the first"},
+      {R"([{"role": "assistant", "content": "x", "images": ["a.png"]}])", "'[0].images'"},
+      {"[", "chat.json"}};
+  for (const auto& [text, expected] : bad) {
+    const std::string file = write(text);
+    const std::string part = expected;
+    EXPECT_THAT([&] { load_conversation(file); },
+                ThrowsMessage<Error>(AllOf(HasSubstr("chat.json"), HasSubstr(part))))
+        << text;
+  }
+}
+
+}  // namespace
+}  // namespace reprise
