@@ -16,6 +16,7 @@ ALLOWED = {
     "image": {"base"},
     "backend": {"base"},
     "model": {"base", "formats", "backend"},
+    "convert": {"base", "formats", "backend", "model", "text"},
     "engine": {"base", "formats", "backend", "model", "text", "image"},
     "train": {"base", "formats", "backend", "model", "text", "image", "engine"},
 }

@@ -24,6 +24,8 @@ class Command {
   X(inspect)  /* what a model file is, its plan, its memory */        \
   X(eval)     /* perplexity and question answering */                 \
   X(train)    /* fine-tuning from a recipe */                         \
+  X(convert)  /* Hugging Face folders to GGUF and back */             \
+  X(quantize) /* fewer bits a weight, and what they cost */           \
   X(trace)    /* intermediate results of a forward pass, for tests */ \
   X(tokenize) /* text to token ids, for tests */
 

@@ -23,8 +23,11 @@ constexpr TensorType kTensorTypes[] = {
     {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"}, {24, "I8"},      {25, "I16"},
     {26, "I32"},    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},  {30, "BF16"},    {34, "TQ1_0"},
     {35, "TQ2_0"},  {39, "MXFP4"}};
-constexpr DType kSupported[] = {DType::F32,  DType::F16,  DType::BF16,
-                                DType::Q8_0, DType::Q4_0, DType::Q4_1};
+// Integers and F64 are never computed with: buffers that a folder's files hold beside the weights.
+constexpr DType kSupported[] = {DType::F32,  DType::F16,  DType::BF16, DType::Q8_0,
+                                DType::Q4_0, DType::Q4_1, DType::F64,  DType::I8,
+                                DType::I16,  DType::I32,  DType::I64};
+constexpr const char* kSupportedNames = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 F64 I8 I16 I32 I64";
 
 }  // namespace
 
@@ -33,8 +36,8 @@ DType gguf_tensor_type(uint32_t id, const std::string& where, std::string_view t
     if (type.id != id) continue;
     for (DType supported : kSupported)
       if (dtype_name(supported) == type.name) return supported;
-    fail("{}: tensor '{}' has type {}, which is not supported (F32 F16 BF16 Q8_0 Q4_0 Q4_1 are)",
-         where, tensor, type.name);
+    fail("{}: tensor '{}' has type {}, which is not supported ({} are)", where, tensor, type.name,
+         kSupportedNames);
   }
   fail("{}: tensor '{}' has the unknown type number {}", where, tensor, id);
 }
@@ -43,8 +46,8 @@ uint32_t gguf_tensor_type_id(DType type, const std::string& where, std::string_v
   for (DType supported : kSupported)
     for (const TensorType& entry : kTensorTypes)
       if (supported == type && entry.name == dtype_name(type)) return entry.id;
-  fail("{}: tensor '{}' can't be stored as {} (F32 F16 BF16 Q8_0 Q4_0 Q4_1 can)", where, tensor,
-       dtype_name(type));
+  fail("{}: tensor '{}' can't be stored as {} ({} can)", where, tensor, dtype_name(type),
+       kSupportedNames);
 }
 
 uint32_t gguf_alignment(const GgufMetadata& metadata) {

@@ -1,9 +1,10 @@
+#include "formats/gguf_writer.h"
+
 #include <cstring>
 #include <set>
 #include <type_traits>
 
 #include "base/error.h"
-#include "formats/gguf.h"
 #include "formats/gguf_layout.h"
 
 namespace reprise {
@@ -51,6 +52,14 @@ class HeaderBuilder {
 
 void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
                 const std::vector<GgufTensor>& tensors) {
+  std::vector<OutputTensor> outputs;
+  outputs.reserve(tensors.size());
+  for (const GgufTensor& tensor : tensors) outputs.push_back({tensor.source, tensor.type});
+  write_gguf(path, metadata, outputs, write_plainly);
+}
+
+void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
+                const std::vector<OutputTensor>& tensors, const TensorWriter& writer) {
   const std::string where = path.string();
   const uint32_t alignment = gguf_alignment(metadata);
   HeaderBuilder header;
@@ -93,7 +102,7 @@ void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
     sink(header.bytes());
     for (size_t i = 0; i < tensors.size(); ++i) {
       try {
-        write_as(tensors[i].source, tensors[i].type, sink);
+        writer(tensors[i], sink);
       } catch (const Error& error) {
         fail("{}: {}", where, error.what());
       }

@@ -171,7 +171,12 @@ void quantize_row(DType type, const float* x, std::byte* out, int64_t n) {
       if (n > 0) std::memcpy(out, x, static_cast<size_t>(n) * sizeof(float));
       return;
     case DType::F16:
-      for (int64_t i = 0; i < n; ++i) store(out + 2 * i, float_to_f16(x[i]));
+      for (int64_t i = 0; i < n; ++i) {
+        const uint16_t half = float_to_f16(x[i]);
+        if ((half & 0x7fffu) == 0x7c00u && std::isfinite(x[i]))
+          fail("value {} is beyond the range of F16 (65504)", x[i]);
+        store(out + 2 * i, half);
+      }
       return;
     case DType::BF16:
       for (int64_t i = 0; i < n; ++i) store(out + 2 * i, float_to_bf16(x[i]));

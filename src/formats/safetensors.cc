@@ -186,45 +186,4 @@ WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* 
   return WeightFile(where, std::move(tensors));
 }
 
-void write_safetensors(const std::filesystem::path& path, const std::vector<TensorView>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  // Widest elements first and the header padded to 8: every tensor is aligned for its type.
-  std::vector<TensorView> order = tensors;
-  std::stable_sort(order.begin(), order.end(), [](const TensorView& a, const TensorView& b) {
-    return block_bytes(a.type) > block_bytes(b.type);
-  });
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header[kMetadataKey] = metadata;
-  std::set<std::string> names = {kMetadataKey};
-  uint64_t offset = 0;
-  for (const TensorView& tensor : order) {
-    if (is_quantized(tensor.type))
-      fail("{}: tensor '{}': safetensors has no type {}", path.string(), tensor.name,
-           dtype_name(tensor.type));
-    if (!names.insert(tensor.name).second)
-      fail("{}: tensor '{}' is there twice or has a reserved name", path.string(), tensor.name);
-    REPRISE_CHECK(tensor.data.size() ==
-                  static_cast<size_t>(tensor_bytes(tensor.type, tensor.shape)));
-    header[tensor.name] = {{"dtype", dtype_name(tensor.type)},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + tensor.data.size()}}};
-    offset += tensor.data.size();
-  }
-  std::string text;
-  try {
-    text = header.dump();
-  } catch (const Json::exception& error) {
-    fail("{}: a name is not valid UTF-8: {}", path.string(), error.what());
-  }
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  if (text.size() > kMaxHeader)
-    fail("{}: header of {} bytes, at most {} are allowed", path.string(), text.size(), kMaxHeader);
-  const uint64_t length = text.size();
-  write_file_atomically(path, [&](const ByteSink& sink) {
-    sink(std::as_bytes(std::span(&length, 1)));
-    sink(std::as_bytes(std::span(text)));
-    for (const TensorView& tensor : order) sink(tensor.data);
-  });
-}
-
 }  // namespace reprise

@@ -70,7 +70,19 @@ TensorView make_view(std::string name, Shape shape, std::span<const int64_t> val
 }
 
 void write_as(const TensorView& tensor, DType type, const ByteSink& sink) {
-  if (type == tensor.type) return sink(tensor.data);
+  const auto release = [&](std::span<const std::byte> part) {
+    if (tensor.file) tensor.file->release(part);
+  };
+  if (type == tensor.type) {
+    constexpr size_t kPiece = size_t{16} << 20;  // bytes of the mapping that are resident at a time
+    for (auto rest = tensor.data; !rest.empty();) {
+      const auto piece = rest.first(std::min(rest.size(), kPiece));
+      sink(piece);
+      release(piece);
+      rest = rest.subspan(piece.size());
+    }
+    return;
+  }
   constexpr int64_t kChunk = 1 << 18;  // values; a multiple of every block size
   const int64_t total = num_elements(tensor.shape);
   std::vector<float> values(static_cast<size_t>(std::min(total, kChunk)));
@@ -80,9 +92,12 @@ void write_as(const TensorView& tensor, DType type, const ByteSink& sink) {
                                  static_cast<size_t>(block_bytes(type)));
     for (int64_t done = 0; done < total; done += kChunk) {
       const int64_t n = std::min(kChunk, total - done);
-      const std::byte* from =
-          tensor.data.data() + done / block_values(tensor.type) * block_bytes(tensor.type);
-      dequantize_row(tensor.type, from, values.data(), n);
+      const auto offset = [&](int64_t value) {
+        return static_cast<size_t>(value / block_values(tensor.type) * block_bytes(tensor.type));
+      };
+      const auto from = tensor.data.subspan(offset(done), offset(n));
+      dequantize_row(tensor.type, from.data(), values.data(), n);
+      release(from);
       quantize_row(type, values.data(), bytes.data(), n);
       sink({bytes.data(), static_cast<size_t>(n / block_values(type) * block_bytes(type))});
     }

@@ -1,6 +1,7 @@
 #include "model/config.h"
 
 #include "base/error.h"
+#include "model/architecture.h"
 #include "model/config_parts.h"
 
 namespace reprise {
@@ -163,6 +164,21 @@ void read_config(const JsonObject& root, ModelConfig& config) {
 }
 
 }  // namespace
+
+bool knows_architecture(const Json& json) {
+  if (!json.is_object()) return true;
+  const std::string type = json.contains("model_type") && json["model_type"].is_string()
+                               ? json["model_type"].get<std::string>()
+                               : std::string();
+  const bool wrapped = (type == "trol" || type == "phantom") && json.contains("llm_config") &&
+                       json["llm_config"].is_object();
+  const Json& text = wrapped ? json["llm_config"] : json;
+  if (!text.contains("architectures")) return true;
+  const Json& names = text["architectures"];
+  if (!names.is_array() || names.size() != 1 || !names[0].is_string()) return true;
+  const std::string name = names[0].get<std::string>();
+  return is_text_architecture(name) || (!wrapped && name == "TroLForCausalLM");
+}
 
 ModelConfig config_from_json(const Json& json, const std::string& where) {
   Problems problems;

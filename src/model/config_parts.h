@@ -13,4 +13,7 @@ TextConfig read_text_config(const JsonObject& json, TextFamily family, std::stri
 // "vision_config" of InternViT and CLIP; shuffle and projector_hidden are left to the caller.
 VisionConfig read_vision_config(const JsonObject& json);
 
+// Whether read_text_config knows this name of "architectures".
+bool is_text_architecture(const std::string& name);
+
 }  // namespace reprise

@@ -120,20 +120,26 @@ RopeConfig read_rope(const JsonObject& json, int head_dim, int64_t max_position)
   return rope;
 }
 
-}  // namespace
-
-TextConfig read_text_config(const JsonObject& json) {
+const std::map<std::string, TextFamily>& architectures() {
   static const std::map<std::string, TextFamily> known = {
       {"LlamaForCausalLM", TextFamily::Llama},
       {"Qwen2ForCausalLM", TextFamily::Qwen2},
       {"Phi3ForCausalLM", TextFamily::Phi3},
       {"InternLM2ForCausalLM", TextFamily::InternLm2}};
+  return known;
+}
+
+}  // namespace
+
+bool is_text_architecture(const std::string& name) { return architectures().contains(name); }
+
+TextConfig read_text_config(const JsonObject& json) {
   const Json& names = json.json().contains("architectures") ? json.json()["architectures"] : Json();
   if (!names.is_array() || names.size() != 1 || !names[0].is_string())
     json.fail_at("architectures", "expected an array with one name");
   const std::string name = names[0].get<std::string>();
-  const auto it = known.find(name);
-  if (it == known.end())
+  const auto it = architectures().find(name);
+  if (it == architectures().end())
     json.fail_at("architectures", "unknown architecture '" + name +
                                       "'; this program knows LlamaForCausalLM, Qwen2ForCausalLM, "
                                       "Phi3ForCausalLM and InternLM2ForCausalLM");

@@ -23,7 +23,9 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "formats/pickle.h"
+#include "formats/pickle_writer.h"
 #include "model/reuse/schemes.h"
+#include "model/scheme_files.h"
 
 namespace reprise {
 namespace {
@@ -184,6 +186,19 @@ class Trol : public Scheme {
 };
 
 }  // namespace
+
+// As the official code's state_dict of the list of gates: every layer's entry, one storage.
+void write_trol_gate(const ModelConfig& config, const std::vector<TensorView>& tensors,
+                     const std::filesystem::path& folder) {
+  std::vector<TensorView> entries;
+  for (int layer = 0; layer < config.text.layers; ++layer) {
+    for (TensorView entry : tensors) {
+      entry.name = std::to_string(layer) + entry.name.substr(entry.name.rfind('.'));
+      entries.push_back(std::move(entry));
+    }
+  }
+  write_pt(folder / kGateFile, entries);
+}
 
 std::unique_ptr<Scheme> make_trol_scheme(const ModelConfig& config) {
   return std::make_unique<Trol>(config);

@@ -1,0 +1,241 @@
+#include "convert/convert.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/folder.h"
+#include "formats/gguf_writer.h"
+#include "formats/safetensors_writer.h"
+#include "model/scheme_files.h"
+
+namespace reprise {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+// What is to be written, and what is known about it once it has been.
+class Conversion {
+ public:
+  Conversion(const ModelSource& source, const ConvertOptions& options)
+      : source_(source), options_(options), converter_(options.threads) {}
+
+  void add(const TensorView& tensor, DType type, TypeNote note) {
+    const TensorSlot* slot = source_.slot(tensor.name);
+    ConvertedTensor entry;
+    entry.name = tensor.name;
+    entry.role = slot ? role_name(slot->role) : "other";
+    entry.shape = tensor.shape;
+    entry.from = tensor.type;
+    entry.to = type;
+    entry.bytes = tensor_bytes(type, tensor.shape);
+    entry.note = note;
+    result_.source_bytes += static_cast<int64_t>(tensor.data.size());
+    result_.bytes += entry.bytes;
+    index_.emplace(tensor.name, result_.tensors.size());
+    result_.tensors.push_back(std::move(entry));
+  }
+
+  TensorWriter writer() {
+    return [this](const OutputTensor& tensor, const ByteSink& sink) { write(tensor, sink); };
+  }
+
+  // A small tensor in memory.
+  TensorView convert(const OutputTensor& tensor) {
+    std::vector<std::byte> bytes;
+    write(tensor, [&](std::span<const std::byte> part) {
+      bytes.insert(bytes.end(), part.begin(), part.end());
+    });
+    return make_view(tensor.source.name, tensor.type, tensor.source.shape, std::move(bytes));
+  }
+
+  ConvertResult result() && { return std::move(result_); }
+  ConvertResult& partial() { return result_; }
+
+ private:
+  void write(const OutputTensor& tensor, const ByteSink& sink) {
+    const std::string& name = tensor.source.name;
+    const int64_t before = done_;
+    const auto progress = [&](int64_t bytes) {
+      if (options_.progress) options_.progress(before + bytes, result_.source_bytes, name);
+    };
+    ConvertedTensor& entry = result_.tensors[index_.at(name)];
+    entry.error = converter_.write(tensor, sink, progress);
+    done_ = before + static_cast<int64_t>(tensor.source.data.size());
+  }
+
+  const ModelSource& source_;
+  const ConvertOptions& options_;
+  TensorConverter converter_;
+  ConvertResult result_;
+  std::map<std::string, size_t> index_;
+  int64_t done_ = 0;
+};
+
+// GGUF has signed bytes only and one to four dimensions: such tensors are written in another form
+// with the same bytes, and `forms` says what they are.
+TensorView gguf_form(const TensorView& tensor, OrderedJson& forms) {
+  const bool odd_type = tensor.type == DType::U8 || tensor.type == DType::Bool;
+  const bool odd_shape = tensor.shape.empty() || tensor.shape.size() > 4;
+  if (!odd_type && !odd_shape) return tensor;
+  forms[tensor.name] = {{"dtype", dtype_name(tensor.type)}, {"shape", tensor.shape}};
+  TensorView view = tensor;
+  if (odd_type) view.type = DType::I8;
+  if (odd_shape) view.shape = {num_elements(tensor.shape)};
+  return view;
+}
+
+GgufMetadata folder_metadata(const ModelSource& source) {
+  GgufMetadata metadata(source.path.string());
+  metadata.set("general.architecture", std::string("reprise"));
+  std::error_code ignored;
+  const auto whole = std::filesystem::weakly_canonical(source.path, ignored);
+  metadata.set("general.name", whole.filename().string());
+  metadata.set(kConfigKey, source.config_text);
+  if (source.config) {
+    metadata.set("reprise.scheme", source.config->scheme);
+    if (!source.config->presets.empty()) metadata.set("reprise.presets", source.config->presets);
+  }
+  if (!source.weights_metadata.empty())
+    metadata.set(kWeightsMetadataKey, Json(source.weights_metadata).dump());
+  store_files(source.files, metadata);
+  return metadata;
+}
+
+void check_target(const ModelSource& source, const std::filesystem::path& target, bool replace) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(target, ignored)) return;
+  if (std::filesystem::equivalent(source.path, target, ignored))
+    fail("{}: is the model to be converted; it can't be the target too", target.string());
+  const bool empty_folder =
+      std::filesystem::is_directory(target, ignored) && std::filesystem::is_empty(target, ignored);
+  if (!replace && !empty_folder) fail("{}: exists already (--force replaces it)", target.string());
+}
+
+// llama.cpp's number for the type of most weights (general.file_type), where it has one.
+std::optional<uint32_t> file_type(const ConvertResult& result) {
+  std::map<DType, int64_t> values;
+  for (const ConvertedTensor& tensor : result.tensors)
+    values[tensor.to] += num_elements(tensor.shape);
+  const auto most =
+      std::max_element(values.begin(), values.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
+  static const std::map<DType, uint32_t> numbers = {{DType::F32, 0},  {DType::F16, 1},
+                                                    {DType::Q4_0, 2}, {DType::Q4_1, 3},
+                                                    {DType::Q8_0, 7}, {DType::BF16, 32}};
+  if (most == values.end() || !numbers.contains(most->first)) return std::nullopt;
+  return numbers.at(most->first);
+}
+
+// config.json with the type that from_pretrained(torch_dtype="auto") goes by. The text stays as it
+// is where there is nothing to change.
+std::string config_of_type(const std::string& text, std::optional<DType> type,
+                           const std::string& where) {
+  const std::map<DType, const char*> names = {
+      {DType::F32, "float32"}, {DType::F16, "float16"}, {DType::BF16, "bfloat16"}};
+  if (!type) return text;
+  parse_json(text, where);  // checks what ordered_json would not: depth
+  OrderedJson json = OrderedJson::parse(text);
+  bool changed = false;
+  const auto edit = [&](OrderedJson& object) {
+    for (const char* key : {"torch_dtype", "dtype"}) {
+      if (object.contains(key) && object[key].is_string() && object[key] != names.at(*type)) {
+        object[key] = names.at(*type);
+        changed = true;
+      }
+    }
+  };
+  edit(json);
+  for (const char* part : {"llm_config", "text_config"})
+    if (json.contains(part) && json[part].is_object()) edit(json[part]);
+  return changed ? json.dump(2) + "\n" : text;
+}
+
+}  // namespace
+
+ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::path& target,
+                              const ConvertOptions& options) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(target, ignored)) fail("{}: is a folder", target.string());
+  check_target(source, target, options.replace);
+  Conversion conversion(source, options);
+  std::vector<OutputTensor> tensors;
+  OrderedJson forms = OrderedJson::object();
+  for (const TensorView& tensor : source.weights.tensors()) {
+    const TypeChoice choice = choose_type(tensor, source.slot(tensor.name), options.types);
+    conversion.add(tensor, choice.type, choice.note);
+    const TensorView view = gguf_form(tensor, forms);
+    tensors.push_back({view, view.type == tensor.type ? choice.type : view.type});
+  }
+  GgufMetadata metadata = source.metadata ? *source.metadata : folder_metadata(source);
+  if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
+  if (options.types.type || metadata.has("general.file_type")) {
+    if (const auto number = file_type(conversion.partial()))
+      metadata.set("general.file_type", GgufValue(*number));
+  }
+  const auto& converted = conversion.partial().tensors;
+  if (std::any_of(converted.begin(), converted.end(),
+                  [](const ConvertedTensor& tensor) { return is_quantized(tensor.to); }))
+    metadata.set("general.quantization_version", GgufValue(uint32_t{2}));  // of ggml's blocks
+  write_gguf(target, metadata, tensors, conversion.writer());
+  return std::move(conversion).result();
+}
+
+ConvertResult convert_to_folder(const ModelSource& source, const std::filesystem::path& target,
+                                const ConvertOptions& options) {
+  if (source.kind == ModelSource::Kind::OtherGguf)
+    fail(
+        "{}: is a GGUF file of another program; only those that 'reprise convert' made from a "
+        "folder turn back into one",
+        source.path.string());
+  if (options.types.type && is_quantized(*options.types.type))
+    fail("--type: a Hugging Face folder has no type {}, expected keep, f32, f16 or bf16",
+         dtype_name(*options.types.type));
+  check_target(source, target, options.replace);
+  std::error_code ignored;
+  if (std::filesystem::is_directory(target, ignored) &&
+      !std::filesystem::is_empty(target, ignored) &&
+      !std::filesystem::exists(target / "config.json", ignored))
+    fail("{}: holds files but no config.json, so it is no model folder and is not replaced",
+         target.string());
+  Conversion conversion(source, options);
+  std::set<std::string> extra;  // tensors that go into files of the scheme
+  const SchemeFiles* own_files = source.config ? scheme_files(source.config->scheme) : nullptr;
+  if (own_files) extra.insert(own_files->tensors.begin(), own_files->tensors.end());
+  std::vector<OutputTensor> tensors;
+  std::map<std::string, OutputTensor> extra_outputs;
+  for (const TensorView& tensor : source.weights.tensors()) {
+    TypeChoice choice = choose_type(tensor, source.slot(tensor.name), options.types);
+    if (is_quantized(choice.type)) choice.type = DType::F32;
+    conversion.add(tensor, choice.type, choice.note);
+    if (extra.contains(tensor.name))
+      extra_outputs.insert({tensor.name, {tensor, choice.type}});
+    else
+      tensors.push_back({tensor, choice.type});
+  }
+  std::map<std::string, std::string> metadata = source.weights_metadata;
+  metadata.emplace("format", "pt");  // transformers asks for it
+  const std::string config =
+      config_of_type(source.config_text, options.types.type, source.path.string());
+
+  write_folder_atomically(target, options.replace, [&](const std::filesystem::path& folder) {
+    write_file_atomically(folder / "config.json", config);
+    for (const auto& [name, bytes] : source.files) write_file_atomically(folder / name, bytes);
+    if (own_files) {
+      std::vector<TensorView> list;
+      for (const std::string& name : own_files->tensors)
+        list.push_back(conversion.convert(extra_outputs.at(name)));
+      own_files->write(*source.config, list, folder);
+    }
+    write_safetensors_folder(folder, tensors, metadata, options.shard_bytes, conversion.writer());
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+      conversion.partial().files.push_back(entry.path().filename().string());
+  });
+  ConvertResult result = std::move(conversion).result();
+  std::sort(result.files.begin(), result.files.end());
+  return result;
+}
+
+}  // namespace reprise

@@ -1,0 +1,54 @@
+// A model's files, opened to be converted: nothing is computed with them.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "convert/stored_files.h"
+#include "formats/gguf.h"
+#include "model/load.h"
+#include "model/model.h"
+
+namespace reprise {
+
+struct ModelSource {
+  enum class Kind {
+    Folder,    // Hugging Face
+    OwnGguf,   // Hugging Face names, config.json inside
+    OtherGguf  // llama.cpp's names and keys
+  };
+  std::filesystem::path path;
+  Kind kind = Kind::Folder;
+  // All tensors, those of a scheme's own files included (trol_gating.*), in file order, with their
+  // true types and shapes.
+  WeightFile weights;
+  std::optional<GgufMetadata> metadata;                 // of a GGUF file
+  std::string config_text;                              // config.json as it is; empty for OtherGguf
+  StoredFiles files;                                    // the small files beside it
+  std::vector<std::string> left_out;                    // files of a folder that won't be converted
+  std::map<std::string, std::string> weights_metadata;  // "__metadata__" of the safetensors files
+  // Nullopt: the architecture is unknown, `unknown` says which. Its files can be converted, but
+  // there is nothing to check them against and no tensor has a role.
+  std::optional<ModelConfig> config;
+  std::string unknown;
+  std::unordered_map<std::string, TensorSlot> slots;  // by tensor name; their `tensor` is null
+
+  const TensorSlot* slot(const std::string& name) const;
+};
+
+// Throws one Error that lists all that is wrong: as Model::load does.
+ModelSource open_source(const std::filesystem::path& path, const LoadOptions& options = {});
+
+// GGUF keys of what a folder has besides tensors and small files.
+inline constexpr const char* kConfigKey = "reprise.config";
+inline constexpr const char* kWeightsMetadataKey = "reprise.safetensors_metadata";  // JSON object
+// JSON object {tensor: {"dtype", "shape"}} for those that GGUF has no words for: BOOL and U8 (as
+// I8), scalars and more than four dimensions (as one).
+inline constexpr const char* kTensorFormsKey = "reprise.tensor_forms";
+
+}  // namespace reprise

@@ -1,0 +1,97 @@
+#include "convert/types.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+
+#include "base/error.h"
+#include "base/pattern.h"
+
+namespace reprise {
+namespace {
+
+constexpr std::array kTypes = {DType::F32,  DType::F16,  DType::BF16,
+                               DType::Q8_0, DType::Q4_0, DType::Q4_1};
+
+double bits_per_value(DType type) {
+  return 8.0 * static_cast<double>(block_bytes(type)) / static_cast<double>(block_values(type));
+}
+
+bool has_values(DType type) { return is_float(type) || is_quantized(type); }
+
+bool is_delicate(Role role) {
+  return role == Role::Vision || role == Role::Projector || role == Role::Gate ||
+         role == Role::Phantom;
+}
+
+// What the rules ask for, before it is known whether the tensor can have that type.
+std::optional<DType> wanted_type(const TensorView& tensor, const TensorSlot* slot,
+                                 const TypeRules& rules) {
+  for (const auto& [pattern, type] : rules.overrides)
+    if (matches_pattern(pattern, tensor.name)) return type;
+  if (!rules.type) return std::nullopt;
+  const DType type = *rules.type;
+  if (type == DType::F32) return type;
+  const bool vector = slot ? slot->use == WeightUse::Vector : tensor.shape.size() < 2;
+  if (vector) return std::nullopt;
+  if (!is_quantized(type)) {
+    const bool small = slot && (slot->role == Role::Gate || slot->role == Role::Phantom);
+    return small ? std::nullopt : std::optional(type);
+  }
+  if (!slot) return std::nullopt;
+  if (is_delicate(slot->role)) return rules.delicate;
+  switch (slot->role) {
+    case Role::Attention:
+    case Role::Mlp:
+      return type;
+    case Role::Embedding:
+    case Role::Head:
+    case Role::Adapter:
+      return DType::Q8_0;
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
+
+TypeChoice choose_type(const TensorView& tensor, const TensorSlot* slot, const TypeRules& rules) {
+  const std::optional<DType> wanted = wanted_type(tensor, slot, rules);
+  if (!wanted || !has_values(tensor.type) || *wanted == tensor.type) return {tensor.type};
+  if (is_quantized(*wanted)) {
+    if (is_quantized(tensor.type) && bits_per_value(*wanted) >= bits_per_value(tensor.type))
+      return {tensor.type, TypeNote::AlreadySmaller};
+    const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
+    if (row % block_values(*wanted) != 0) {
+      const bool half = tensor.type == DType::F16 || tensor.type == DType::BF16;
+      return {half ? tensor.type : DType::F16, TypeNote::OddRows};
+    }
+  }
+  return {*wanted};
+}
+
+std::optional<DType> parse_type(const std::string& text, const std::string& option) {
+  std::string lower = text;
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  if (lower == "keep") return std::nullopt;
+  std::string known = "keep";
+  for (const DType type : kTypes) {
+    std::string name(dtype_name(type));
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](unsigned char c) { return std::tolower(c); });
+    if (name == lower) return type;
+    known += ", " + name;
+  }
+  fail("{}: unknown type '{}', expected one of {}", option, text, known);
+}
+
+std::pair<std::string, std::optional<DType>> parse_override(const std::string& text,
+                                                            const std::string& option) {
+  const size_t equals = text.rfind('=');
+  if (equals == std::string::npos || equals == 0)
+    fail("{}: '{}': expected PATTERN=TYPE, as in '*.down_proj.weight=q8_0'", option, text);
+  return {text.substr(0, equals), parse_type(text.substr(equals + 1), option)};
+}
+
+}  // namespace reprise

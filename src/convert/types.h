@@ -1,0 +1,50 @@
+// Which type each tensor of a converted model is stored as.
+//
+//   keep           every tensor's own type: the conversion loses nothing
+//   f32            all floats and quantized values, exactly
+//   f16, bf16      matrices and tables; vectors, gates and phantom matrices keep their type, since
+//                  they are small and sensitive
+//   q8_0, q4_0, q4_1   by role: attention and MLP matrices in this type; embedding, head and
+//                  low-rank adapters in Q8_0; vision tower, projector, gates and phantom matrices
+//                  as they are (or `delicate`); norms and biases as they are
+//
+// A row whose length is no multiple of 32 can't be quantized: such a tensor becomes F16 (BF16 where
+// it was). A tensor that is quantized already and no larger than asked for stays as it is.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "formats/tensor_view.h"
+#include "model/tensor_table.h"
+
+namespace reprise {
+
+struct TypeRules {
+  std::optional<DType> type;      // nullopt: keep
+  std::optional<DType> delicate;  // of vision tower, projector, gates and phantom matrices
+  // Pattern of names and type (nullopt: keep); the first that matches counts before all else.
+  std::vector<std::pair<std::string, std::optional<DType>>> overrides;
+};
+
+enum class TypeNote { None, OddRows, AlreadySmaller };
+
+struct TypeChoice {
+  DType type;
+  TypeNote note = TypeNote::None;
+};
+
+// slot: what the model knows about the tensor; nullptr where it knows nothing (unused tensors,
+// unknown architectures).
+TypeChoice choose_type(const TensorView& tensor, const TensorSlot* slot, const TypeRules& rules);
+
+// "keep" (nullopt), "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1" in either case. Throws Error that
+// lists them; `option` begins the message.
+std::optional<DType> parse_type(const std::string& text, const std::string& option);
+// "PATTERN=TYPE".
+std::pair<std::string, std::optional<DType>> parse_override(const std::string& text,
+                                                            const std::string& option);
+
+}  // namespace reprise

@@ -1,0 +1,12 @@
+// Which models this program can run, for tools that handle files of others too.
+#pragma once
+
+#include "base/json.h"
+
+namespace reprise {
+
+// Whether config_from_json reads models of the architecture that this config.json names. True also
+// where it names none: that is an error to be found by reading it.
+bool knows_architecture(const Json& json);
+
+}  // namespace reprise

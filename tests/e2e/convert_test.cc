@@ -1,0 +1,269 @@
+// convert and quantize: the way there and back, and what users get wrong.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "e2e/program.h"
+#include "formats/gguf_writer.h"
+#include "formats/hf_folder.h"
+#include "formats/pickle.h"
+#include "support/test_models.h"
+
+namespace reprise::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+using ::testing::UnorderedElementsAre;
+
+class ConvertTest : public ::testing::Test {
+ protected:
+  ConvertTest() {
+    copy_model("trol/phi3-vit", model_);
+    std::filesystem::permissions(model_, std::filesystem::perms::owner_all);
+    for (const auto& entry : std::filesystem::directory_iterator(model_))
+      std::filesystem::permissions(entry.path(), std::filesystem::perms::owner_all);
+  }
+  static ProgramResult expect_ok(const std::vector<std::string>& arguments) {
+    ProgramResult result = run_program(arguments);
+    EXPECT_EQ(result.exit_code, 0) << ::testing::PrintToString(arguments) << result.err;
+    return result;
+  }
+  static void expect_error(const std::vector<std::string>& arguments,
+                           const ::testing::Matcher<std::string>& message,
+                           const ProgramOptions& options = {}) {
+    const ProgramResult result = run_program(arguments, options);
+    EXPECT_EQ(result.exit_code, 1) << ::testing::PrintToString(arguments) << result.out;
+    EXPECT_THAT(result.err, AllOf(StartsWith("reprise: error: "), message));
+  }
+  // Names in the test's folder, so that nothing can be left over unseen.
+  std::vector<std::string> names() const {
+    std::vector<std::string> list;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.path()))
+      list.push_back(entry.path().filename().string());
+    return list;
+  }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  TempFolder folder_;
+  const std::filesystem::path model_ = folder_ / "model";
+};
+
+TEST_F(ConvertTest, ThereAndBackWithEveryFile) {
+  const std::string binary("\x08\x01\xff\x00 not text", 15);
+  write_file_atomically(model_ / "tokenizer.model", binary);
+  write_file_atomically(model_ / "tokenization_x.py", "print('remote code')\n");
+  const std::string config = read_file(model_ / "config.json");
+  expect_ok({"convert", model_.string(), path("m.gguf")});
+  expect_ok({"convert", path("m.gguf"), path("back"), "--shard-size", "300KB"});
+  std::vector<std::string> expected, found;
+  for (const auto& entry : std::filesystem::directory_iterator(model_))
+    if (entry.path().extension() != ".safetensors")
+      expected.push_back(entry.path().filename().string());
+  for (const auto& entry : std::filesystem::directory_iterator(path("back"))) {
+    const std::string name = entry.path().filename().string();
+    if (entry.path().extension() == ".safetensors") continue;
+    if (name != "model.safetensors.index.json") found.push_back(name);
+    if (name != "model.safetensors.index.json" && name != "trol_gating.pt")
+      EXPECT_EQ(read_file(entry.path()), read_file(model_ / name)) << name;
+  }
+  EXPECT_THAT(found, ::testing::UnorderedElementsAreArray(expected));
+  EXPECT_EQ(read_file(folder_ / "back/config.json"), config);
+  const WeightFile a = HfFolder::open(model_).weights, b = HfFolder::open(path("back")).weights;
+  EXPECT_THAT(b.names(), ::testing::UnorderedElementsAreArray(a.names()));
+  const WeightFile gate = open_pt(folder_ / "back/trol_gating.pt");
+  EXPECT_THAT(gate.names(),
+              ::testing::UnorderedElementsAreArray(open_pt(model_ / "trol_gating.pt").names()));
+  // The GGUF file runs by itself, text included.
+  EXPECT_THAT(expect_ok({"run", path("m.gguf"), "--raw", "--prompt", "a", "--max-tokens", "2"}).out,
+              ::testing::Not(::testing::IsEmpty()));
+  EXPECT_THAT(names(), UnorderedElementsAre("model", "m.gguf", "back"));
+}
+
+TEST_F(ConvertTest, TypesAndJson) {
+  const ProgramResult half =
+      expect_ok({"convert", model_.string(), path("m.gguf"), "--type", "bf16", "--json"});
+  const Json report = Json::parse(half.out);
+  EXPECT_LT(report["bytes"], report["source_bytes"]);
+  EXPECT_EQ(open_gguf(path("m.gguf")).weights.get("trol_gating.weight").type, DType::F32);
+  expect_ok({"convert", path("m.gguf"), path("back"), "--type", "f16"});
+  const HfFolder back = HfFolder::open(path("back"));
+  EXPECT_EQ(back.weights.get("language_model.model.layers.0.mlp.down_proj.weight").type,
+            DType::F16);
+  EXPECT_EQ(back.config["llm_config"]["torch_dtype"], "float16");
+  expect_ok({"convert", model_.string(), path("q.gguf"), "--type", "q8_0", "--keep",
+             "*.down_proj.weight=f16"});
+  const GgufFile quantized = open_gguf(path("q.gguf"));
+  EXPECT_EQ(quantized.weights.get("language_model.model.layers.0.mlp.down_proj.weight").type,
+            DType::F16);
+  EXPECT_EQ(quantized.weights.get("language_model.model.layers.0.self_attn.o_proj.weight").type,
+            DType::Q8_0);
+  // Quantized values come back as floats, exactly.
+  expect_ok({"convert", path("q.gguf"), path("floats")});
+  const std::string name = "language_model.model.layers.0.self_attn.o_proj.weight";
+  EXPECT_EQ(to_floats(HfFolder::open(path("floats")).weights.get(name)),
+            to_floats(quantized.weights.get(name)));
+}
+
+TEST_F(ConvertTest, OverwritesOnlyWhenForced) {
+  write_file_atomically(path("m.gguf"), "older");
+  expect_error({"convert", model_.string(), path("m.gguf")},
+               AllOf(HasSubstr("m.gguf: exists already"), HasSubstr("--force")));
+  EXPECT_EQ(read_file(path("m.gguf")), "older");
+  expect_ok({"convert", model_.string(), path("m.gguf"), "--force"});
+  copy_model("rrt/llama", path("back"));
+  expect_error({"convert", path("m.gguf"), path("back")}, HasSubstr("exists already"));
+  expect_ok({"convert", path("m.gguf"), path("back"), "--force"});
+  EXPECT_EQ(read_file(folder_ / "back/config.json"), read_file(model_ / "config.json"));
+  // A folder that is no model is nobody's to delete.
+  std::filesystem::create_directory(path("home"));
+  write_file_atomically(folder_ / "home/thesis.txt", "years of work");
+  expect_error({"convert", path("m.gguf"), path("home"), "--force"}, HasSubstr("no config.json"));
+  EXPECT_EQ(read_file(folder_ / "home/thesis.txt"), "years of work");
+  for (const std::string& same : {path("m.gguf"), path("model")})
+    expect_error(
+        {"convert", same, same, "--force", "--to", same == path("model") ? "folder" : "gguf"},
+        HasSubstr("is the model to be converted"));
+}
+
+TEST_F(ConvertTest, WrongTargetsAndOptions) {
+  expect_error({"convert", model_.string(), path("out")}, HasSubstr(".gguf"));
+  expect_error({"convert", path("none"), path("m.gguf")}, HasSubstr("none"));
+  expect_error({"convert", model_.string(), path("no/such/m.gguf")}, HasSubstr("no/such"));
+  expect_error({"convert", model_.string(), path("m.gguf"), "--type", "q4_k"},
+               AllOf(HasSubstr("--type"), HasSubstr("q4_k"), HasSubstr("q4_0")));
+  expect_error({"convert", model_.string(), path("m.gguf"), "--keep", "x"},
+               AllOf(HasSubstr("--keep"), HasSubstr("PATTERN=TYPE")));
+  expect_error({"convert", model_.string(), path("f"), "--to", "folder", "--type", "q8_0"},
+               HasSubstr("Q8_0"));
+  expect_error({"quantize", model_.string(), path("m.gguf"), "--type", "f16"}, HasSubstr("q8_0"));
+  expect_error({"quantize", model_.string(), path("m.gguf"), "--type", "q8_0", "--inputs",
+                path("nothing.safetensors")},
+               HasSubstr("nothing.safetensors"));
+  expect_error({"convert", test_data("formats/small.gguf").string(), path("folder")},
+               HasSubstr("small.gguf"));
+  EXPECT_EQ(run_program({"convert", model_.string()}).exit_code, 2);
+  EXPECT_EQ(
+      run_program({"convert", model_.string(), path("m.gguf"), "--shard-size", "lots"}).exit_code,
+      2);
+  EXPECT_THAT(names(), ElementsAre("model"));
+}
+
+TEST_F(ConvertTest, WrongFolders) {
+  const auto gguf = path("m.gguf");
+  std::filesystem::remove(model_ / "trol_gating.pt");
+  expect_error({"convert", model_.string(), gguf}, HasSubstr("trol_gating.pt"));
+  std::filesystem::copy(test_data("golden/trol/phi3-vit/model/trol_gating.pt"), model_);
+  edit_tensors(model_ / "model.safetensors", [](TensorView& tensor) {
+    if (tensor.name.ends_with("layers.0.self_attn.qkv_proj.weight"))
+      std::swap(tensor.shape[0], tensor.shape[1]);
+    if (tensor.name.ends_with("model.norm.weight")) tensor.name += "s";
+  });
+  expect_error({"convert", model_.string(), gguf},
+               AllOf(HasSubstr("qkv_proj.weight' has shape"), HasSubstr("norm.weight' is missing"),
+                     HasSubstr("norm.weights' is unexpected")));
+  cut_file(model_ / "model.safetensors", 1000);
+  expect_error({"convert", model_.string(), gguf}, HasSubstr("model.safetensors"));
+  edit_json(model_ / "config.json", [](Json& json) { json["llm_config"].erase("hidden_size"); });
+  expect_error({"quantize", model_.string(), gguf, "--type", "q8_0"},
+               AllOf(HasSubstr("hidden_size"), HasSubstr("model.safetensors")));
+  EXPECT_THAT(names(), ElementsAre("model"));
+}
+
+// An architecture that can't be run is converted all the same, and said so.
+TEST_F(ConvertTest, UnknownArchitecture) {
+  copy_model("rrt/llama", path("gemma"));
+  edit_json(folder_ / "gemma/config.json",
+            [](Json& json) { json["architectures"] = {"GemmaForCausalLM"}; });
+  const ProgramResult result = expect_ok({"convert", path("gemma"), path("g.gguf")});
+  EXPECT_THAT(result.err, AllOf(HasSubstr("note"), HasSubstr("GemmaForCausalLM")));
+  expect_ok({"convert", path("g.gguf"), path("back")});
+  EXPECT_EQ(read_file(folder_ / "back/config.json"), read_file(folder_ / "gemma/config.json"));
+  expect_error({"quantize", path("gemma"), path("q.gguf"), "--type", "q8_0"},
+               HasSubstr("GemmaForCausalLM"));
+  std::filesystem::copy(model_ / "trol_gating.pt", folder_ / "gemma");
+  expect_error({"convert", path("gemma"), path("h.gguf")}, HasSubstr("trol_gating.pt"));
+}
+
+// A GGUF file that names files outside the folder it is turned into.
+TEST_F(ConvertTest, HostileFileNames) {
+  expect_ok({"convert", model_.string(), path("m.gguf")});
+  for (const std::string name :
+       {"../stolen", "a/b", ".bashrc", "", "model.safetensors", "config.json"}) {
+    GgufFile file = open_gguf(path("m.gguf"));
+    file.metadata.set("reprise.files." + name, GgufValue(std::string("x")));
+    std::vector<OutputTensor> tensors;
+    for (const TensorView& tensor : file.weights.tensors())
+      tensors.push_back({tensor, tensor.type});
+    write_gguf(path("evil.gguf"), file.metadata, tensors);
+    expect_error({"convert", path("evil.gguf"), path("out")}, HasSubstr("reprise.files." + name));
+  }
+  EXPECT_THAT(names(), UnorderedElementsAre("model", "m.gguf", "evil.gguf"));
+}
+
+TEST_F(ConvertTest, NothingIsLeftOfAnUnfinishedTarget) {
+  expect_ok({"convert", model_.string(), path("m.gguf")});
+  // A full disk, here a limit on a file's size.
+  expect_error({"convert", model_.string(), path("n.gguf")}, HasSubstr("n.gguf"),
+               {.largest_file = 100'000});
+  expect_error({"convert", path("m.gguf"), path("back")},
+               AllOf(HasSubstr("back/model.safetensors"), ::testing::Not(HasSubstr("partial"))),
+               {.largest_file = 100'000});
+  EXPECT_THAT(names(), UnorderedElementsAre("model", "m.gguf"));
+}
+
+TEST_F(ConvertTest, QuantizeReportsWhatItCosts) {
+  const std::string inputs = test_data("golden/trol/phi3-vit/case-image.safetensors").string();
+  const ProgramResult result =
+      expect_ok({"quantize", model_.string(), path("q8.gguf"), "--type", "q8_0", "--inputs", inputs,
+                 "--report", path("q8.json"), "--json"});
+  const Json q8 = Json::parse(result.out);
+  const Json full = load_json(path("q8.json"));
+  EXPECT_EQ(full["tensors"].size(), open_gguf(path("q8.gguf")).weights.tensors().size());
+  EXPECT_EQ(full["roles"], q8["roles"]);
+  std::map<std::string, Json> roles;
+  for (const Json& role : q8["roles"]) roles[role["role"]] = role;
+  EXPECT_EQ(roles.at("attention")["types"], "Q8_0");
+  EXPECT_GT(roles.at("attention")["relative_rms"], 1e-4);
+  EXPECT_LT(roles.at("attention")["relative_rms"], 1e-2);
+  EXPECT_GT(roles.at("attention")["max_error"], 0);
+  for (const char* exact : {"vision tower", "projector", "gates", "norms"}) {
+    EXPECT_EQ(roles.at(exact)["types"], "F32") << exact;
+    EXPECT_EQ(roles.at(exact)["relative_rms"], 0) << exact;
+  }
+  const Json& comparison = q8["comparison"];
+  EXPECT_GT(comparison["kl_divergence"], 0);
+  EXPECT_LT(comparison["kl_divergence"], 0.05);
+  EXPECT_GE(comparison["kl_max"], comparison["kl_divergence"]);
+  EXPECT_GT(comparison["perplexity"], 1);
+  EXPECT_NEAR(
+      comparison["perplexity"].get<double>() / comparison["source_perplexity"].get<double>(), 1,
+      0.1);
+  const Json q4 = Json::parse(
+      expect_ok({"quantize", model_.string(), path("q4.gguf"), "--type", "q4_0", "--sensitive",
+                 "f16", "--inputs", inputs, "--activations", "int8", "--json"})
+          .out);
+  EXPECT_GT(q4["comparison"]["kl_divergence"], comparison["kl_divergence"]);
+  EXPECT_LT(q4["bytes"], q8["bytes"]);
+  for (const Json& role : q4["roles"]) {
+    if (role["role"] == "vision tower") {
+      EXPECT_EQ(role["types"], "F16, F32");
+    }
+  }
+  // A text, and the table.
+  const std::string text = test_data("engine/make.py").string();
+  const ProgramResult table = expect_ok({"quantize", model_.string(), path("t.gguf"), "--type",
+                                         "q8_0", "--text", text, "--ctx", "64"});
+  EXPECT_THAT(table.out, AllOf(HasSubstr("attention"), HasSubstr("rel. RMS"),
+                               HasSubstr("KL divergence"), HasSubstr("perplexity")));
+  // A GGUF file is a source too.
+  const Json again = Json::parse(
+      expect_ok({"quantize", path("q8.gguf"), path("again.gguf"), "--type", "q8_0", "--json"}).out);
+  EXPECT_EQ(again["bytes"], q8["bytes"]);
+}
+
+}  // namespace
+}  // namespace reprise::testing

@@ -1,0 +1,38 @@
+// What `reprise convert` and `reprise quantize` share: options, progress, Ctrl-C, the table.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "convert/convert.h"
+
+namespace reprise::tools {
+
+struct ConversionFlags {
+  std::string source, target;
+  std::string type = "keep";
+  std::string sensitive = "keep";
+  std::vector<std::string> overrides;
+  int threads = 0;
+  bool force = false;
+  bool json = false;
+  bool last_gate = false;
+
+  void add(CLI::App& app);
+  ConvertOptions options() const;
+  LoadOptions load_options() const;
+};
+
+// Runs convert(options) with a progress bar and Ctrl-C. Returns false when it was interrupted;
+// nothing is left of the target then.
+bool run_conversion(ConvertOptions options,
+                    const std::function<void(const ConvertOptions&)>& convert);
+
+inline constexpr int kInterrupted = 130;  // exit code
+
+// Role by role: how many values, as what, how large, how far from the source.
+void print_conversion(const ConvertResult& result);
+
+}  // namespace reprise::tools

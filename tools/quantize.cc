@@ -1,0 +1,150 @@
+// `reprise quantize`: a smaller GGUF file, and what it costs: the error of each kind of tensor, the
+// KL divergence of the logits, the perplexity.
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "convert/report.h"
+#include "engine/compare.h"
+#include "tools/commands.h"
+#include "tools/conversion.h"
+#include "tools/options.h"
+
+namespace reprise::tools {
+namespace {
+
+class QuantizeCommand : public Command {
+ public:
+  void setup(CLI::App& app) override {
+    app.description(
+        "Writes a model as a GGUF file with fewer bits a weight, and measures the loss");
+    app.footer(
+        "Attention and MLP matrices of the language model get the type asked for; embedding, head\n"
+        "and low-rank adapters Q8_0; vision tower, projector, gates and phantom matrices stay as\n"
+        "they are (--sensitive), norms and biases too. With --text or --inputs both models are "
+        "run\n"
+        "and compared.\n"
+        "Examples:\n"
+        "  reprise quantize TroL-1.8B trol-q8.gguf --type q8_0 --text wiki.txt\n"
+        "  reprise quantize model.gguf small.gguf --type q4_0 --keep '*.down_proj.weight=q8_0'\n"
+        "  reprise quantize MODEL q4.gguf --type q4_0 --inputs case.safetensors --report q4.json");
+    flags_.add(app);
+    flags_.type.clear();
+    app.add_option("--type", flags_.type, "q8_0, q4_0 or q4_1")->required();
+    auto* text =
+        app.add_option("--text", text_, "Compare both models on this text")->type_name("FILE");
+    app.add_option("--inputs", inputs_,
+                   "Compare on token ids (and pixels) from a safetensors file, as for trace")
+        ->type_name("IN")
+        ->excludes(text);
+    app.add_option("--ctx", context_, "Tokens of one window of the text")
+        ->check(CLI::Range(int64_t{4}, int64_t{1} << 24))
+        ->capture_default_str();
+    app.add_option("--activations", activations_,
+                   "Of the quantized model in the comparison; f32: the weights' error alone")
+        ->check(CLI::IsMember({"f32", "int8"}))
+        ->capture_default_str();
+    app.add_option("--report", report_, "Write all figures, tensor by tensor, to this file")
+        ->type_name("FILE.json");
+  }
+
+  int run() override {
+    const ConvertOptions options = flags_.options();
+    if (!options.types.type || !is_quantized(*options.types.type))
+      fail("--type {}: expected q8_0, q4_0 or q4_1 ('reprise convert' writes other types)",
+           flags_.type);
+    if (options.types.delicate && is_quantized(*options.types.delicate))
+      fail(
+          "--sensitive {}: expected keep, f32, f16 or bf16 (--keep PATTERN=TYPE quantizes single "
+          "tensors)",
+          flags_.sensitive);
+    if (!text_.empty()) read_file(text_);  // a wrong name is said before the work, not after it
+    std::optional<TraceInputs> inputs;
+    if (!inputs_.empty()) inputs = read_trace_inputs(inputs_);
+    const ModelSource source = open_source(flags_.source, flags_.load_options());
+    if (!source.config) fail("{}", source.unknown);
+    ConvertResult result;
+    const bool done = run_conversion(options, [&](const ConvertOptions& with_progress) {
+      result = convert_to_gguf(source, flags_.target, with_progress);
+    });
+    if (!done) {
+      fmt::print(stderr, "reprise: interrupted; nothing was written\n");
+      return kInterrupted;
+    }
+    Json report = conversion_report(result, /*tensors=*/!report_.empty());
+    report["source"] = flags_.source;
+    report["target"] = flags_.target;
+    report["type"] = dtype_name(*options.types.type);
+    if (!flags_.json) {
+      print_conversion(result);
+      fmt::print("{}: {} of {}, {:.2f} bits a weight\n", flags_.target, human_bytes(result.bytes),
+                 human_bytes(result.source_bytes), report["bits_per_weight"].get<double>());
+    }
+    if (!text_.empty() || inputs) report["comparison"] = compare(inputs);
+    if (!report_.empty()) write_file_atomically(report_, report.dump(1) + "\n");
+    if (flags_.json) {
+      report.erase("tensors");
+      print_json(report);
+    }
+    return 0;
+  }
+
+ private:
+  Json compare(const std::optional<TraceInputs>& inputs) const {
+    EngineOptions exact, quantized;
+    exact.model = flags_.source;
+    exact.compute.threads = quantized.compute.threads = flags_.threads;
+    exact.load = flags_.load_options();
+    exact.compute.activations = Activations::F32;
+    quantized.model = flags_.target;
+    quantized.compute.activations = activations_ == "f32" ? Activations::F32 : Activations::Int8;
+    const auto reference = Engine::load(exact);
+    const auto model = Engine::load(quantized);
+    Comparison comparison;
+    if (inputs) {
+      comparison = compare_on_inputs(*reference, *model, *inputs);
+    } else {
+      std::string text = read_file(text_);
+      if (text.ends_with('\n')) text.pop_back();  // as `reprise eval` reads it
+      std::vector<int32_t> tokens = reference->tokenizer().encode(text, {.parse_special = false});
+      if (const auto bos = reference->added_bos()) tokens.insert(tokens.begin(), *bos);
+      Progress progress("windows");
+      comparison =
+          compare_on_text(*reference, *model, tokens, context_,
+                          [&](int64_t done, int64_t total) { progress.update(done, total, ""); });
+    }
+    if (!flags_.json) {
+      fmt::print(
+          "KL divergence of the logits to the source's: mean {:.3e}, largest {:.3e} "
+          "({} positions, {} activations)\n",
+          comparison.kl_mean, comparison.kl_max, comparison.positions, activations_);
+      fmt::print("same likeliest token: {:.2f}%\n", 100 * comparison.same_top);
+      if (comparison.predictions > 0)
+        fmt::print("perplexity: {:.4f}, the source's {:.4f} ({} predictions)\n",
+                   comparison.perplexity, comparison.reference_perplexity, comparison.predictions);
+    }
+    Json json = {{"kl_divergence", comparison.kl_mean},
+                 {"kl_max", comparison.kl_max},
+                 {"same_top", comparison.same_top},
+                 {"largest_logit_difference", comparison.largest_logit},
+                 {"positions", comparison.positions},
+                 {"predictions", comparison.predictions},
+                 {"activations", activations_}};
+    if (comparison.predictions > 0) {
+      json["perplexity"] = comparison.perplexity;
+      json["source_perplexity"] = comparison.reference_perplexity;
+    }
+    return json;
+  }
+
+  ConversionFlags flags_;
+  std::string text_, inputs_, report_;
+  std::string activations_ = "f32";
+  int64_t context_ = 512;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_quantize_command() { return std::make_unique<QuantizeCommand>(); }
+
+}  // namespace reprise::tools
