@@ -6,6 +6,7 @@
 
 #include "engine/images.h"
 #include "engine/sampler.h"
+#include "engine/trace_prompt.h"
 
 namespace reprise {
 
@@ -175,6 +176,17 @@ PixelTiles trace_pixels(const ModelConfig& config, const TraceInputs& inputs) {
 
 }  // namespace
 
+TokenPrompt trace_prompt(Engine& engine, const TraceInputs& inputs, Observer* observer) {
+  TokenPrompt prompt;
+  prompt.ids = inputs.ids;
+  if (inputs.pixels || inputs.bytes) {
+    const PixelTiles pixels = trace_pixels(engine.config(), inputs);
+    prompt.image_rows = encode_pixels(engine.model(), pixels, observer);
+  }
+  mark_placeholders(engine.config(), prompt, inputs.where);
+  return prompt;
+}
+
 std::vector<TensorView> trace(Engine& engine, const TraceInputs& inputs,
                               const TraceOptions& options) {
   Model& model = engine.model();
@@ -182,14 +194,7 @@ std::vector<TensorView> trace(Engine& engine, const TraceInputs& inputs,
   std::vector<TensorView> results;
   Collector collector(engine, "");
 
-  TokenPrompt prompt;
-  prompt.ids = inputs.ids;
-  if (inputs.pixels || inputs.bytes) {
-    const PixelTiles pixels = trace_pixels(engine.config(), inputs);
-    prompt.image_rows = encode_pixels(model, pixels, &collector);
-  }
-  mark_placeholders(engine.config(), prompt, inputs.where);
-
+  const TokenPrompt prompt = trace_prompt(engine, inputs, &collector);
   const auto plans = make_plans(model, options.plan);
   Session session(model, plans, options.chunk);
   std::vector<float> next;  // logits of the last position
