@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "engine/perplexity.h"
 #include "engine/qa.h"
+#include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
 #include "tools/options.h"
@@ -21,7 +22,8 @@ class EvalCommand : public Command {
         "Examples:\n"
         "  reprise eval model.gguf --perplexity wiki.txt --ctx 512 --json\n"
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --json\n"
-        "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --blind");
+        "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --blind\n"
+        "  reprise eval trol --qa test.jsonl --images pictures --beams 5");
     engine_.add(app);
     engine_.add_chat_template(app);
     add_plan_options(app, generator_.plan);
@@ -44,6 +46,7 @@ class EvalCommand : public Command {
     app.add_option("--max-tokens", qa_.generation.max_tokens, "Most tokens of an answer")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
+    add_beam_options(app, qa_.generation.beam);
     app.add_flag("--exif", qa_.apply_exif, "Turn pictures as their EXIF orientation says");
     app.add_option("--predictions", predictions_, "Write questions with the answers given")
         ->type_name("OUT.jsonl")
@@ -108,6 +111,7 @@ class EvalCommand : public Command {
 
   int answer() {
     const EngineOptions options = engine_.options();
+    qa_.generation.beam.check();
     const std::vector<Question> questions = load_questions(questions_, images_, limit_);
     const auto engine = Engine::load(options);
     const auto exact = reference(*engine);
@@ -130,6 +134,7 @@ class EvalCommand : public Command {
                      {"correct", result.total.correct},
                      {"questions", result.total.questions},
                      {"blind", qa_.blind},
+                     {"beams", qa_.generation.beam.beams},
                      {"images_encoded", result.images_encoded},
                      {"generated_tokens", result.generated_tokens},
                      {"seconds", result.seconds},

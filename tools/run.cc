@@ -8,6 +8,7 @@
 #include "engine/conversation.h"
 #include "engine/generator.h"
 #include "engine/trace_page.h"
+#include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
 #include "tools/line_editor.h"
@@ -32,6 +33,7 @@ class RunCommand : public Command {
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour?\" --trace "
         "look.html\n"
         "  reprise run model.gguf --plan 0-23,10-14 --temperature 0.8 --top-p 0.95 --seed 1\n"
+        "  reprise run trol --image photo.png --prompt \"What is this?\" --beams 5\n"
         "  echo \"Once upon a time\" | reprise run model.gguf --raw");
     engine_.add(app);
     engine_.add_chat_template(app);
@@ -69,6 +71,7 @@ class RunCommand : public Command {
     app.add_option("--repetition-penalty", sampler.repetition_penalty,
                    "Makes tokens seen before less likely; 1: off")
         ->capture_default_str();
+    add_beam_options(app, generation_.beam);
     app.add_option("--seed", sampler.seed, "Seed of the random choice")->capture_default_str();
     app.add_option("--stop", generation_.stop, "Text that ends the answer; may be repeated")
         ->type_name("TEXT")
@@ -88,6 +91,7 @@ class RunCommand : public Command {
 
   int run() override {
     generation_.sampler.check();
+    generation_.beam.check();
     for (const std::string& stop : generation_.stop) {
       if (stop.empty()) fail("--stop: the text is empty");
     }
@@ -129,9 +133,12 @@ class RunCommand : public Command {
     }
     const Generation result = generate(generator, prompt);
     if (json_) {
-      print_json(report(generator, prompt, result));
+      Json json = report(generator, prompt, result);
+      if (!result.beams.empty()) json["beams"] = beams_of(result);
+      print_json(json);
     } else {
       fmt::print("\n");
+      print_beams(result);
       print_figures(generator, prompt, result);
     }
     if (!trace_.empty()) write_trace_of(prompt, result);
@@ -180,6 +187,7 @@ class RunCommand : public Command {
                                     : builder.chat(conversation.ask(*line), exif_);
         const Generation result = generate(generator, prompt);
         fmt::print("\n");
+        print_beams(result);
         print_figures(generator, prompt, result);
         if (!plain) conversation.answered(*line, result.text);
       } catch (const Error& error) {  // the conversation goes on without this turn
@@ -212,6 +220,22 @@ class RunCommand : public Command {
                         human_bytes(result.kv_bytes), human_bytes(peak_rss()),
                         stop_reason_name(result.stop));
     fmt::print(stderr, "{}\n", line);
+  }
+
+  // The other answers of a beam search, where they were asked for.
+  void print_beams(const Generation& result) const {
+    for (size_t i = 1; i < result.beams.size(); ++i) {
+      fmt::print("\n[beam {}, score {:.4f}]\n{}\n", i + 1, result.beams[i].score,
+                 result.beams[i].text);
+    }
+  }
+
+  static Json beams_of(const Generation& result) {
+    Json beams = Json::array();
+    for (const BeamAnswer& beam : result.beams) {
+      beams.push_back({{"text", beam.text}, {"tokens", beam.tokens}, {"score", beam.score}});
+    }
+    return beams;
   }
 
   Json report(const Generator& generator, const Prompt& prompt, const Generation& result) {

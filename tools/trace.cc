@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "engine/trace_beams.h"
+#include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/options.h"
 #include "train/loss_trace.h"
@@ -18,7 +20,8 @@ class TraceCommand : public Command {
     app.description("Writes the intermediate results of a forward pass to a safetensors file");
     app.footer(
         "IN holds input_ids int64 [n] and optionally pixel_values float32 [tiles, 3, H, W] or\n"
-        "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more.\n"
+        "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more; with\n"
+        "--beams beams.tokens [returned, longest], -1 behind the end, and beams.scores.\n"
         "Inputs with labels int64 [n] give loss and grad.<tensor> instead (needs --backend "
         "torch).\n"
         "Example: reprise trace MODEL --inputs case.safetensors --out out.safetensors --steps 6");
@@ -29,17 +32,24 @@ class TraceCommand : public Command {
     app.add_option("--steps", options_.steps, "Greedy tokens to generate")
         ->check(CLI::Range(0, 100000))
         ->capture_default_str();
+    add_beam_options(app, beam_);
+    beams_ = app.get_option("--beams");
     app.add_option("--chunk", options_.chunk, "Prompt tokens of one forward call")
         ->check(CLI::Range(1, 1 << 30))
         ->capture_default_str();
   }
 
   int run() override {
+    if (beams_->count() > 0) {
+      beam_.check();
+      if (options_.steps == 0) fail("--beams: expected --steps, the most tokens of a beam");
+    }
     const EngineOptions options = engine_.options();
     if (has_labels(inputs_)) return run_loss(options);
     const TraceInputs inputs = read_trace_inputs(inputs_);
     const auto engine = Engine::load(options);
-    const std::vector<TensorView> results = trace(*engine, inputs, options_);
+    std::vector<TensorView> results = trace(*engine, inputs, options_);
+    if (beams_->count() > 0) trace_beams(*engine, inputs, options_, beam_, results);
     write_safetensors(out_, results, {{"model", engine_.model}});
     Json summary = {{"tensors", results.size()}, {"tokens", inputs.ids.size()}};
     if (engine->quantizes_activations()) {
@@ -63,6 +73,8 @@ class TraceCommand : public Command {
   std::string inputs_;
   std::string out_;
   TraceOptions options_;
+  BeamOptions beam_;
+  CLI::Option* beams_ = nullptr;
 };
 
 }  // namespace

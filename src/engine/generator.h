@@ -1,4 +1,4 @@
-// Text generation: one request after the other, streamed.
+// Text generation: one request after the other, streamed, or by beam search.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/beam_search.h"
 #include "engine/engine.h"
 #include "engine/prompt.h"
 #include "engine/sampler.h"
@@ -17,6 +18,7 @@ namespace reprise {
 
 struct GenerationOptions {
   SamplerOptions sampler;
+  BeamOptions beam;                           // more than one beam: no sampling, no streaming
   int64_t max_tokens = 0;                     // 0: until the model stops or the context is full
   std::vector<std::string> stop;              // strings that end the answer; not part of it
   const std::atomic<bool>* cancel = nullptr;  // ends the generation when it becomes true
@@ -25,6 +27,12 @@ struct GenerationOptions {
 enum class StopReason { EndToken, StopString, MaxTokens, ContextFull, Cancelled };
 std::string stop_reason_name(StopReason reason);  // "end", "stop", "length", "context", "cancelled"
 
+struct BeamAnswer {
+  std::string text;
+  std::vector<int32_t> tokens;
+  float score = 0;  // sum of log-probabilities / length^length_penalty
+};
+
 struct Generation {
   std::string text;
   std::vector<int32_t> tokens;  // generated, the end token included
@@ -32,14 +40,16 @@ struct Generation {
   int64_t prompt_tokens = 0;
   int64_t reused_tokens = 0;  // of the prompt, taken from an earlier one
   // Seconds. first_token: from the start of prefill to the first token's choice. decode: from
-  // there to the end, over tokens.size() - 1 forward passes.
+  // there to the end, over decode_steps forward calls.
   double prefill_seconds = 0;
   double first_token_seconds = 0;
   double decode_seconds = 0;
   int64_t kv_bytes = 0;             // of this request at its end
+  int64_t decode_steps = 0;         // forward calls after the prompt's
   std::vector<float> first_logits;  // what the first token was chosen from, [vocab]
+  std::vector<BeamAnswer> beams;    // with several beams, best first; the first is the answer
 
-  // Tokens run per second; 0 where nothing was run.
+  // Tokens run per second (decode: of each beam); 0 where nothing was run.
   double prefill_rate() const;
   double decode_rate() const;
 };
@@ -58,14 +68,18 @@ class Generator {
   Generator(Engine& engine, const GeneratorOptions& options);
 
   // on_text gets the answer in pieces of whole characters; all pieces joined are Generation::text.
-  // Throws Error when the prompt doesn't fit the context, an option is out of range, or logits are
-  // NaN.
+  // With several beams it gets it in one piece at the end. Throws Error when the prompt doesn't fit
+  // the context, an option is out of range, or logits are NaN.
   Generation generate(const Prompt& prompt, const GenerationOptions& options,
                       const std::function<void(std::string_view)>& on_text = {});
 
   const Plans& plans() const { return *plans_; }
 
  private:
+  struct Request;
+  void decode_stream(Session& session, Request& request, Generation& result);
+  void decode_beams(Session& session, Request& request, Generation& result);
+
   Engine& engine_;
   GeneratorOptions options_;
   std::shared_ptr<const Plans> plans_;

@@ -83,6 +83,7 @@ QaResult answer_questions(Engine& engine, const GeneratorOptions& generator_opti
   }
   GenerationOptions one_token = options.generation;
   one_token.max_tokens = 1;
+  one_token.beam = {};
 
   QaResult result;
   result.predictions.resize(questions.size());

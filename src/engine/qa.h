@@ -1,5 +1,5 @@
-// Question answering about pictures: answers are generated greedily and compared with the expected
-// ones as text.
+// Question answering about pictures: answers are generated (greedily or by beam search) and
+// compared with the expected ones as text.
 #pragma once
 
 #include <filesystem>

@@ -1,0 +1,59 @@
+#include "engine/branches.h"
+
+#include <set>
+
+namespace reprise {
+
+namespace {
+
+// A sequence that goes on from the same state by itself. Full pages are shared, the last is copied.
+Sequence fork(Backend& be, const Sequence& sequence) {
+  Sequence copy;
+  for (const auto& [number, row] : sequence.kv) copy.kv[number] = be.fork(row);
+  copy.scheme = sequence.scheme ? sequence.scheme->clone() : nullptr;
+  copy.length = sequence.length;
+  return copy;
+}
+
+}  // namespace
+
+std::vector<float> Branches::step(std::span<const int> parents, std::span<const int32_t> tokens) {
+  REPRISE_CHECK(parents.size() == tokens.size() && !tokens.empty());
+  Backend& be = model_.backend();
+  std::vector<Sequence> next;
+  if (branches_.empty()) {
+    for (const int parent : parents) {
+      REPRISE_CHECK(parent == 0);
+      next.push_back(fork(be, prompt_));
+    }
+  } else {
+    std::vector<int> children(branches_.size());
+    for (const int parent : parents) ++children.at(static_cast<size_t>(parent));
+    for (const int parent : parents) {
+      Sequence& from = branches_[static_cast<size_t>(parent)];
+      // The last child takes its parent's pages as they are.
+      const bool last = --children[static_cast<size_t>(parent)] == 0;
+      next.push_back(last ? std::move(from) : fork(be, from));
+    }
+  }
+  branches_ = std::move(next);
+  Rows rows;
+  for (Sequence& branch : branches_) rows.append(branch, 1, branch.length + 1);
+  const Tensor state = model_.forward(plans_->decode, rows, model_.embed(tokens));
+  return be.to_host(model_.logits(model_.final_norm(state)));
+}
+
+int64_t Branches::kv_bytes() const {
+  std::set<const KvPage*> pages;
+  int64_t bytes = 0;
+  for (const Sequence& branch : branches_) {
+    for (const auto& [number, row] : branch.kv) {
+      for (const auto& page : row.pages) {
+        if (pages.insert(page.get()).second) bytes += kKvPageTokens * row.spec.bytes_per_token();
+      }
+    }
+  }
+  return bytes;
+}
+
+}  // namespace reprise
