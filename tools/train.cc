@@ -68,6 +68,9 @@ class TrainCommand : public Command {
     progress.clear();
     fmt::print("step {}/{}  {}  lr {:.2e}  gradient {:.2f}", report.step, report.steps, note,
                report.learning_rate, report.gradient_norm);
+    if (report.preferred)
+      fmt::print("  preference {:.4f}, right over wrong {:.0f}%", *report.preference_loss,
+                 100 * *report.preferred);
     if (report.validation_loss)
       fmt::print("  validation loss {:.4f}, exact {:.1f}%", *report.validation_loss,
                  100 * *report.validation_exact);

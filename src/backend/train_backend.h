@@ -33,6 +33,12 @@ class TrainBackend : public Backend {
   // Sum over counted rows of -log softmax(logits)[label]; a label of -100 isn't counted.
   // logits [n, vocabulary], labels [n] -> scalar [1].
   virtual Tensor cross_entropy_sum(const Tensor& logits, std::span<const int32_t> labels) = 0;
+  // The same by row: [n], 0 where the label is -100.
+  virtual Tensor cross_entropy_rows(const Tensor& logits, std::span<const int32_t> labels) = 0;
+  // log sigmoid(x) by element, exact at both ends (no overflow, no log of 0).
+  virtual Tensor log_sigmoid(const Tensor& x) = 0;
+  // Sums of x [n] with constant weights [m, n], row-major -> [m]. Always in F32.
+  virtual Tensor weighted_sums(const Tensor& x, std::span<const float> weights) = 0;
   // Adds d loss / d weight to the gradients of all trainable weights and frees the graph.
   virtual void backward(const Tensor& loss) = 0;
   virtual std::vector<float> gradient(const Tensor& weight) = 0;  // zeros where none has arrived

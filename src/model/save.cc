@@ -20,6 +20,7 @@ void save_gguf(Model& model, const std::filesystem::path& path, const SaveOption
   metadata.set("reprise.config", model.config().source.dump());
   if (!options.tokenizer_json.empty())
     metadata.set("reprise.tokenizer_json", options.tokenizer_json);
+  for (const auto& [key, value] : options.metadata.entries()) metadata.set(key, value);
   std::vector<GgufTensor> tensors;
   model.visit_tensors([&](const TensorSlot& slot) {
     const std::vector<float> values = model.backend().to_host(*slot.tensor);

@@ -17,6 +17,7 @@ struct SaveOptions {
   DType type = DType::F32;
   std::string name;            // general.name
   std::string tokenizer_json;  // text of tokenizer.json; may be empty
+  GgufMetadata metadata;       // further keys: a tokenizer in GGUF's own words
 };
 
 // Atomic. Throws Error naming the path.

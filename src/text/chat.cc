@@ -139,6 +139,16 @@ ChatFormat phantom(ChatFormat f, std::string name, const std::string& turn_end) 
   return f;
 }
 
+// ChatML without a system text and with pictures in front of a user's text: our own, for models
+// built around a language model that was trained on ChatML.
+ChatFormat chatml_image() {
+  ChatFormat f = chatml("chatml-image", "");
+  f.has_images = true;
+  f.image_placeholder = "<image>";
+  f.image_after = "\n";
+  return f;
+}
+
 ChatFormat plain_qa() {
   ChatFormat f;
   f.name = "plain-qa";
@@ -166,6 +176,7 @@ const std::vector<ChatFormat>& table() {
       phantom(chatml("", ""), "phantom-internlm2", "<|im_end|>"),
       phantom(chatml("", ""), "phantom-qwen2", "<|im_end|>"),
       phantom(phi3(), "phantom-phi3", "<|end|>"),
+      chatml_image(),
       plain_qa(),
   };
   return formats;

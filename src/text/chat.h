@@ -4,8 +4,9 @@
 //
 // Names: chatml, smollm2, qwen2, qwen2.5 (chatml with their default system texts), llama3, phi3,
 // zephyr, gemma, mistral-instruct; trol-internlm2, trol-phi3, phantom-internlm2, phantom-qwen2,
-// phantom-phi3 (the "demo" prompts of the two official code releases); plain-qa (Reprise's own tiny
-// models: question, newline, answer, newline).
+// phantom-phi3 (the "demo" prompts of the two official code releases); chatml-image (chatml with
+// pictures, for models built here around a language model); plain-qa (Reprise's own tiny models:
+// question, newline, answer, newline).
 #pragma once
 
 #include <cstdint>

@@ -25,6 +25,8 @@ Json report_to_json(const StepReport& report) {
                {"gradient_norm", report.gradient_norm},
                {"tokens", report.tokens},
                {"tokens_per_second", report.tokens_per_second}};
+  if (report.preference_loss) json["preference_loss"] = *report.preference_loss;
+  if (report.preferred) json["preferred"] = *report.preferred;
   if (report.validation_loss) json["validation_loss"] = *report.validation_loss;
   if (report.validation_exact) json["validation_exact"] = *report.validation_exact;
   return json;
@@ -43,20 +45,30 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
     tensors.push_back(make_view(kStep + entry.name, Shape{1}, std::span<const int64_t>(step)));
   }
   write_safetensors(path, tensors,
-                    {{"format", "reprise checkpoint"}, {"step", std::to_string(checkpoint.step)}});
+                    {{"format", "reprise checkpoint"},
+                     {"step", std::to_string(checkpoint.step)},
+                     {"seconds", fmt::format("{:.3f}", checkpoint.seconds)},
+                     {"frozen", checkpoint.frozen}});
 }
 
 Checkpoint read_checkpoint(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) fail("{}: no checkpoint to resume from", path.string());
   const SafetensorsFile file = open_safetensors(path);
   Checkpoint checkpoint;
-  const auto step = file.metadata.find("step");
-  bool ok = step != file.metadata.end();
-  if (ok) {
-    const char* end = step->second.data() + step->second.size();
-    ok = std::from_chars(step->second.data(), end, checkpoint.step).ec == std::errc();
-  }
-  if (!ok) fail("{}: is no checkpoint of this program: metadata has no 'step'", path.string());
+  const auto number = [&](const char* key, auto& value) {
+    const auto it = file.metadata.find(key);
+    bool ok = it != file.metadata.end();
+    if (ok) {
+      const char* end = it->second.data() + it->second.size();
+      ok = std::from_chars(it->second.data(), end, value).ec == std::errc();
+    }
+    if (!ok)
+      fail("{}: is no checkpoint of this program: metadata has no number '{}'", path.string(), key);
+  };
+  number("step", checkpoint.step);
+  number("seconds", checkpoint.seconds);
+  if (const auto it = file.metadata.find("frozen"); it != file.metadata.end())
+    checkpoint.frozen = it->second;
   for (const TensorView& view : file.weights.tensors()) {
     if (view.name.starts_with("adam.")) continue;
     CheckpointEntry entry{view.name, view.shape, to_floats(view), {}};
@@ -98,6 +110,8 @@ std::vector<StepReport> read_log(const std::filesystem::path& path, int64_t last
     report.gradient_norm = object.get_number("gradient_norm");
     report.tokens = object.get_int("tokens");
     report.tokens_per_second = object.get_number("tokens_per_second");
+    report.preference_loss = object.find_number("preference_loss");
+    report.preferred = object.find_number("preferred");
     report.validation_loss = object.find_number("validation_loss");
     report.validation_exact = object.find_number("validation_exact");
     reports.push_back(report);

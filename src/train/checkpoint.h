@@ -19,12 +19,14 @@ struct CheckpointEntry {
 };
 
 struct Checkpoint {
-  int64_t step = 0;  // steps done
+  int64_t step = 0;    // steps done
+  double seconds = 0;  // spent on them
+  std::string frozen;  // fingerprint of the weights that aren't trained and not in the file
   std::vector<CheckpointEntry> weights;
 };
 
-// A safetensors file: every weight by its name, Adam's moments as "adam.m.<name>", "adam.v.<name>",
-// "adam.step.<name>" (int64 [1]), the step in the metadata. Written atomically.
+// A safetensors file: every trained weight by its name, Adam's moments as "adam.m.<name>",
+// "adam.v.<name>", "adam.step.<name>" (int64 [1]), the rest in the metadata. Written atomically.
 void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint);
 // Throws Error when the file is missing, damaged or no checkpoint.
 Checkpoint read_checkpoint(const std::filesystem::path& path);

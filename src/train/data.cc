@@ -28,7 +28,10 @@ class QuestionFile : public ExampleSource {
       const std::string where = fmt::format("{}:{}", file.string(), number);
       const Json json = parse_json(line, where);
       const JsonObject object(json, where);
-      const QuestionAnswer turn{object.get_string("question"), object.get_string("answer")};
+      const QuestionAnswer turn{object.get_string("question"), object.get_string("answer"),
+                                object.find_string("rejected").value_or("")};
+      if (turn.rejected == turn.answer)
+        object.fail_at("rejected", "is the right answer, expected a wrong one");
       const auto image = object.find_string("image");
       size_t index = examples_.size();
       if (image) index = by_image.try_emplace(*image, index).first->second;
@@ -49,6 +52,24 @@ class QuestionFile : public ExampleSource {
 
  private:
   std::vector<Example> examples_;
+};
+
+class WithWrongAnswers : public ExampleSource {
+ public:
+  WithWrongAnswers(std::unique_ptr<ExampleSource> source, uint64_t seed)
+      : source_(std::move(source)), seed_(seed) {}
+  int64_t size() const override { return source_->size(); }
+  Example get(int64_t i) const override {
+    Example example = source_->get(i);
+    for (QuestionAnswer& turn : example.turns)
+      if (turn.rejected.empty())
+        turn.rejected = confusing_easy_vqa_answer(turn, seed_, static_cast<uint64_t>(i));
+    return example;
+  }
+
+ private:
+  std::unique_ptr<ExampleSource> source_;
+  uint64_t seed_;
 };
 
 class EasyVqaGenerator : public ExampleSource {
@@ -110,6 +131,12 @@ std::unique_ptr<ExampleSource> load_question_file(const std::filesystem::path& f
   return std::make_unique<QuestionFile>(file, images);
 }
 
+std::unique_ptr<ExampleSource> with_wrong_answers(std::unique_ptr<ExampleSource> source,
+                                                  const std::string& name, uint64_t seed) {
+  if (name != "easy-vqa") fail("wrong answers '{}' are unknown; this program knows easy-vqa", name);
+  return std::make_unique<WithWrongAnswers>(std::move(source), seed);
+}
+
 std::unique_ptr<ExampleSource> make_generator(const std::string& name, uint64_t seed,
                                               int64_t most_turns) {
   if (name != "easy-vqa") fail("generator '{}' is unknown; this program knows easy-vqa", name);
@@ -122,10 +149,14 @@ BatchMaker::BatchMaker(const Recipe& recipe, const ModelConfig& config, const To
       tokenizer_(tokenizer),
       format_(recipe_format(recipe, config)),
       preprocess_(preprocess_config(config.image)) {
-  for (const DataSource& source : recipe.train)
+  for (const DataSource& source : recipe.train) {
     sources_.push_back(source.generator.empty() ? load_question_file(source.file, source.images)
                                                 : make_generator(source.generator, recipe.seed,
                                                                  recipe.questions_per_image));
+    if (!source.wrong_answers.empty())
+      sources_.back() =
+          with_wrong_answers(std::move(sources_.back()), source.wrong_answers, recipe.seed);
+  }
   if (!recipe.validation.empty())
     validation_ = load_question_file(recipe.validation, recipe.validation_images);
 }
@@ -147,7 +178,19 @@ void BatchMaker::append_segment(std::span<const int32_t> ids, int prefix, int64_
   }
 }
 
-void BatchMaker::add(const Example& example, std::span<const size_t> turns, Batch& batch) const {
+int64_t Batch::right_targets() const {
+  int64_t count = 0;
+  for (const AnswerTargets& answer : answers) count += answer.rejected ? 0 : answer.count;
+  return count;
+}
+
+int64_t Batch::pairs() const {
+  return std::count_if(answers.begin(), answers.end(),
+                       [](const AnswerTargets& answer) { return answer.rejected; });
+}
+
+void BatchMaker::add(const Example& example, std::span<const size_t> turns, bool wrong,
+                     Batch& batch) const {
   std::vector<int64_t> image_tokens;
   if (example.has_image) {
     if (!config_.vision) fail("{}: pictures, but the model has no vision tower", config_.where);
@@ -180,17 +223,31 @@ void BatchMaker::add(const Example& example, std::span<const size_t> turns, Batc
       prefix_length = static_cast<int64_t>(before.size());
       append_segment(before, -1, 0, batch);
     }
-    const std::vector<int32_t> answer = tokenizer_.encode(qa.answer + format_.assistant_end);
-    if (answer.empty()) fail("{}: an answer without a token: '{}'", config_.where, qa.answer);
-    // The last token of the answer predicts nothing and isn't run.
-    const int64_t first = batch.rows.size() + static_cast<int64_t>(ids.size()) - 1;
-    for (size_t i = 0; i < answer.size(); ++i) {
-      batch.target_rows.push_back(static_cast<int32_t>(first + static_cast<int64_t>(i)));
-      batch.targets.push_back(answer[i]);
-    }
-    ids.insert(ids.end(), answer.begin(), answer.end() - 1);
-    append_segment(ids, prefix, prefix_length, batch);
+    add_answer(ids, qa.answer, false, prefix, prefix_length, batch);
+    if (!wrong) continue;
+    if (qa.rejected.empty())
+      fail(
+          "{}: loss sft+po: the question '{}' has no wrong answer; expected a key 'rejected' in "
+          "the data, or 'wrong_answers' in the recipe's source",
+          recipe_.path.string(), qa.question);
+    add_answer(ids, qa.rejected, true, prefix, prefix_length, batch);
   }
+}
+
+void BatchMaker::add_answer(std::vector<int32_t> ids, const std::string& text, bool rejected,
+                            int prefix, int64_t prefix_length, Batch& batch) const {
+  const std::vector<int32_t> answer = tokenizer_.encode(text + format_.assistant_end);
+  if (answer.empty()) fail("{}: an answer without a token: '{}'", config_.where, text);
+  batch.answers.push_back(
+      {static_cast<int64_t>(batch.targets.size()), static_cast<int64_t>(answer.size()), rejected});
+  // The last token of the answer predicts nothing and isn't run.
+  const int64_t first = batch.rows.size() + static_cast<int64_t>(ids.size()) - 1;
+  for (size_t i = 0; i < answer.size(); ++i) {
+    batch.target_rows.push_back(static_cast<int32_t>(first + static_cast<int64_t>(i)));
+    batch.targets.push_back(answer[i]);
+  }
+  ids.insert(ids.end(), answer.begin(), answer.end() - 1);
+  append_segment(ids, prefix, prefix_length, batch);
 }
 
 Batch BatchMaker::make(int64_t index) const {
@@ -209,7 +266,7 @@ Batch BatchMaker::make(int64_t index) const {
     Example example = sources_[s]->get(which);
     if (example.has_image) augment(recipe_.train[s], random, example.image);
     const auto most = static_cast<size_t>(recipe_.questions_per_image);
-    add(example, choose(example.turns.size(), most, random), batch);
+    add(example, choose(example.turns.size(), most, random), recipe_.preference, batch);
   }
   return batch;
 }
@@ -220,7 +277,7 @@ Batch BatchMaker::validation(int64_t begin, int64_t end) const {
     const Example example = validation_->get(i);
     std::vector<size_t> all(example.turns.size());
     std::iota(all.begin(), all.end(), size_t{0});
-    add(example, all, batch);
+    add(example, all, /*wrong=*/false, batch);
   }
   return batch;
 }

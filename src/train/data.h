@@ -11,6 +11,7 @@
 #include "model/model.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
+#include "train/preference.h"
 #include "train/recipe.h"
 
 namespace reprise {
@@ -18,6 +19,7 @@ namespace reprise {
 struct QuestionAnswer {
   std::string question;
   std::string answer;
+  std::string rejected = {};  // a wrong answer that fits the question, for Phantom Optimization
 };
 
 // Questions about one picture, or one question without. The questions don't see each other.
@@ -37,10 +39,16 @@ class ExampleSource {
   virtual Example get(int64_t i) const = 0;
 };
 
-// JSON lines {"question", "answer"[, "image"]}; lines with the same image become one example.
+// JSON lines {"question", "answer"[, "image"][, "rejected"]}; lines with the same image become one
+// example.
 // Pictures are decoded once and kept. Throws Error naming file, line and key.
 std::unique_ptr<ExampleSource> load_question_file(const std::filesystem::path& file,
                                                   const std::filesystem::path& images);
+// The same examples, every turn without a wrong answer given one by the generator's rule: a pure
+// function of seed, question and answer. Throws Error listing the known names, and where the rule
+// knows no wrong answer.
+std::unique_ptr<ExampleSource> with_wrong_answers(std::unique_ptr<ExampleSource> source,
+                                                  const std::string& name, uint64_t seed);
 // "easy-vqa": see easy_vqa.h. Throws Error listing the known names. most_turns: questions an
 // example has.
 std::unique_ptr<ExampleSource> make_generator(const std::string& name, uint64_t seed,
@@ -55,8 +63,12 @@ struct Batch {
   std::vector<int32_t> image_rows;  // rows that hold picture tokens, in order
   std::vector<float> pixels;        // [tiles, 3, size, size]
   int64_t tiles = 0;
-  std::vector<int32_t> target_rows;  // rows whose logits count
-  std::vector<int32_t> targets;      // the token each of them should predict
+  std::vector<int32_t> target_rows;    // rows whose logits count
+  std::vector<int32_t> targets;        // the token each of them should predict
+  std::vector<AnswerTargets> answers;  // cover all targets in order
+
+  int64_t right_targets() const;  // targets of right answers
+  int64_t pairs() const;          // right answers that a wrong one follows
 };
 
 class BatchMaker {
@@ -71,7 +83,11 @@ class BatchMaker {
   int64_t validation_size() const;
 
  private:
-  void add(const Example& example, std::span<const size_t> turns, Batch& batch) const;
+  // wrong: with the turns' wrong answers.
+  void add(const Example& example, std::span<const size_t> turns, bool wrong, Batch& batch) const;
+  // The rows of a prompt `ids` and an answer, with the answer's targets.
+  void add_answer(std::vector<int32_t> ids, const std::string& text, bool rejected, int prefix,
+                  int64_t prefix_length, Batch& batch) const;
   void append_segment(std::span<const int32_t> ids, int prefix, int64_t first_position,
                       Batch& batch) const;
 

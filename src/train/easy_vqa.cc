@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "base/error.h"
 #include "base/rng.h"
 #include "image/resample.h"
 
@@ -27,8 +28,8 @@ constexpr Colour kColours[] = {{"red", {255, 0, 0}},      {"green", {0, 255, 0}}
                                {"brown", {165, 42, 42}},  {"yellow", {255, 255, 0}}};
 constexpr const char* kShapes[] = {"circle", "rectangle", "triangle"};
 
-// Templates with their share of the questions in 1/1000 of the training set's; questions about shape,
-// which takes long to learn, are asked three times as often. {} is a shape or a colour.
+// Templates with their share of the questions in 1/1000 of the training set's; questions about
+// shape, which takes long to learn, are asked three times as often. {} is a shape or a colour.
 enum class Kind {
   Shape,
   Colour,
@@ -168,7 +169,49 @@ QuestionAnswer ask(const EasyVqaScene& scene, Philox& random) {
   return {question, answer};
 }
 
+// FNV-1a, so that each question about a picture draws for itself.
+uint64_t text_hash(const std::string& text) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (unsigned char c : text) hash = (hash ^ c) * 0x100000001b3u;
+  return hash;
+}
+
+// The other colours, nearest first.
+std::vector<int> near_colours(int colour) {
+  const auto distance = [&](int other) {
+    int sum = 0;
+    for (size_t c = 0; c < 3; ++c) {
+      const int d = kColours[colour].rgb[c] - kColours[other].rgb[c];
+      sum += d * d;
+    }
+    return sum;
+  };
+  std::vector<int> others;
+  for (int i = 0; i < static_cast<int>(std::size(kColours)); ++i)
+    if (i != colour) others.push_back(i);
+  std::stable_sort(others.begin(), others.end(),
+                   [&](int a, int b) { return distance(a) < distance(b); });
+  return others;
+}
+
 }  // namespace
+
+std::string confusing_easy_vqa_answer(const QuestionAnswer& turn, uint64_t seed, uint64_t stream) {
+  constexpr uint64_t kDomain = 0x7772'6f6e'6700'0000u;  // "wrong": apart from what draws pictures
+  if (turn.answer == "yes") return "no";
+  if (turn.answer == "no") return "yes";
+  Philox random(seed ^ kDomain, stream ^ text_hash(turn.question));
+  const uint32_t pick = random.next_below(2);
+  for (size_t i = 0; i < std::size(kShapes); ++i)
+    if (turn.answer == kShapes[i]) return kShapes[(i + 1 + pick) % std::size(kShapes)];
+  for (size_t i = 0; i < std::size(kColours); ++i)
+    if (turn.answer == kColours[i].name)
+      return kColours[near_colours(static_cast<int>(i))[pick]].name;
+  fail(
+      "no wrong answer is known for the question '{}' with the answer '{}': expected one of "
+      "easy-VQA's thirteen answers",
+      turn.question, turn.answer);
+}
 
 Example draw_easy_vqa(uint64_t seed, int64_t i, int questions, EasyVqaScene* scene) {
   Philox random(seed, static_cast<uint64_t>(i));

@@ -17,12 +17,12 @@ class Section {
  public:
   Section(const YAML::Node& node, std::string where, std::string name)
       : node_(node), where_(std::move(where)), name_(std::move(name)) {
-    if (node_ && !node_.IsMap()) bad("", "expected a mapping of keys");
+    if (!node_.IsNull() && !node_.IsMap()) bad("", "expected a mapping of keys");
   }
 
   bool has(const std::string& key) {
     known_.insert(key);
-    return node_ && node_[key] && !node_[key].IsNull();
+    return node_.IsMap() && node_[key] && !node_[key].IsNull();
   }
   template <class T>
   void read(const std::string& key, T& value, const char* expected) {
@@ -50,7 +50,7 @@ class Section {
   YAML::Node node(const std::string& key) { return has(key) ? node_[key] : YAML::Node(); }
   // Refuses keys that nobody asked for.
   void finish() {
-    if (!node_) return;
+    if (!node_.IsMap()) return;
     for (const auto& entry : node_) {
       const std::string key = entry.first.as<std::string>();
       if (known_.contains(key)) continue;
@@ -60,7 +60,7 @@ class Section {
     }
   }
   [[noreturn]] void bad(const std::string& key, const std::string& message) const {
-    const YAML::Node at = key.empty() || !node_ ? node_ : node_[key];
+    const YAML::Node at = key.empty() || !node_.IsMap() ? node_ : node_[key];
     const std::string line =
         at && at.Mark().line >= 0 ? fmt::format(":{}", at.Mark().line + 1) : "";
     fail("{}{}: key '{}{}{}': {}", where_, line, name_, name_.empty() || key.empty() ? "" : ".",
@@ -68,7 +68,7 @@ class Section {
   }
 
  private:
-  YAML::Node node_;
+  YAML::Node node_;  // a mapping, or null: the section is left out
   std::string where_;
   std::string name_;
   std::set<std::string> known_;
@@ -85,10 +85,13 @@ DataSource read_source(const YAML::Node& node, const std::string& where, size_t 
   section.read_path("file", source.file, folder);
   section.read_path("images", source.images, folder);
   section.read("generator", source.generator, "a string");
+  section.read("wrong_answers", source.wrong_answers, "a string");
   section.read_number("weight", source.weight, 0);
   section.read("flips", source.flips, "true or false");
   section.read("quarter_turns", source.quarter_turns, "true or false");
   section.finish();
+  if (!source.wrong_answers.empty() && source.wrong_answers != "easy-vqa")
+    section.bad("wrong_answers", "expected easy-vqa, found '" + source.wrong_answers + "'");
   if (source.file.empty() == source.generator.empty())
     section.bad("file", "expected either file or generator");
   return source;
@@ -100,11 +103,40 @@ void read_model(Section section, Recipe& recipe, const std::filesystem::path& fo
   section.read_path("from", recipe.from, folder);
   section.read("chat_format", recipe.chat_format, "a string");
   section.read_number("init_std", recipe.init_std, 0);
+  Assembly& assembly = recipe.assembly;
+  section.read_path("backbone", assembly.backbone, folder);
+  section.read("scheme", assembly.scheme, "trol or phantom");
+  section.read_path("vision_from", assembly.vision_from, folder);
+  section.read_path("vision", assembly.vision, folder);
+  section.read("image_token", assembly.image_token, "a string");
+  if (section.has("eta")) section.read_number("eta", assembly.eta.emplace(), 0);
+  section.read("gate_bias", assembly.gate_bias, "a number");
   section.finish();
-  if (recipe.from.empty() == recipe.config.empty())
-    section.bad("config", "expected either config (a new model) or from (a model to go on with)");
-  if (recipe.from.empty() && recipe.tokenizer.empty())
+  const int ways = !recipe.from.empty() + !recipe.config.empty() + !assembly.backbone.empty();
+  if (ways != 1)
+    section.bad("config",
+                "expected exactly one of config (a new model), from (a model to go on with) and "
+                "backbone (a language model to build around)");
+  if (!recipe.config.empty() && recipe.tokenizer.empty())
     section.bad("tokenizer", "is missing; a new model needs a tokenizer.json");
+  if (!assembly.backbone.empty()) {
+    if (assembly.scheme != "trol" && assembly.scheme != "phantom")
+      section.bad("scheme",
+                  "expected trol or phantom beside backbone, found '" + assembly.scheme + "'");
+    if (assembly.vision_from.empty() == assembly.vision.empty())
+      section.bad("vision_from",
+                  "expected either vision_from (a model's tower) or vision (a new one)");
+    if (recipe.chat_format.empty())
+      section.bad("chat_format", "is missing; an assembled model needs one that has pictures");
+    if (assembly.image_token.empty()) section.bad("image_token", "expected a token's text");
+    if (assembly.eta && assembly.scheme != "phantom")
+      section.bad("eta", "belongs to scheme phantom");
+    if (section.has("gate_bias") && assembly.scheme != "trol")
+      section.bad("gate_bias", "belongs to scheme trol");
+  } else {
+    for (const char* key : {"scheme", "vision_from", "vision", "image_token", "eta", "gate_bias"})
+      if (section.has(key)) section.bad(key, "is for assembling a model, which needs backbone");
+  }
 }
 
 void read_data(Section section, Recipe& recipe, const std::string& where,
@@ -139,9 +171,22 @@ void read_optimizer(Section section, OptimizerRecipe& o) {
   if (o.min_lr > o.lr) section.bad("min_lr", "is larger than lr");
 }
 
+void read_loss(Section& top, Section section, Recipe& recipe) {
+  std::string loss = "sft";
+  top.read("loss", loss, "sft or sft+po");
+  if (loss != "sft" && loss != "sft+po")
+    top.bad("loss", "expected sft or sft+po, found '" + loss + "'");
+  recipe.preference = loss == "sft+po";
+  section.read_number("beta", recipe.po.beta, 0);
+  section.read_number("gamma", recipe.po.gamma, 0);
+  section.finish();
+  if (!recipe.preference && top.has("po")) top.bad("po", "is given, but loss is not sft+po");
+}
+
 void read_run(Section section, Recipe& recipe) {
   section.read_int("steps", recipe.steps, 1);
   if (recipe.steps == 0) section.bad("steps", "is missing, expected an integer");
+  section.read_number("minutes", recipe.minutes, 0);
   section.read_int("batch", recipe.batch, 1);
   section.read_int("accumulate", recipe.accumulate, 1);
   std::string precision = "fp32";
@@ -177,18 +222,20 @@ Recipe load_recipe(const std::filesystem::path& path) {
     if (!top.has(key)) fail("{}: key '{}' is missing", where, key);
   read_model(Section(top.node("model"), where, "model"), recipe, folder);
   read_data(Section(top.node("data"), where, "data"), recipe, where, folder);
+  read_loss(top, Section(top.node("po"), where, "po"), recipe);
   read_optimizer(Section(top.node("optimizer"), where, "optimizer"), recipe.optimizer);
   read_run(Section(top.node("run"), where, "run"), recipe);
   top.finish();
   return recipe;
 }
 
-double learning_rate(const OptimizerRecipe& o, int64_t step, int64_t steps) {
+double learning_rate(const OptimizerRecipe& o, int64_t step, int64_t steps, double at_least) {
   if (step < o.warmup_steps)
     return o.lr * static_cast<double>(step + 1) / static_cast<double>(o.warmup_steps);
   const int64_t span = std::max<int64_t>(1, steps - o.warmup_steps);
-  const double progress =
-      std::min(1.0, static_cast<double>(step - o.warmup_steps) / static_cast<double>(span));
+  const double progress = std::min(
+      1.0,
+      std::max(at_least, static_cast<double>(step - o.warmup_steps) / static_cast<double>(span)));
   return o.min_lr + (o.lr - o.min_lr) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
 }
 

@@ -5,16 +5,20 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "train/preference.h"
 
 namespace reprise {
 
 // Where examples come from. Exactly one of file and generator is set.
 struct DataSource {
-  std::filesystem::path file;    // JSON lines {"question", "answer"[, "image"]}
+  std::filesystem::path file;    // JSON lines {"question", "answer"[, "image"][, "rejected"]}
   std::filesystem::path images;  // folder the "image" names lie in
   std::string generator;         // "easy-vqa": pictures drawn on the fly
+  std::string wrong_answers;     // "easy-vqa": its rule answers where the data has no "rejected"
   double weight = 1;             // share of the pictures of a batch
   bool flips = false;            // mirrored pictures
   bool quarter_turns = false;    // turned by 0, 90, 180 or 270 degrees
@@ -31,13 +35,26 @@ struct OptimizerRecipe {
   double clip = 1.0;          // gradient norm; 0: never
 };
 
+// A TroL or Phantom around an existing language model; see assemble.h.
+struct Assembly {
+  std::filesystem::path backbone;     // folder or GGUF; empty: nothing is assembled
+  std::string scheme;                 // "trol" or "phantom"
+  std::filesystem::path vision_from;  // a model whose vision tower is taken, with its image keys
+  std::filesystem::path vision;       // or: JSON with "vision_config", "downsample_ratio" and
+                                      // "reprise.image" of a new tower
+  std::string image_token = "<image>";
+  std::optional<double> eta;  // Phantom; none: the releases' 1e-4
+  double gate_bias = 0;       // TroL: w = sigmoid(2 gate_bias) at the start, for every token
+};
+
 struct Recipe {
   std::filesystem::path path;  // of the recipe; other paths are relative to its folder
 
-  // Model: from scratch by a config.json and a tokenizer.json, or from a model file.
+  // Model: from scratch by a config.json and a tokenizer.json, from a model file, or assembled.
   std::filesystem::path config;
   std::filesystem::path tokenizer;
   std::filesystem::path from;
+  Assembly assembly;  // or around a language model
   std::string chat_format;
   double init_std = 0.02;  // of matrices and tables
 
@@ -48,10 +65,15 @@ struct Recipe {
   int64_t validation_limit = 200;  // pictures or conversations used for it
 
   int64_t steps = 0;
+  // 0: none. Else the run ends after so many minutes of training (over all resumes), and the cosine
+  // follows the clock where it is ahead of the steps: such a run isn't reproducible to the bit.
+  double minutes = 0;
   int64_t batch = 32;               // pictures (or conversations) per forward call
   int64_t accumulate = 1;           // forward calls per optimizer step
   int64_t questions_per_image = 8;  // at most, per picture and step
   OptimizerRecipe optimizer;
+  bool preference = false;  // loss: sft+po, see preference.h
+  PreferenceOptions po;
   bool bf16 = false;  // autocast; master weights stay F32
   uint64_t seed = 1;
   std::vector<std::string> freeze;      // patterns of tensor names, '*' matches anything
@@ -64,7 +86,9 @@ Recipe load_recipe(const std::filesystem::path& path);
 
 // The learning rate of a step (0-based): linear warm-up, then a cosine from lr to min_lr that ends
 // at `steps`.
-double learning_rate(const OptimizerRecipe& optimizer, int64_t step, int64_t steps);
+// at_least: share of the cosine that is over by other means (the clock), 0 to 1.
+double learning_rate(const OptimizerRecipe& optimizer, int64_t step, int64_t steps,
+                     double at_least = 0);
 
 // '*' matches any run of characters; the whole name must match.
 bool matches_pattern(const std::string& pattern, const std::string& name);

@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <future>
@@ -9,7 +10,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "model/save.h"
-#include "text/tokenizer_json.h"
+#include "train/assemble.h"
 #include "train/checkpoint.h"
 #include "train/plot.h"
 
@@ -26,6 +27,13 @@ double seconds_since(Clock::time_point start) {
 uint64_t name_hash(const std::string& name) {
   uint64_t hash = 0xcbf29ce484222325u;
   for (unsigned char c : name) hash = (hash ^ c) * 0x100000001b3u;
+  return hash;
+}
+
+// Changes with the name and with any bit of any value.
+uint64_t fingerprint(const std::string& name, const std::vector<float>& values) {
+  uint64_t hash = name_hash(name);
+  for (const float value : values) hash = (hash ^ std::bit_cast<uint32_t>(value)) * 0x100000001b3u;
   return hash;
 }
 
@@ -85,16 +93,7 @@ Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions
   std::filesystem::create_directories(options_.output);
   backend_.set_recording(true);
   backend_.set_bf16(recipe_.bf16);
-  if (recipe_.from.empty()) {
-    const Json json = load_json(recipe_.config);
-    model_ = Model::create(config_from_json(json, recipe_.config.string()), backend_,
-                           [&](const TensorSlot& slot) {
-                             return initial_values(slot, recipe_.init_std, recipe_.seed);
-                           });
-  } else {
-    model_ = Model::load(recipe_.from, backend_);
-  }
-  read_tokenizer();
+  make_model();
   batches_ = std::make_unique<BatchMaker>(recipe_, model_->config(), *tokenizer_);
   plan_ = model_->prefill_plan();
   model_->visit_tensors([&](const TensorSlot& slot) {
@@ -103,25 +102,30 @@ Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions
   choose_trainable();
 }
 
-void Trainer::read_tokenizer() {
-  const ModelFiles& files = model_->files();
-  std::string where = recipe_.tokenizer.string();
-  if (!where.empty()) {
-    tokenizer_json_ = read_file(recipe_.tokenizer);
-  } else if (files.folder && files.folder->tokenizer_json) {
-    where = files.folder->tokenizer_json->string();
-    tokenizer_json_ = read_file(*files.folder->tokenizer_json);
-  } else if (files.gguf && files.gguf->metadata.has("reprise.tokenizer_json")) {
-    where = recipe_.from.string();
-    tokenizer_json_ = files.gguf->metadata.get_string("reprise.tokenizer_json");
+void Trainer::make_model() {
+  const auto initial = [&](const TensorSlot& slot) {
+    return initial_values(slot, recipe_.init_std, recipe_.seed);
+  };
+  if (!recipe_.assembly.backbone.empty()) {
+    Assembled parts = assemble(recipe_);
+    model_ = Model::create(parts.config, backend_, parts.values);
+    files_tokenizer_ = std::move(parts.tokenizer);
+  } else if (recipe_.from.empty()) {
+    const Json json = load_json(recipe_.config);
+    model_ = Model::create(config_from_json(json, recipe_.config.string()), backend_, initial);
+    files_tokenizer_ = read_tokenizer_file(recipe_.tokenizer);
   } else {
-    fail("{}: {} holds no tokenizer.json; name one with key 'model.tokenizer'",
-         recipe_.path.string(), recipe_.from.string());
+    model_ = Model::load(recipe_.from, backend_);
+    files_tokenizer_ = recipe_.tokenizer.empty()
+                           ? tokenizer_of(model_->files(), recipe_.path.string() +
+                                                               ": name a tokenizer.json with key "
+                                                               "'model.tokenizer'")
+                           : read_tokenizer_file(recipe_.tokenizer);
   }
-  tokenizer_ = tokenizer_from_json(parse_json(tokenizer_json_, where), nullptr, where);
-  if (tokenizer_->vocab_size() > model_->config().text.vocab)
-    fail("{}: the tokenizer has {} tokens, the model's vocab_size is {}", where,
-         tokenizer_->vocab_size(), model_->config().text.vocab);
+  tokenizer_ = files_tokenizer_.make();
+  if (tokenizer_->vocab_size() > model_->config().text.embed_rows)
+    fail("{}: the tokenizer has {} tokens, the model's embedding {} rows", files_tokenizer_.where,
+         tokenizer_->vocab_size(), model_->config().text.embed_rows);
 }
 
 Trainer::~Trainer() { backend_.set_recording(false); }
@@ -136,12 +140,18 @@ void Trainer::choose_trainable() {
       if (std::none_of(weights_.begin(), weights_.end(),
                        [&](const Weight& w) { return matches_pattern(pattern, w.name); }))
         fail("{}: pattern '{}' matches no tensor of the model", recipe_.path.string(), pattern);
-  for (const Weight& weight : weights_) {
+  uint64_t frozen = 0;
+  for (Weight& weight : weights_) {
     const bool wanted = recipe_.train_only.empty() || any(recipe_.train_only, weight.name);
     const bool on = wanted && !any(recipe_.freeze, weight.name);
     backend_.set_trainable(weight.tensor, on);
-    if (on) trainable_.push_back(weight.tensor);
+    weight.trained = on;
+    if (on)
+      trainable_.push_back(weight.tensor);
+    else
+      frozen ^= fingerprint(weight.name, backend_.to_host(weight.tensor));
   }
+  frozen_ = fmt::format("{:016x}", frozen);
   if (trainable_.empty())
     fail("{}: freeze and train_only leave nothing to train", recipe_.path.string());
 }
@@ -152,10 +162,11 @@ int64_t Trainer::trainable_parameters() const {
   return count;
 }
 
-Tensor Trainer::loss_sum(const Batch& batch) {
+AnswerLoss Trainer::batch_loss(const Batch& batch) {
   const Tensor state = batch_state(*model_, plan_, batch);
   const Tensor counted = backend_.gather_rows(state, batch.target_rows);
-  return backend_.cross_entropy_sum(model_->logits(model_->final_norm(counted)), batch.targets);
+  return answer_loss(backend_, model_->logits(model_->final_norm(counted)), batch.targets,
+                     batch.answers, recipe_.po);
 }
 
 StepReport Trainer::step(int64_t index) {
@@ -165,35 +176,47 @@ StepReport Trainer::step(int64_t index) {
   report.steps = recipe_.steps;
   // The mean runs over all counted tokens of the step, so their number must be known first.
   std::vector<Batch> micro;
-  int64_t counted = 0;
+  int64_t counted = 0, pairs = 0;
   for (int64_t m = 0; m < recipe_.accumulate; ++m) {
     micro.push_back(batches_->make(index * recipe_.accumulate + m));
-    counted += static_cast<int64_t>(micro.back().targets.size());
+    counted += micro.back().right_targets();
+    pairs += micro.back().pairs();
     report.tokens += micro.back().rows.size();
   }
   backend_.zero_gradients(trainable_);
+  double preference = 0, preferred = 0;
   for (const Batch& batch : micro) {
-    const Tensor loss =
-        backend_.scale(loss_sum(batch), 1.0f / static_cast<float>(std::max<int64_t>(1, counted)));
+    const AnswerLoss parts = batch_loss(batch);
+    Tensor loss =
+        backend_.scale(parts.sft, 1.0f / static_cast<float>(std::max<int64_t>(1, counted)));
+    if (parts.preference) {
+      loss = backend_.add(loss, parts.preference, 1.0f / static_cast<float>(pairs));
+      preference += backend_.to_host(parts.preference)[0] / static_cast<double>(pairs);
+      for (float margin : backend_.to_host(parts.margins))
+        preferred += (margin + recipe_.po.gamma > 0) / static_cast<double>(pairs);
+    }
     report.loss += backend_.to_host(loss)[0];
     backend_.backward(loss);
+  }
+  if (pairs > 0) {
+    report.preference_loss = preference;
+    report.preferred = preferred;
   }
   if (!std::isfinite(report.loss))
     fail("{}: the loss is {} at step {}; the last checkpoint is from before", recipe_.path.string(),
          report.loss, index + 1);
   report.gradient_norm = backend_.clip_gradients(trainable_, recipe_.optimizer.clip);
-  report.learning_rate = learning_rate(recipe_.optimizer, index, recipe_.steps);
+  report.learning_rate =
+      learning_rate(recipe_.optimizer, index, recipe_.steps, std::min(1.0, time_used()));
   AdamWOptions adam;
   adam.lr = static_cast<float>(report.learning_rate);
   adam.beta1 = static_cast<float>(recipe_.optimizer.beta1);
   adam.beta2 = static_cast<float>(recipe_.optimizer.beta2);
   adam.eps = static_cast<float>(recipe_.optimizer.eps);
-  size_t next = 0;
   for (const Weight& weight : weights_) {
-    if (next >= trainable_.size() || trainable_[next].data() != weight.tensor.data()) continue;
+    if (!weight.trained) continue;
     adam.weight_decay = weight.decays ? static_cast<float>(recipe_.optimizer.weight_decay) : 0.0f;
     backend_.adamw_step(weight.tensor, adam);
-    ++next;
   }
   report.tokens_per_second = static_cast<double>(report.tokens) / seconds_since(start);
   return report;
@@ -233,23 +256,32 @@ void Trainer::validate(StepReport& report) {
       static_cast<double>(right) / static_cast<double>(std::max<int64_t>(1, answers));
 }
 
+double Trainer::time_used() const {
+  if (recipe_.minutes <= 0) return 0;
+  return (seconds_before_ + seconds_since(start_)) / (60 * recipe_.minutes);
+}
+
 void Trainer::save_checkpoint(int64_t step) {
   Checkpoint checkpoint;
   checkpoint.step = step;
+  checkpoint.seconds = seconds_before_ + seconds_since(start_);
+  checkpoint.frozen = frozen_;
   for (const Weight& weight : weights_)
-    checkpoint.weights.push_back({weight.name, weight.tensor.shape(),
-                                  backend_.to_host(weight.tensor),
-                                  backend_.adam_state(weight.tensor)});
+    if (weight.trained)
+      checkpoint.weights.push_back({weight.name, weight.tensor.shape(),
+                                    backend_.to_host(weight.tensor),
+                                    backend_.adam_state(weight.tensor)});
   write_checkpoint(options_.output / "checkpoint.safetensors", checkpoint);
 }
 
 int64_t Trainer::load_checkpoint() {
   const auto path = options_.output / "checkpoint.safetensors";
   const Checkpoint checkpoint = read_checkpoint(path);
-  if (checkpoint.weights.size() != weights_.size())
-    fail("{}: has {} weights, the recipe's model has {}", path.string(), checkpoint.weights.size(),
-         weights_.size());
+  if (checkpoint.weights.size() != trainable_.size())
+    fail("{}: has {} trained weights, the recipe trains {}", path.string(),
+         checkpoint.weights.size(), trainable_.size());
   for (const Weight& weight : weights_) {
+    if (!weight.trained) continue;
     const auto it = std::find_if(checkpoint.weights.begin(), checkpoint.weights.end(),
                                  [&](const auto& entry) { return entry.name == weight.name; });
     if (it == checkpoint.weights.end() || it->shape != weight.tensor.shape())
@@ -258,6 +290,12 @@ int64_t Trainer::load_checkpoint() {
     backend_.assign(weight.tensor, it->values);
     if (it->adam.step > 0) backend_.set_adam_state(weight.tensor, it->adam);
   }
+  if (checkpoint.frozen != frozen_)
+    fail(
+        "{}: the frozen weights are not the ones it was trained with: the model files of {} have "
+        "changed",
+        path.string(), recipe_.path.string());
+  seconds_before_ = checkpoint.seconds;
   return checkpoint.step;
 }
 
@@ -279,13 +317,16 @@ bool Trainer::run() {
     std::filesystem::remove(options_.output / "log.jsonl");
   }
   rewrite_log(options_.output / "log.jsonl", history_);
-  const auto start = Clock::now();
+  start_ = Clock::now();
   for (int64_t index = first; index < recipe_.steps; ++index) {
     StepReport report = step(index);
     const int64_t done = index + 1;
-    const double per_step = seconds_since(start) / static_cast<double>(done - first);
+    const double per_step = seconds_since(start_) / static_cast<double>(done - first);
     report.seconds_left = per_step * static_cast<double>(recipe_.steps - done);
-    const bool last = done == recipe_.steps;
+    if (recipe_.minutes > 0)
+      report.seconds_left =
+          std::min(report.seconds_left, std::max(0.0, 60 * recipe_.minutes * (1 - time_used())));
+    const bool last = done == recipe_.steps || time_used() >= 1;
     if (done % recipe_.validation_every == 0 || last) validate(report);
     if (done % recipe_.log_every == 0 || last || report.validation_loss) write_log(report);
     if (options_.progress) options_.progress(report);
@@ -299,7 +340,7 @@ bool Trainer::run() {
   }
   SaveOptions save;
   save.name = recipe_.path.stem().string();
-  save.tokenizer_json = tokenizer_json_;
+  files_tokenizer_.write(model_->config().text.embed_rows, save.metadata);
   save_gguf(*model_, options_.output / "model.gguf", save);
   return true;
 }

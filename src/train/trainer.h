@@ -1,11 +1,12 @@
 // Supervised fine-tuning: mean cross entropy over the answers' tokens, AdamW, cosine with warm-up.
 //
 // Files in the output folder: log.jsonl (a line every log_every steps), plot.svg,
-// checkpoint.safetensors (weights, Adam's state, the step: the run goes on from it to the same
-// losses), model.gguf at the end.
+// checkpoint.safetensors (trained weights, Adam's state, the step: the run goes on from it to the
+// same losses), model.gguf at the end.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -17,13 +18,16 @@
 #include "model/model.h"
 #include "train/data.h"
 #include "train/recipe.h"
+#include "train/train_tokenizer.h"
 
 namespace reprise {
 
 struct StepReport {
   int64_t step = 0;  // steps done
   int64_t steps = 0;
-  double loss = 0;  // mean over the step's counted tokens
+  double loss = 0;  // what is minimised: the mean over the step's counted tokens, and the next term
+  std::optional<double> preference_loss;  // sft+po: its mean over pairs
+  std::optional<double> preferred;        // share of pairs whose right answer is the likelier one
   double learning_rate = 0;
   double gradient_norm = 0;  // before clipping
   int64_t tokens = 0;        // rows run in this step
@@ -58,10 +62,13 @@ class Trainer {
     std::string name;
     Tensor tensor;
     bool decays;  // matrices and tables
+    bool trained = false;
   };
 
-  void read_tokenizer();
-  Tensor loss_sum(const Batch& batch);
+  void make_model();
+  // Share of the time budget that is used; 0 without one.
+  double time_used() const;
+  AnswerLoss batch_loss(const Batch& batch);
   StepReport step(int64_t index);
   void validate(StepReport& report);
   void save_checkpoint(int64_t step);
@@ -72,13 +79,16 @@ class Trainer {
   Recipe recipe_;
   TrainBackend& backend_;
   TrainOptions options_;
-  std::string tokenizer_json_;
+  TrainTokenizer files_tokenizer_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<BatchMaker> batches_;
   Plan plan_;
   std::vector<Weight> weights_;  // all of the model's
   std::vector<Tensor> trainable_;
+  std::string frozen_;  // fingerprint of what isn't trained, which checkpoints don't hold
+  std::chrono::steady_clock::time_point start_;
+  double seconds_before_ = 0;  // trained in runs before this one
   std::vector<StepReport> history_;
 };
 

@@ -74,6 +74,9 @@ class TorchBackend final : public TrainBackend {
   // Attention is left in F32 on a CPU, where BF16 would be slower.
   void set_bf16(bool on) override { bf16_ = on; }
   Tensor cross_entropy_sum(const Tensor& logits, std::span<const int32_t> labels) override;
+  Tensor cross_entropy_rows(const Tensor& logits, std::span<const int32_t> labels) override;
+  Tensor log_sigmoid(const Tensor& x) override;
+  Tensor weighted_sums(const Tensor& x, std::span<const float> weights) override;
   void backward(const Tensor& loss) override;
   std::vector<float> gradient(const Tensor& weight) override;
   void zero_gradients(std::span<const Tensor> weights) override;

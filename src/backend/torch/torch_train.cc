@@ -3,6 +3,8 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/log_sigmoid.h>
+#include <ATen/ops/mv.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -39,6 +41,30 @@ Tensor TorchBackend::cross_entropy_sum(const Tensor& logits, std::span<const int
   if (rows.empty()) return wrap(x.sum().reshape({1}));
   return wrap(at::cross_entropy_loss(x, index_tensor(counted).to(at::kLong), {}, at::Reduction::Sum)
                   .reshape({1}));
+}
+
+Tensor TorchBackend::cross_entropy_rows(const Tensor& logits, std::span<const int32_t> labels) {
+  const auto guard = recording();
+  REPRISE_CHECK(logits.rank() == 2 && logits.dim(0) == static_cast<int64_t>(labels.size()));
+  for (int32_t label : labels)
+    REPRISE_CHECK(label == kNotCounted || (label >= 0 && label < logits.dim(1)), "label {} of {}",
+                  label, logits.dim(1));
+  return wrap(at::cross_entropy_loss(at_of(logits), index_tensor(labels).to(at::kLong), {},
+                                     at::Reduction::None, kNotCounted));
+}
+
+Tensor TorchBackend::log_sigmoid(const Tensor& x) {
+  const auto guard = recording();
+  return wrap(at::log_sigmoid(at_of(x)));
+}
+
+Tensor TorchBackend::weighted_sums(const Tensor& x, std::span<const float> weights) {
+  const auto guard = recording();
+  const int64_t n = x.size();
+  REPRISE_CHECK(n > 0 && static_cast<int64_t>(weights.size()) % n == 0, "{} weights for {} values",
+                weights.size(), n);
+  const at::Tensor rows = device_copy(weights, {static_cast<int64_t>(weights.size()) / n, n});
+  return wrap(at::mv(rows, at_of(x).reshape({n})));
 }
 
 void TorchBackend::backward(const Tensor& loss) {

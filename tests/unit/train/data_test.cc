@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include "base/error.h"
@@ -63,6 +65,31 @@ TEST(EasyVqa, PicturesShowWhatTheAnswersSay) {
   EXPECT_EQ(answers.size(), 13u);
 }
 
+TEST(EasyVqa, WrongAnswersFitTheQuestionAndAreConfusable) {
+  const std::vector<std::string> shapes = {"circle", "rectangle", "triangle"};
+  const std::map<std::string, std::set<std::string>> near = {
+      {"red", {"brown", "gray"}}, {"green", {"teal", "gray"}}, {"black", {"gray", "teal"}}};
+  std::map<std::string, std::set<std::string>> seen;
+  for (int64_t i = 0; i < 200; ++i) {
+    for (const QuestionAnswer& turn : draw_easy_vqa(4, i, 8).turns) {
+      const std::string wrong = confusing_easy_vqa_answer(turn, 1, static_cast<uint64_t>(i));
+      EXPECT_EQ(wrong, confusing_easy_vqa_answer(turn, 1, static_cast<uint64_t>(i)));
+      EXPECT_NE(wrong, turn.answer);
+      const bool yes_no = turn.answer == "yes" || turn.answer == "no";
+      EXPECT_EQ(yes_no, wrong == "yes" || wrong == "no") << turn.question;
+      const auto is_shape = [&](const std::string& a) {
+        return std::find(shapes.begin(), shapes.end(), a) != shapes.end();
+      };
+      EXPECT_EQ(is_shape(turn.answer), is_shape(wrong)) << turn.question;
+      seen[turn.answer].insert(wrong);
+    }
+  }
+  EXPECT_EQ(seen.size(), 13u);
+  for (const auto& [colour, expected] : near) EXPECT_EQ(seen[colour], expected) << colour;
+  EXPECT_EQ(seen["circle"], (std::set<std::string>{"rectangle", "triangle"}));
+  EXPECT_THROW(confusing_easy_vqa_answer({"how many?", "three"}, 1, 0), Error);
+}
+
 class Batches : public testing::Test {
  protected:
   Batches() {
@@ -115,6 +142,37 @@ TEST_F(Batches, TargetsSpellTheAnswersAndFollowTheirQuestions) {
   }
 }
 
+TEST_F(Batches, WrongAnswersFollowTheRightOnesForPreferenceTraining) {
+  recipe_.preference = true;
+  recipe_.train[0].wrong_answers = "easy-vqa";
+  const BatchMaker maker(recipe_, config_, *tokenizer_);
+  const Batch batch = maker.make(7);
+  ASSERT_EQ(batch.answers.size(), size_t{2 * 3 * 4});
+  EXPECT_EQ(batch.pairs(), 12);
+  EXPECT_EQ(batch.rows.segments.size(), size_t{3 * (1 + 2 * 4)});
+  int64_t next = 0, right = 0;
+  for (size_t i = 0; i < batch.answers.size(); ++i) {
+    const AnswerTargets& answer = batch.answers[i];
+    EXPECT_EQ(answer.first, next);
+    EXPECT_EQ(answer.rejected, i % 2 == 1);
+    next += answer.count;
+    if (!answer.rejected) right += answer.count;
+    if (answer.rejected) {  // the same question, another answer
+      const auto text = [&](const AnswerTargets& a) {
+        return tokenizer_->decode(
+            std::span(batch.targets)
+                .subspan(static_cast<size_t>(a.first), static_cast<size_t>(a.count)));
+      };
+      EXPECT_NE(text(answer), text(batch.answers[i - 1]));
+    }
+  }
+  EXPECT_EQ(next, static_cast<int64_t>(batch.targets.size()));
+  EXPECT_EQ(batch.right_targets(), right);
+  recipe_.train[0].wrong_answers.clear();
+  const BatchMaker without(recipe_, config_, *tokenizer_);
+  EXPECT_THAT([&] { without.make(0); }, testing::ThrowsMessage<Error>(HasSubstr("'rejected'")));
+}
+
 TEST_F(Batches, AreAPureFunctionOfTheirIndex) {
   const BatchMaker one(recipe_, config_, *tokenizer_), other(recipe_, config_, *tokenizer_);
   other.make(1);
@@ -137,6 +195,8 @@ TEST(QuestionFile, ErrorsNameFileLineAndKey) {
   EXPECT_EQ(error_of("{\"question\": \"a\", \"answer\": \"b\"}\n"), "");
   EXPECT_THAT(error_of("\n{\"question\": \"a\"}\n"),
               testing::AllOf(HasSubstr("questions.jsonl:2"), HasSubstr("'answer'")));
+  EXPECT_THAT(error_of("{\"question\": \"a\", \"answer\": \"b\", \"rejected\": \"b\"}"),
+              HasSubstr("'rejected'"));
   EXPECT_THAT(error_of("{oops"), HasSubstr("not valid JSON"));
   EXPECT_THAT(error_of("\n\n"), HasSubstr("holds no questions"));
   EXPECT_THAT(error_of("{\"image\": \"none.png\", \"question\": \"a\", \"answer\": \"b\"}"),

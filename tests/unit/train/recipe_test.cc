@@ -83,6 +83,52 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
   EXPECT_THAT(error_of("model: {}\n"), HasSubstr("'data' is missing"));
 }
 
+TEST(Recipe, OptionalSectionsMayBeLeftOut) {
+  std::string text = kGood;
+  text = with(text, "optimizer: {lr: 2.0e-3, min_lr: 1.0e-5, warmup_steps: 10, clip: 0.5}\n", "");
+  EXPECT_EQ(load_recipe(write_recipe(text)).optimizer.lr, OptimizerRecipe().lr);
+}
+
+TEST(Recipe, Assembling) {
+  const std::string text = with(kGood, "  config: config.json\n  tokenizer: tokenizer.json\n", R"(
+  backbone: lm.gguf
+  scheme: phantom
+  vision_from: tower.gguf
+  chat_format: chatml-image
+  eta: 0.01
+)");
+  const Recipe recipe = load_recipe(write_recipe(text));
+  EXPECT_EQ(recipe.assembly.backbone, recipe.path.parent_path() / "lm.gguf");
+  EXPECT_EQ(recipe.assembly.image_token, "<image>");
+  EXPECT_EQ(recipe.assembly.eta, 0.01);
+  EXPECT_THAT(error_of(with(text, "scheme: phantom", "scheme: dense")), HasSubstr("model.scheme"));
+  EXPECT_THAT(error_of(with(text, "scheme: phantom", "scheme: trol")), HasSubstr("model.eta"));
+  EXPECT_THAT(error_of(with(text, "eta: 0.01", "gate_bias: 1")), HasSubstr("model.gate_bias"));
+  EXPECT_THAT(error_of(with(text, "  vision_from: tower.gguf\n", "")),
+              HasSubstr("model.vision_from"));
+  EXPECT_THAT(error_of(with(text, "  chat_format: chatml-image\n", "")),
+              HasSubstr("model.chat_format"));
+  EXPECT_THAT(error_of(with(text, "  backbone: lm.gguf\n", "  config: c.json\n  tokenizer: t\n")),
+              HasSubstr("model.scheme"));
+  EXPECT_THAT(error_of(with(text, "  scheme: phantom\n", "  from: model.gguf\n")),
+              HasSubstr("exactly one of"));
+}
+
+TEST(Recipe, PreferenceTraining) {
+  const std::string po = std::string("loss: sft+po\npo: {beta: 3, gamma: 0.25}") + kGood;
+  const Recipe recipe = load_recipe(write_recipe(po));
+  EXPECT_TRUE(recipe.preference);
+  EXPECT_EQ(recipe.po.beta, 3);
+  EXPECT_EQ(recipe.po.gamma, 0.25);
+  EXPECT_FALSE(load_recipe(write_recipe(kGood)).preference);
+  EXPECT_THAT(error_of(with(po, "sft+po", "dpo")),
+              testing::AllOf(HasSubstr("key 'loss'"), HasSubstr("sft+po")));
+  EXPECT_THAT(error_of(with(po, "sft+po", "sft")), HasSubstr("key 'po'"));
+  EXPECT_THAT(error_of(with(po, "gamma", "gama")), HasSubstr("po.gama"));
+  EXPECT_THAT(error_of(with(po, "generator: easy-vqa,", "generator: easy-vqa, wrong_answers: x,")),
+              HasSubstr("wrong_answers"));
+}
+
 TEST(LearningRate, WarmsUpThenFollowsACosine) {
   OptimizerRecipe o;
   o.lr = 1.0;
