@@ -23,6 +23,7 @@ class Command {
   X(run)      /* answers a prompt, or chats */                        \
   X(inspect)  /* what a model file is, its plan, its memory */        \
   X(eval)     /* perplexity and question answering */                 \
+  X(bench)    /* speed and memory */                                  \
   X(train)    /* fine-tuning from a recipe */                         \
   X(trace)    /* intermediate results of a forward pass, for tests */ \
   X(tokenize) /* text to token ids, for tests */
