@@ -23,6 +23,7 @@ class Command {
   X(run)      /* answers a prompt, or chats */                        \
   X(inspect)  /* what a model file is, its plan, its memory */        \
   X(eval)     /* perplexity and question answering */                 \
+  X(bench)    /* speed and memory */                                  \
   X(train)    /* fine-tuning from a recipe */                         \
   X(convert)  /* Hugging Face folders to GGUF and back */             \
   X(quantize) /* fewer bits a weight, and what they cost */           \

@@ -16,11 +16,12 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory_pool.h"
 #include "backend/factory.h"
+#include "backend/heads.h"
 #include "base/thread_pool.h"
 
 namespace reprise::cpu {
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public Backend, public HeadOperations {
  public:
   explicit CpuBackend(const BackendOptions& options);
 
@@ -58,6 +59,11 @@ class CpuBackend final : public Backend {
                    std::span<const AttentionSegment> segments) override;
   Tensor full_attention(const Tensor& q, const Tensor& k, const Tensor& v, float scale,
                         std::span<const int32_t> kv_of) override;
+  std::vector<Tensor> fused_cross_heads(std::span<const HeadCross> parts, float scale,
+                                        std::span<const int32_t> source_of_row) override;
+  std::pair<Tensor, Tensor> fused_gate_halves(const Tensor& x, float factor,
+                                              const LinearWeight& first,
+                                              const LinearWeight& second) override;
   Tensor patchify(const Tensor& pixels, int patch) override;
 
  private:
@@ -102,9 +108,12 @@ class CpuBackend final : public Backend {
   void append_kv(const AttentionSpec& spec, const float* k, const float* v,
                  std::span<const AttentionSegment> segments);
   void extend_row(const AttentionSegment& segment);
-  Quantized quantize(const float* x, int64_t m, int64_t k);
+  // here: on the calling thread, within a task.
+  Quantized quantize(const float* x, int64_t m, int64_t k, bool here);
   void multiply(const float* x, int64_t m, int64_t k, std::span<const Product> products,
                 bool int8_activations);
+  // The same for a few rows on the calling thread, within a task; no bias. out has row stride n.
+  void multiply_here(const float* x, int64_t m, const LinearWeight& weight, float* out);
   void add_adapters(const float* x, int64_t m, int64_t k, const LinearWeight& weight, float* out,
                     std::span<const int32_t> adapter_of_row);
 

@@ -23,7 +23,7 @@ int64_t tile_columns(DType type, int64_t k) {
 
 }  // namespace
 
-CpuBackend::Quantized CpuBackend::quantize(const float* x, int64_t m, int64_t k) {
+CpuBackend::Quantized CpuBackend::quantize(const float* x, int64_t m, int64_t k, bool here) {
   const int64_t blocks = k / 32;
   const auto aligned = [](int64_t bytes) { return ceil_div(bytes, kRowAlignment) * kRowAlignment; };
   const int64_t q_bytes = aligned(m * k), scale_bytes = aligned(m * blocks * 4);
@@ -32,10 +32,14 @@ CpuBackend::Quantized CpuBackend::quantize(const float* x, int64_t m, int64_t k)
   auto* q = reinterpret_cast<int8_t*>(out.memory.get());
   auto* scale = reinterpret_cast<float*>(out.memory.get() + q_bytes);
   auto* sum = reinterpret_cast<int32_t*>(out.memory.get() + q_bytes + scale_bytes);
-  run_chunks(m, k, [&](int64_t begin, int64_t end) {
+  const auto rows = [&](int64_t begin, int64_t end) {
     kernels_.matmul.quantize(x + begin * k, end - begin, k, k, q + begin * k,
                              scale + begin * blocks, sum + begin * blocks);
-  });
+  };
+  if (here)
+    rows(0, m);
+  else
+    run_chunks(m, k, rows);
   out.rows = {q, scale, sum};
   return out;
 }
@@ -46,7 +50,7 @@ void CpuBackend::multiply(const float* x, int64_t m, int64_t k, std::span<const 
   const bool quantized =
       int8_activations && std::any_of(products.begin(), products.end(),
                                       [](const Product& p) { return p.weight->packed != nullptr; });
-  const Quantized input = quantized ? quantize(x, m, k) : Quantized{};
+  const Quantized input = quantized ? quantize(x, m, k, /*here=*/false) : Quantized{};
   const MatmulKernels& kernels = kernels_.matmul;
 
   // Tasks run through the row tiles of one stretch of weights before they go on to the next, so
@@ -82,6 +86,19 @@ void CpuBackend::multiply(const float* x, int64_t m, int64_t k, std::span<const 
         kernels_.vector.add_scaled(out + i * p.n + n0, p.bias + n0, 1.0f, n1 - n0,
                                    out + i * p.n + n0);
   });
+}
+
+void CpuBackend::multiply_here(const float* x, int64_t m, const LinearWeight& weight, float* out) {
+  const CpuData& data = data_of(weight.weight);
+  const int64_t n = weight.weight.dim(0), k = weight.weight.dim(1);
+  if (!data.packed) {
+    kernels_.matmul.dense_f32(x, m, k, data.bytes, weight.weight.dtype(), 0, n, k, out, n);
+  } else if (activations_ == Activations::Int8) {
+    const Quantized input = quantize(x, m, k, /*here=*/true);
+    kernels_.matmul.packed_int8(input.rows, m, data.packed->matrix(), 0, n, out, n);
+  } else {
+    kernels_.matmul.packed_f32(x, m, k, data.packed->matrix(), 0, n, out, n);
+  }
 }
 
 std::vector<Tensor> CpuBackend::linear(const Tensor& x,

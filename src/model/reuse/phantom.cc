@@ -17,6 +17,7 @@
 #include <cmath>
 #include <map>
 
+#include "backend/heads.h"
 #include "base/error.h"
 #include "model/reuse/schemes.h"
 
@@ -36,7 +37,7 @@ struct PhantomWeights {
   LinearWeight gate1, gate2;  // [1, hd]
 };
 
-// The sos token's side of one cross attention: gelu(W_k s), gelu(W_v s), each [1, heads, hd].
+// The sos token's side of one cross attention: gelu(W_k s), gelu(W_v s), each [heads, hd].
 struct SosPart {
   Tensor k, v;
 };
@@ -92,11 +93,18 @@ class Phantom : public Scheme {
     const PhantomWeights& w = weights_[static_cast<size_t>(block)];
     const TextConfig& config = config_.text;
     const Sos sos = sos_tokens(be, w, rows, qkv);
-    const Tensor y_q = cross(be, w.cross[0], qkv.q, sos.part[0], sos.of_row);
-    const Tensor y_k = cross(be, w.cross[1], qkv.k, sos.part[1], sos.of_row);
-    const Tensor y_v = cross(be, w.cross[2], qkv.v, sos.part[2], sos.of_row);
-    const Tensor q_star = be.scale(y_q, eta_);
-    const Tensor k_star = be.scale(y_k, eta_);
+    const Tensor* const inputs[] = {&qkv.q, &qkv.k, &qkv.v};
+    std::array<HeadCross, 3> parts;
+    for (size_t c = 0; c < 3; ++c)
+      parts[c] = {.x = *inputs[c],
+                  .q = &w.cross[c].q,
+                  .o = &w.cross[c].o,
+                  .keys = sos.keys[c],
+                  .values = sos.values[c],
+                  .factor = c < 2 ? eta_ : 1.0f};  // of v the cache keeps y itself
+    // [q, q*], [k, k*], [v, y]
+    const std::vector<Tensor> wide =
+        cross_heads(be, parts, 1.0f / std::sqrt(static_cast<float>(config.head_dim)), sos.of_row);
 
     AttentionSpec spec;
     spec.heads = config.heads;
@@ -104,57 +112,46 @@ class Phantom : public Scheme {
     spec.k_dim = spec.v_dim = 2 * config.head_dim;
     spec.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));  // not of the doubled width
     spec.window = config.window;
-    const auto join = [&](const Tensor& a, const Tensor& b) {
-      const Tensor parts[] = {a, b};
-      return be.concat(parts, 2);
-    };
     // [rows, heads, 2 hd]: o1, then sum p y_v
-    const Tensor both = be.attention(spec, join(qkv.q, q_star), join(qkv.k, k_star),
-                                     join(qkv.v, y_v), rows.attention);
-    const Tensor o1 = be.slice(both, 2, 0, config.head_dim);
-    const Tensor o2 = be.add(o1, be.slice(both, 2, config.head_dim, 2 * config.head_dim), eta_);
-    const Tensor gate =  // [rows, heads, 1]
-        be.unary(be.add(be.linear(o1, w.gate1), be.linear(o2, w.gate2), -1.0f), Unary::Sigmoid);
-    if (rows.observer) {
-      rows.observer->observe(rows.label + ".qstar", q_star);
-      // The official Qwen2 and Phi-3 classes repeat KV heads first, InternLM2's doesn't; what is
-      // shown follows them.
-      const auto per_head = [&](const Tensor& x) {  // [rows, kv_heads, hd] -> [rows, heads, hd]
-        if (config.family == TextFamily::InternLm2) return x;
-        const int64_t n = x.dim(0), group = config.heads / config.kv_heads;
-        std::vector<int32_t> from;
-        for (int64_t i = 0; i < n * config.heads; ++i)
-          from.push_back(static_cast<int32_t>(i / group));
-        const Tensor flat = be.reshape(x, {n * config.kv_heads, config.head_dim});
-        return be.reshape(be.gather_rows(flat, from), {n, config.heads, config.head_dim});
-      };
-      rows.observer->observe(rows.label + ".kstar", per_head(k_star));
-      rows.observer->observe(rows.label + ".vstar", per_head(be.add(qkv.v, y_v, eta_)));
-      rows.observer->observe(rows.label + ".o1", o1);
-      rows.observer->observe(rows.label + ".o2", o2);
-      rows.observer->observe(rows.label + ".gate_w", be.reshape(gate, {gate.dim(0), config.heads}));
-    }
-    return be.lerp(o2, o1, gate);
+    const Tensor both = be.attention(spec, wide[0], wide[1], wide[2], rows.attention);
+    const auto [out, gate] = gate_halves(be, both, eta_, w.gate1, w.gate2);
+    if (rows.observer) show(be, rows, qkv, wide, both, gate);
+    return out;
   }
 
  private:
+  // The sos tokens of a call's requests, as cross_heads wants them.
   struct Sos {
-    SosPart part[3];              // [requests, heads, hd]
-    std::vector<int32_t> of_row;  // which request each row belongs to
+    std::vector<Tensor> keys[3], values[3];  // by request: [heads, hd]
+    std::vector<int32_t> of_row;             // which request each row belongs to
   };
 
-  // x [rows, heads, hd] -> y, the same shape.
-  Tensor cross(Backend& be, const CrossAttention& w, const Tensor& x, const SosPart& sos,
-               std::span<const int32_t> of_row) const {
-    const int64_t n = x.dim(0), heads = x.dim(1), hd = x.dim(2);
-    const auto heads_as_tokens = [&](const Tensor& t) {
-      return be.reshape(t, {t.dim(0), t.dim(1), 1, hd});
+  void show(Backend& be, const VisitRows& rows, const Qkv& qkv, const std::vector<Tensor>& wide,
+            const Tensor& both, const Tensor& gate) const {
+    const TextConfig& config = config_.text;
+    const int64_t n = gate.dim(0), hd = config.head_dim;
+    const auto second = [&](const Tensor& x) { return be.slice(x, 2, hd, 2 * hd); };
+    // The official Qwen2 and Phi-3 classes repeat KV heads first, InternLM2's doesn't; what is
+    // shown follows them.
+    const auto per_head = [&](const Tensor& x) {  // [rows, kv_heads, hd] -> [rows, heads, hd]
+      if (config.family == TextFamily::InternLm2) return x;
+      const int64_t group = config.heads / config.kv_heads;
+      std::vector<int32_t> from;
+      for (int64_t i = 0; i < n * config.heads; ++i)
+        from.push_back(static_cast<int32_t>(i / group));
+      const Tensor flat = be.reshape(x, {n * config.kv_heads, hd});
+      return be.reshape(be.gather_rows(flat, from), {n, config.heads, hd});
     };
-    const Tensor q = be.unary(be.linear(x, w.q), Unary::Gelu);
-    const Tensor mixed =
-        be.full_attention(heads_as_tokens(q), heads_as_tokens(sos.k), heads_as_tokens(sos.v),
-                          1.0f / std::sqrt(static_cast<float>(hd)), of_row);
-    return be.unary(be.linear(be.reshape(mixed, {n, heads, hd}), w.o), Unary::Gelu);
+    const auto observe = [&](const char* name, const Tensor& x) {
+      rows.observer->observe(rows.label + name, x);
+    };
+    observe(".qstar", second(wide[0]));
+    observe(".kstar", per_head(second(wide[1])));
+    observe(".vstar", per_head(be.add(qkv.v, second(wide[2]), eta_)));
+    const Tensor o1 = be.slice(both, 2, 0, hd);
+    observe(".o1", o1);
+    observe(".o2", be.add(o1, second(both), eta_));
+    observe(".gate_w", be.reshape(gate, {n, config.heads}));
   }
 
   // The sos side for every request of the call, computed at its first token and kept with it.
@@ -162,7 +159,6 @@ class Phantom : public Scheme {
                  const Qkv& qkv) const {
     const auto& segments = rows.rows->segments;
     Sos out;
-    std::vector<Tensor> k[3], v[3];
     std::map<int, int32_t> request_of_segment;  // of segments that begin a request
     for (size_t i = 0; i < segments.size(); ++i) {
       const RowSegment& segment = segments[i];
@@ -170,17 +166,16 @@ class Phantom : public Scheme {
       if (segment.prefix >= 0) {  // training: the sos token is the shared prefix's
         request = request_of_segment.at(segment.prefix);
       } else {
-        request = static_cast<int32_t>(k[0].size());
+        request = static_cast<int32_t>(out.keys[0].size());
         const std::array<SosPart, 3> parts = sos_of(be, w, rows, segment, qkv);
-        for (int c = 0; c < 3; ++c) {
-          k[c].push_back(parts[c].k);
-          v[c].push_back(parts[c].v);
+        for (size_t c = 0; c < 3; ++c) {
+          out.keys[c].push_back(parts[c].k);
+          out.values[c].push_back(parts[c].v);
         }
       }
       request_of_segment[static_cast<int>(i)] = request;
       out.of_row.insert(out.of_row.end(), static_cast<size_t>(segment.rows), request);
     }
-    for (int c = 0; c < 3; ++c) out.part[c] = {be.concat(k[c], 0), be.concat(v[c], 0)};
     return out;
   }
 
@@ -200,7 +195,7 @@ class Phantom : public Scheme {
     for (int c = 0; c < 3; ++c) {
       const Tensor s = be.slice(*inputs[c], 0, segment.first_row, segment.first_row + 1);
       const LinearWeight* const weights[] = {&w.cross[c].k, &w.cross[c].v};
-      const std::vector<Tensor> kv = be.linear(s, weights, {});
+      const std::vector<Tensor> kv = be.linear(be.reshape(s, {s.dim(1), s.dim(2)}), weights, {});
       parts[c] = {be.unary(kv[0], Unary::Gelu), be.unary(kv[1], Unary::Gelu)};
     }
     if (state) state->sos[rows.visit.write] = parts;

@@ -33,5 +33,6 @@ std::vector<Operation> shape_operations();
 std::vector<Operation> arithmetic_operations();
 std::vector<Operation> linear_operations();
 std::vector<Operation> attention_operations();
+std::vector<Operation> head_operations();
 
 }  // namespace reprise::testing

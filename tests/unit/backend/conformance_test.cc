@@ -15,8 +15,8 @@ namespace reprise::testing {
 
 std::vector<Operation> conformance_operations() {
   std::vector<Operation> all;
-  for (auto part :
-       {shape_operations(), arithmetic_operations(), linear_operations(), attention_operations()})
+  for (auto part : {shape_operations(), arithmetic_operations(), linear_operations(),
+                    attention_operations(), head_operations()})
     all.insert(all.end(), part.begin(), part.end());
   return all;
 }

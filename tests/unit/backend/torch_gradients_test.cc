@@ -1,5 +1,6 @@
 // The backward pass of every operation of the torch backend, against finite differences. Values are
 // covered by the conformance test.
+#include "backend/heads.h"
 #include "unit/backend/torch_support.h"
 
 namespace reprise::testing {
@@ -191,6 +192,36 @@ TEST_F(TorchGradients, FullAttention) {
   const Tensor narrow = weight({4, 3, 2, 2}), same = weight({4, 4, 2, 2}),
                wide = weight({4, 4, 2, 6});
   check({narrow, same, wide}, [&] { return be->full_attention(narrow, same, wide, 0.6f); });
+}
+
+TEST_F(TorchGradients, CrossHeads) {
+  const Tensor x = weight({3, 4, 5}), few = weight({3, 2, 5});
+  LinearWeight q[2], o[2];
+  std::vector<Tensor> keys[2], values[2], weights = {x, few};
+  for (size_t c = 0; c < 2; ++c) {
+    q[c].weight = weight({5, 5});
+    o[c].weight = weight({5, 5});
+    weights.insert(weights.end(), {q[c].weight, o[c].weight});
+    for (int source = 0; source < 2; ++source) {
+      keys[c].push_back(weight({c == 0 ? 4 : 2, 5}));
+      values[c].push_back(weight({c == 0 ? 4 : 2, 5}));
+      weights.insert(weights.end(), {keys[c].back(), values[c].back()});
+    }
+  }
+  const std::vector<int32_t> of = {1, 0, 1};
+  check(weights, [&] {
+    const HeadCross parts[] = {{x, &q[0], &o[0], keys[0], values[0], 0.5f},
+                               {few, &q[1], &o[1], keys[1], values[1], 1.0f}};
+    return be->concat(cross_heads(*be, parts, 0.6f, of), 1);
+  });
+}
+
+TEST_F(TorchGradients, GateHalves) {
+  const Tensor x = weight({3, 2, 10});
+  const LinearWeight first = {.weight = weight({1, 5}), .bias = weight({1}), .adapters = {}};
+  const LinearWeight second = {.weight = weight({1, 5}), .bias = weight({1}), .adapters = {}};
+  check({x, first.weight, first.bias, second.weight, second.bias},
+        [&] { return gate_halves(*be, x, 0.7f, first, second).first; });
 }
 
 // A regular layout of kv_of is a view, an irregular one a gather: the same values.
