@@ -13,6 +13,9 @@
 // [v, y_v], each computed once per token. With eta = 1e-4, v + eta y would round to v in 16 bits; y
 // does not. The sos token's part of the cross attentions is kept per request and KV row, so
 // requests never disturb each other; a one-token prompt uses that token itself.
+//
+// Config (optional): "reprise": {"phantom": {"eta": 1e-4, "gate": true}}; without the gate w = 1/2,
+// the paper's "phantom dimension only".
 #include <array>
 #include <cmath>
 #include <map>
@@ -54,6 +57,7 @@ class Phantom : public Scheme {
   explicit Phantom(const ModelConfig& config) : Scheme(config), weights_(config.text.layers) {
     const JsonObject keys(config.scheme_config, config.where, "reprise.phantom.");
     eta_ = static_cast<float>(keys.find_number("eta").value_or(kReleasedEta));
+    gated_ = keys.find_bool("gate").value_or(true);
   }
   std::string name() const override { return "phantom"; }
 
@@ -114,6 +118,10 @@ class Phantom : public Scheme {
     spec.window = config.window;
     // [rows, heads, 2 hd]: o1, then sum p y_v
     const Tensor both = be.attention(spec, wide[0], wide[1], wide[2], rows.attention);
+    if (!gated_) {
+      const int64_t hd = config.head_dim;
+      return be.add(be.slice(both, 2, 0, hd), be.slice(both, 2, hd, 2 * hd), 0.5f * eta_);
+    }
     const auto [out, gate] = gate_halves(be, both, eta_, w.gate1, w.gate2);
     if (rows.observer) show(be, rows, qkv, wide, both, gate);
     return out;
@@ -204,6 +212,7 @@ class Phantom : public Scheme {
 
   std::vector<PhantomWeights> weights_;  // by block
   float eta_ = 0;
+  bool gated_ = true;
 };
 
 }  // namespace
