@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -98,6 +99,13 @@ std::string ordinal(int n) {
                        : ones == 3 ? "rd"
                                    : "th";
   return fmt::format("{}{}", n, ending);
+}
+
+// Whether rows may leave the visit at this step out.
+bool may_skip(const Plan& plan, size_t step) {
+  if (step + 1 >= plan.steps.size()) return false;
+  const auto* mix = std::get_if<Mix>(&plan.steps[step + 1].op);
+  return mix != nullptr && (mix->skip_below > 0 || mix->tokens != MixTokens::All);
 }
 
 // Row by row ‖a − b‖ / ‖b‖ of [rows, ...], summed in double. 0 where nothing moved, none where
@@ -247,7 +255,9 @@ void TraceMeasures::step_done(const Step& step, const Tensor& state) {
   if (const auto* visit = std::get_if<Visit>(&step.op)) {
     kv_row_ = visit->write;
     before_ = state_;
-    const std::vector<float> update = relative_distance(be, state, state_);
+    std::vector<float> update = relative_distance(be, state, state_);
+    // Adaptive traversal: a row that left the visit out comes back as it was.
+    if (may_skip(*plan_, step_)) std::replace(update.begin(), update.end(), 0.0f, kNone);
     std::copy(update.begin(), update.end(), values_of(update_, kv_row_));
   } else if (std::holds_alternative<Mix>(step.op)) {
     const std::vector<float> change = relative_distance(be, state, before_);

@@ -84,6 +84,15 @@ std::string plan_words(const Plan& plan, const char* tokens) {
   std::string text =
       fmt::format("{}: {} visits of {} blocks", tokens, plan.visits(), plan.unique_blocks());
   if (!summary.starts_with('(')) text += fmt::format(" ({})", summary);
+  for (const Step& step : plan.steps) {
+    const auto* mix = std::get_if<Mix>(&step.op);
+    if (mix == nullptr) continue;
+    if (mix->tokens != MixTokens::All)
+      text += fmt::format(", {} tokens traverse", mix_tokens_name(mix->tokens));
+    if (mix->skip_below > 0)
+      text += fmt::format(", no second visit where w < {:g}", mix->skip_below);
+    break;
+  }
   return text;
 }
 
