@@ -199,8 +199,9 @@ class RunCommand : public Command {
   }
 
   void print_figures(const Generator& generator, const Prompt& prompt, const Generation& result) {
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      fail("standard output can't be written");  // before figures of an answer that nobody got
     if (quiet_) return;
-    std::fflush(stdout);
     const Plan& prefill = generator.plans().prefill;
     const Plan& decode = generator.plans().decode;
     const BackendStats stats = engine_holder_->backend().stats();

@@ -93,7 +93,7 @@ TEST_F(ConvertTest, TypesAndJson) {
   const HfFolder back = HfFolder::open(path("back"));
   EXPECT_EQ(back.weights.get("language_model.model.layers.0.mlp.down_proj.weight").type,
             DType::F16);
-  EXPECT_EQ(back.config["llm_config"]["torch_dtype"], "float16");
+  EXPECT_EQ(back.config["torch_dtype"], "float16");
   expect_ok({"convert", model_.string(), path("q.gguf"), "--type", "q8_0", "--keep",
              "*.down_proj.weight=f16"});
   const GgufFile quantized = open_gguf(path("q.gguf"));

@@ -57,11 +57,8 @@ TEST_F(GeneratorTest, ChatPromptHasItsPlaceholdersInPlace) {
 TEST_F(GeneratorTest, TextThatHoldsAPlaceholderIsRefused) {
   const auto engine = load("phantom/qwen2-vit");
   PromptBuilder builder(*engine);
-  EXPECT_THAT(
-      [&] {
-        builder.chat({{"user", "what is <IMG_CONTEXT>?", {}}});
-      },
-      ThrowsMessage<Error>(HasSubstr("1 image placeholders")));
+  EXPECT_THAT([&] { builder.chat({{"user", "what is <IMG_CONTEXT>?", {}}}); },
+              ThrowsMessage<Error>(HasSubstr("1 image placeholders")));
 }
 
 TEST_F(GeneratorTest, RawPromptPutsPicturesWhereTheTextSays) {
@@ -91,11 +88,8 @@ TEST_F(GeneratorTest, APictureIsEncodedOnce) {
 TEST_F(GeneratorTest, TextModelsTakeNoPictures) {
   const auto engine = load("rrt/llama");
   PromptBuilder builder(*engine);
-  EXPECT_THAT(
-      [&] {
-        builder.chat({{"user", "a", {picture_}}});
-      },
-      ThrowsMessage<Error>(HasSubstr("text only")));
+  EXPECT_THAT([&] { builder.chat({{"user", "a", {picture_}}}); },
+              ThrowsMessage<Error>(HasSubstr("text only")));
 }
 
 TEST_F(GeneratorTest, GreedyTokensAreThoseOfTheTrace) {
@@ -195,7 +189,7 @@ TEST_F(GeneratorTest, SeededSamplingRepeats) {
   EXPECT_NE(tokens(3), tokens(4));
 }
 
-TEST_F(GeneratorTest, NanWeightsAreAnErrorWithTheStep) {
+TEST_F(GeneratorTest, NanWeightsAreAnErrorThatNamesThem) {
   copy_model("rrt/llama", folder_ / "model");
   edit_tensors(folder_ / "model/model.safetensors", [](TensorView& tensor) {
     if (tensor.name != "model.norm.weight") return;
@@ -207,7 +201,8 @@ TEST_F(GeneratorTest, NanWeightsAreAnErrorWithTheStep) {
   Prompt prompt;
   prompt.tokens.ids = {20, 30};
   EXPECT_THAT([&] { Generator(*engine, {}).generate(prompt, {.max_tokens = 2}); },
-              ThrowsMessage<Error>(HasSubstr("step 0: logits are NaN")));
+              ThrowsMessage<Error>(
+                  AllOf(HasSubstr("logits are NaN"), HasSubstr("'model.norm.weight' holds NaN"))));
 }
 
 TEST_F(GeneratorTest, QuestionsAboutOnePictureEncodeItOnceAndAnswerAsAlone) {

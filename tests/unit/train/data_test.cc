@@ -68,7 +68,7 @@ TEST(EasyVqa, PicturesShowWhatTheAnswersSay) {
 TEST(EasyVqa, WrongAnswersFitTheQuestionAndAreConfusable) {
   const std::vector<std::string> shapes = {"circle", "rectangle", "triangle"};
   const std::map<std::string, std::set<std::string>> near = {
-      {"red", {"brown", "gray"}}, {"green", {"teal", "gray"}}, {"black", {"gray", "teal"}}};
+      {"red", {"brown", "gray"}}, {"green", {"teal", "gray"}}, {"black", {"brown", "teal"}}};
   std::map<std::string, std::set<std::string>> seen;
   for (int64_t i = 0; i < 200; ++i) {
     for (const QuestionAnswer& turn : draw_easy_vqa(4, i, 8).turns) {
