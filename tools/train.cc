@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "backend/factory.h"
+#include "backend/train_backend.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
 #include "tools/options.h"
@@ -50,6 +51,7 @@ class TrainCommand : public Command {
                human_count(trainer.model().parameters()),
                human_count(trainer.trainable_parameters()), recipe.steps, backend->description());
     std::fflush(stdout);
+    show_quantized(trainer.quantized());
     const bool done = trainer.run();
     progress.clear();
     if (done)
@@ -60,6 +62,22 @@ class TrainCommand : public Command {
   }
 
  private:
+  void show_quantized(const std::vector<QuantizedTensor>& tensors) const {
+    if (tensors.empty()) return;
+    double sum = 0;
+    const QuantizedTensor* worst = &tensors[0];
+    for (const QuantizedTensor& tensor : tensors) {
+      sum += tensor.error.relative_rms;
+      if (tensor.error.relative_rms > worst->error.relative_rms) worst = &tensor;
+    }
+    fmt::print(
+        "{} matrices in few bits: relative error {:.4f} on average, {:.4f} at most ({}); all in "
+        "{}/quantization.jsonl\n",
+        tensors.size(), sum / static_cast<double>(tensors.size()), worst->error.relative_rms,
+        worst->name, out_);
+    std::fflush(stdout);
+  }
+
   void show(const StepReport& report, const Recipe& recipe, Progress& progress) const {
     const std::string note = fmt::format("loss {:.4f}  {:.0f} tokens/s  {} left", report.loss,
                                          report.tokens_per_second, duration(report.seconds_left));

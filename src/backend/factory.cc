@@ -1,5 +1,6 @@
 #include "backend/factory.h"
 
+#include "backend/train_backend.h"
 #include "base/error.h"
 
 namespace reprise {

@@ -8,9 +8,10 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "backend/train_backend.h"
 
 namespace reprise {
+
+class TrainBackend;  // train_backend.h, which only those who train need
 
 enum class Activations { F32, Int8 };  // int8: for matrices that are quantized; floats stay F32
 

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "backend/factory.h"
+#include "backend/train_backend.h"
 #include "base/error.h"
 
 namespace reprise {

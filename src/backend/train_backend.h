@@ -2,7 +2,10 @@
 // trainer itself sees no torch header.
 #pragma once
 
+#include <functional>
+
 #include "backend/backend.h"
+#include "backend/low_bit.h"
 
 namespace reprise {
 
@@ -19,6 +22,12 @@ struct AdamState {
   std::vector<float> m;
   std::vector<float> v;
   int64_t step = 0;
+};
+
+// How far a weight in few bits is from what it was.
+struct QuantizationError {
+  double relative_rms = 0;  // root of sum (w - w')^2 / sum w^2
+  double largest = 0;       // of |w - w'|
 };
 
 class TrainBackend : public Backend {
@@ -51,6 +60,25 @@ class TrainBackend : public Backend {
   virtual void set_adam_state(const Tensor& weight, const AdamState& state) = 0;
   // Overwrites a weight (checkpoint resume, weight averaging).
   virtual void assign(const Tensor& weight, std::span<const float> values) = 0;
+
+  // ---- Low-rank adapters and base weights in few bits (QLoRA)
+  // Every linear with `weight` [out, in] adds scale * B (A dropout(x)) from now on; a [rank, in]
+  // and b [out, rank] are bound weights. LoRA, arXiv 2106.09685.
+  virtual void attach_adapter(const Tensor& weight, const LowRank& adapter, double dropout) = 0;
+  // The weight becomes W + scale * B A in F32, and the adapter goes.
+  virtual void merge_adapter(const Tensor& weight) = 0;
+  // Dropout in front of the adapters that are a model's own (LinearWeight::adapters); 0 at first.
+  virtual void set_adapter_dropout(double p) = 0;
+  // Begins a forward call whose dropout is a pure function of these two and the order of
+  // operations. Values are dropped only while recording.
+  virtual void begin_pass(uint64_t seed, uint64_t pass) = 0;
+  // Keeps a frozen matrix in few bits from now on. linear computes its F32 values at each use;
+  // to_host gives them too; no other operation takes such a weight.
+  virtual QuantizationError quantize_weight(const Tensor& weight, LowBitKind kind) = 0;
+
+  // Gradient checkpointing (arXiv 1604.06174): part(x), of whose graph nothing is kept but x; it is
+  // run once more when gradients flow. What `part` refers to must live until then.
+  virtual Tensor checkpoint(const Tensor& x, std::function<Tensor(const Tensor&)> part) = 0;
 };
 
 }  // namespace reprise

@@ -41,6 +41,8 @@ std::string list_problems(const std::string& where, const std::vector<std::strin
   return text;
 }
 
+}  // namespace
+
 TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
   TensorNames names;
   names.style = gguf_style                                    ? TensorNames::Style::Gguf
@@ -50,8 +52,6 @@ TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
   if (config.text.image_lora_rank > 0) names.matrix_suffix = ".ffn";
   return names;
 }
-
-}  // namespace
 
 // complete: false where some files could not be read, so that nothing can be said about tensors
 // that aren't there.

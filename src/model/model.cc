@@ -179,7 +179,13 @@ Tensor Model::forward(const Plan& plan, const Rows& rows, Tensor x, Observer* ob
         if (skips) active = active_rows(*mix, rows, backend_.to_host(weight));
       }
       const bool all = active.size() == static_cast<size_t>(rows.size());
-      x = run_visit(rows, step, angles, x, skips && !all ? &active : nullptr, observer);
+      const bool some = skips && !all;
+      if (visit_wrapper_)
+        x = visit_wrapper_(x, [this, &rows, step, angles, active, some](const Tensor& in) {
+          return run_visit(rows, step, angles, in, some ? &active : nullptr, nullptr);
+        });
+      else
+        x = run_visit(rows, step, angles, x, some ? &active : nullptr, observer);
     } else if (std::holds_alternative<Mix>(step.op)) {
       if (observer)
         observer->observe(step.label.substr(0, step.label.rfind('.')) + ".mix_w", weight);

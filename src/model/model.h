@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -55,6 +56,12 @@ class Model {
   // Runs the plan: x [rows, d] -> the state after the last step [rows, d], before the final norm.
   // Sequences' KV rows are appended to and their lengths advanced.
   Tensor forward(const Plan& plan, const Rows& rows, Tensor x, Observer* observer = nullptr);
+  // Training: runs every visit through `wrapper`, which is given the state and what the visit makes
+  // of it and may run that again later (gradient checkpointing); rows must live until then. An
+  // empty one takes it away.
+  using Visitation = std::function<Tensor(const Tensor&)>;
+  using VisitWrapper = std::function<Tensor(const Tensor& x, Visitation visit)>;
+  void set_visit_wrapper(VisitWrapper wrapper) { visit_wrapper_ = std::move(wrapper); }
   Tensor final_norm(const Tensor& x);   // [rows, d]
   Tensor logits(const Tensor& normed);  // [rows, vocabulary]
   KvSpec kv_spec() const { return kv_spec_; }
@@ -81,6 +88,7 @@ class Model {
   LinearWeight head_;
   NormWeight final_norm_;
   std::optional<VisionTower> vision_;
+  VisitWrapper visit_wrapper_;
 };
 
 // Rope's cosines and sines for rows: [rows, dim] as Backend::rope wants them. Frequencies follow

@@ -28,16 +28,16 @@ Source open_source(const std::filesystem::path& path, const std::string& key,
          recipe, key, path.string());
   Source source;
   source.files.path = path;
-  TensorNames::Style style = TensorNames::Style::HuggingFace;
+  bool gguf_style = false;
   if (std::filesystem::is_directory(path)) {
     source.files.folder = std::make_shared<HfFolder>(HfFolder::open(path));
     source.config = config_from_json(source.files.folder->config, (path / "config.json").string());
   } else {
     source.files.gguf = std::make_shared<GgufFile>(open_gguf(path));
     source.config = config_from_gguf(*source.files.gguf);
-    if (!source.files.gguf->metadata.has("reprise.config")) style = TensorNames::Style::Gguf;
+    gguf_style = !source.files.gguf->metadata.has("reprise.config");
   }
-  source.names = {style, source.config.tensor_prefix};
+  source.names = tensor_names(source.config, gguf_style);
   return source;
 }
 
@@ -159,7 +159,7 @@ Assembled assemble(const Recipe& recipe) {
   out.config = config_from_json(new_config(recipe, *backbone, vision, vocab, image_token),
                                 where + ": the assembled model's config");
 
-  const TensorNames to{TensorNames::Style::HuggingFace, out.config.tensor_prefix};
+  const TensorNames to = tensor_names(out.config, /*gguf_style=*/false);
   const auto names = std::make_shared<std::map<std::string, std::string>>(
       text_names(backbone->config.text, to, backbone->names));
   const bool interleaved = backbone->config.text.rope.interleaved;

@@ -273,13 +273,14 @@ Batch BatchMaker::make(int64_t index) const {
 
 Batch BatchMaker::validation(int64_t begin, int64_t end) const {
   Batch batch;
-  for (int64_t i = begin; i < end; ++i) {
-    const Example example = validation_->get(i);
-    std::vector<size_t> all(example.turns.size());
-    std::iota(all.begin(), all.end(), size_t{0});
-    add(example, all, /*wrong=*/false, batch);
-  }
+  for (int64_t i = begin; i < end; ++i) add_example(validation_->get(i), batch);
   return batch;
+}
+
+void BatchMaker::add_example(const Example& example, Batch& batch) const {
+  std::vector<size_t> all(example.turns.size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  add(example, all, /*wrong=*/false, batch);
 }
 
 Tensor batch_state(Model& model, const Plan& plan, const Batch& batch) {

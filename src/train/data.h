@@ -81,6 +81,8 @@ class BatchMaker {
   // Validation examples [begin, end) with all their questions.
   Batch validation(int64_t begin, int64_t end) const;
   int64_t validation_size() const;
+  // Appends an example with all its questions.
+  void add_example(const Example& example, Batch& batch) const;
 
  private:
   // wrong: with the turns' wrong answers.

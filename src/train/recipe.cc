@@ -183,6 +183,38 @@ void read_loss(Section& top, Section section, Recipe& recipe) {
   if (!recipe.preference && top.has("po")) top.bad("po", "is given, but loss is not sft+po");
 }
 
+void read_lora(Section section, Recipe& recipe) {
+  LoraRecipe& lora = recipe.lora.emplace();
+  section.read_int("r", lora.rank, 1);
+  section.read_number("alpha", lora.alpha, 0);
+  section.read_number("dropout", lora.dropout, 0);
+  read_strings(section, "targets", lora.targets);
+  section.read_path("from", lora.from, recipe.path.parent_path());
+  std::string how = "merged";
+  section.read("export", how, "merged or beside");
+  section.finish();
+  if (how != "merged" && how != "beside")
+    section.bad("export", "expected merged or beside, found '" + how + "'");
+  lora.merged = how == "merged";
+  if (lora.rank == 0) section.bad("r", "is missing, expected the adapters' rank");
+  if (!(lora.alpha > 0)) section.bad("alpha", "expected a positive number");
+  if (lora.dropout >= 1) section.bad("dropout", "expected a number below 1");
+  if (lora.targets.empty()) section.bad("targets", "is missing, expected patterns of matrices");
+}
+
+void read_quantize(Section section, Recipe& recipe) {
+  QuantizeRecipe& quantize = recipe.quantize.emplace();
+  section.read("type", quantize.type, "nf4 or int8");
+  section.read("double", quantize.double_quantization, "true or false");
+  read_strings(section, "targets", quantize.targets);
+  section.finish();
+  if (quantize.type != "nf4" && quantize.type != "int8")
+    section.bad("type", "expected nf4 or int8, found '" + quantize.type + "'");
+  if (quantize.double_quantization && quantize.type != "nf4")
+    section.bad("double", "belongs to type nf4");
+  if (quantize.targets.empty()) section.bad("targets", "is missing, expected patterns of matrices");
+}
+
 void read_run(Section section, Recipe& recipe) {
   section.read_int("steps", recipe.steps, 1);
   if (recipe.steps == 0) section.bad("steps", "is missing, expected an integer");
@@ -194,6 +226,9 @@ void read_run(Section section, Recipe& recipe) {
   if (precision != "fp32" && precision != "bf16")
     section.bad("precision", "expected fp32 or bf16, found '" + precision + "'");
   recipe.bf16 = precision == "bf16";
+  section.read("gradient_checkpointing", recipe.gradient_checkpointing, "true or false");
+  section.read_number("adapter_dropout", recipe.adapter_dropout, 0);
+  if (recipe.adapter_dropout >= 1) section.bad("adapter_dropout", "expected a number below 1");
   section.read("seed", recipe.seed, "an integer of at least 0");
   read_strings(section, "freeze", recipe.freeze);
   read_strings(section, "train_only", recipe.train_only);
@@ -223,6 +258,8 @@ Recipe load_recipe(const std::filesystem::path& path) {
   read_model(Section(top.node("model"), where, "model"), recipe, folder);
   read_data(Section(top.node("data"), where, "data"), recipe, where, folder);
   read_loss(top, Section(top.node("po"), where, "po"), recipe);
+  if (top.has("lora")) read_lora(Section(top.node("lora"), where, "lora"), recipe);
+  if (top.has("quantize")) read_quantize(Section(top.node("quantize"), where, "quantize"), recipe);
   read_optimizer(Section(top.node("optimizer"), where, "optimizer"), recipe.optimizer);
   read_run(Section(top.node("run"), where, "run"), recipe);
   top.finish();

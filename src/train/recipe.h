@@ -47,6 +47,23 @@ struct Assembly {
   double gate_bias = 0;       // TroL: w = sigmoid(2 gate_bias) at the start, for every token
 };
 
+// Low-rank adapters on frozen matrices; see adapters.h.
+struct LoraRecipe {
+  int64_t rank = 0;
+  double alpha = 0;  // the adapter counts alpha / rank
+  double dropout = 0;
+  std::vector<std::string> targets;  // patterns of matrices' names
+  std::filesystem::path from;        // adapters.safetensors of another run to begin with
+  bool merged = true;  // export: into the weights; else beside them, in adapters.safetensors
+};
+
+// Frozen matrices in few bits.
+struct QuantizeRecipe {
+  std::string type;                  // "nf4" or "int8"
+  bool double_quantization = false;  // of NF4's scales
+  std::vector<std::string> targets;
+};
+
 struct Recipe {
   std::filesystem::path path;  // of the recipe; other paths are relative to its folder
 
@@ -74,7 +91,11 @@ struct Recipe {
   OptimizerRecipe optimizer;
   bool preference = false;  // loss: sft+po, see preference.h
   PreferenceOptions po;
-  bool bf16 = false;  // autocast; master weights stay F32
+  std::optional<LoraRecipe> lora;
+  std::optional<QuantizeRecipe> quantize;
+  double adapter_dropout = 0;           // in front of the model's own adapters (TroL on InternLM2)
+  bool gradient_checkpointing = false;  // blocks are computed twice, their activations not kept
+  bool bf16 = false;                    // autocast; master weights stay F32
   uint64_t seed = 1;
   std::vector<std::string> freeze;      // patterns of tensor names, '*' matches anything
   std::vector<std::string> train_only;  // if not empty: everything else is frozen

@@ -100,6 +100,11 @@ Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions
     weights_.push_back({slot.name, *slot.tensor, slot.use != WeightUse::Vector});
   });
   choose_trainable();
+  set_up_adapters();
+  if (recipe_.gradient_checkpointing)
+    model_->set_visit_wrapper([this](const Tensor& x, Model::Visitation visit) {
+      return backend_.checkpoint(x, std::move(visit));
+    });
 }
 
 void Trainer::make_model() {
@@ -128,7 +133,10 @@ void Trainer::make_model() {
          tokenizer_->vocab_size(), model_->config().text.embed_rows);
 }
 
-Trainer::~Trainer() { backend_.set_recording(false); }
+Trainer::~Trainer() {
+  backend_.set_recording(false);
+  backend_.set_adapter_dropout(0);
+}
 
 void Trainer::choose_trainable() {
   const auto any = [](const std::vector<std::string>& patterns, const std::string& name) {
@@ -152,8 +160,32 @@ void Trainer::choose_trainable() {
       frozen ^= fingerprint(weight.name, backend_.to_host(weight.tensor));
   }
   frozen_ = fmt::format("{:016x}", frozen);
-  if (trainable_.empty())
+  if (trainable_.empty() && !recipe_.lora)
     fail("{}: freeze and train_only leave nothing to train", recipe_.path.string());
+}
+
+void Trainer::set_up_adapters() {
+  backend_.set_adapter_dropout(recipe_.adapter_dropout);
+  std::vector<std::string> trained;
+  for (const Weight& weight : weights_)
+    if (weight.trained) trained.push_back(weight.name);
+  quantized_ = quantize_base(recipe_, *model_, backend_, trained);
+  if (recipe_.quantize)
+    write_quantization_log(options_.output / "quantization.jsonl", recipe_, quantized_);
+  adapters_ = attach_adapters(recipe_, *model_, backend_);
+  for (const TrainedAdapter& adapter : adapters_) {
+    if (std::find(trained.begin(), trained.end(), adapter.target + ".weight") != trained.end())
+      fail(
+          "{}: key 'lora.targets': tensor '{}.weight' is trained itself; freeze it (run.freeze, "
+          "run.train_only) or leave it out",
+          recipe_.path.string(), adapter.target);
+    for (const auto& [part, tensor] : {std::pair{".lora_A.weight", adapter.pair.a},
+                                       std::pair{".lora_B.weight", adapter.pair.b}}) {
+      backend_.set_trainable(tensor, true);
+      weights_.push_back({adapter.target + part, tensor, /*decays=*/true, /*trained=*/true});
+      trainable_.push_back(tensor);
+    }
+  }
 }
 
 int64_t Trainer::trainable_parameters() const {
@@ -185,7 +217,9 @@ StepReport Trainer::step(int64_t index) {
   }
   backend_.zero_gradients(trainable_);
   double preference = 0, preferred = 0;
-  for (const Batch& batch : micro) {
+  for (size_t m = 0; m < micro.size(); ++m) {
+    const Batch& batch = micro[m];
+    backend_.begin_pass(recipe_.seed, static_cast<uint64_t>(index * recipe_.accumulate) + m);
     const AnswerLoss parts = batch_loss(batch);
     Tensor loss =
         backend_.scale(parts.sft, 1.0f / static_cast<float>(std::max<int64_t>(1, counted)));
@@ -304,6 +338,17 @@ void Trainer::write_log(const StepReport& report) {
   append_log(options_.output / "log.jsonl", report);
 }
 
+void Trainer::export_model() {
+  if (recipe_.lora && recipe_.lora->merged)
+    for (const TrainedAdapter& adapter : adapters_) backend_.merge_adapter(adapter.weight);
+  else if (recipe_.lora)
+    save_adapters(options_.output / "adapters.safetensors", recipe_, backend_, adapters_);
+  SaveOptions save;
+  save.name = recipe_.path.stem().string();
+  files_tokenizer_.write(model_->config().text.embed_rows, save.metadata);
+  save_gguf(*model_, options_.output / "model.gguf", save);
+}
+
 bool Trainer::run() {
   const auto checkpoint = options_.output / "checkpoint.safetensors";
   int64_t first = 0;
@@ -318,7 +363,8 @@ bool Trainer::run() {
   }
   rewrite_log(options_.output / "log.jsonl", history_);
   start_ = Clock::now();
-  for (int64_t index = first; index < recipe_.steps; ++index) {
+  const int64_t end = time_used() < 1 ? recipe_.steps : first;  // a budget may be used up already
+  for (int64_t index = first; index < end; ++index) {
     StepReport report = step(index);
     const int64_t done = index + 1;
     const double per_step = seconds_since(start_) / static_cast<double>(done - first);
@@ -336,12 +382,10 @@ bool Trainer::run() {
       save_checkpoint(done);
       write_plot(options_.output / "plot.svg", history_);
     }
-    if (stop && !last) return false;
+    if (last) break;
+    if (stop) return false;
   }
-  SaveOptions save;
-  save.name = recipe_.path.stem().string();
-  files_tokenizer_.write(model_->config().text.embed_rows, save.metadata);
-  save_gguf(*model_, options_.output / "model.gguf", save);
+  export_model();
   return true;
 }
 

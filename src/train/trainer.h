@@ -2,7 +2,7 @@
 //
 // Files in the output folder: log.jsonl (a line every log_every steps), plot.svg,
 // checkpoint.safetensors (trained weights, Adam's state, the step: the run goes on from it to the
-// same losses), model.gguf at the end.
+// same losses), quantization.jsonl where weights are in few bits, model.gguf at the end.
 #pragma once
 
 #include <atomic>
@@ -16,6 +16,7 @@
 
 #include "backend/train_backend.h"
 #include "model/model.h"
+#include "train/adapters.h"
 #include "train/data.h"
 #include "train/recipe.h"
 #include "train/train_tokenizer.h"
@@ -56,6 +57,7 @@ class Trainer {
 
   Model& model() { return *model_; }
   int64_t trainable_parameters() const;
+  const std::vector<QuantizedTensor>& quantized() const { return quantized_; }
 
  private:
   struct Weight {
@@ -74,6 +76,8 @@ class Trainer {
   void save_checkpoint(int64_t step);
   int64_t load_checkpoint();
   void choose_trainable();
+  void set_up_adapters();
+  void export_model();
   void write_log(const StepReport& report);
 
   Recipe recipe_;
@@ -86,6 +90,8 @@ class Trainer {
   Plan plan_;
   std::vector<Weight> weights_;  // all of the model's
   std::vector<Tensor> trainable_;
+  std::vector<TrainedAdapter> adapters_;
+  std::vector<QuantizedTensor> quantized_;
   std::string frozen_;  // fingerprint of what isn't trained, which checkpoints don't hold
   std::chrono::steady_clock::time_point start_;
   double seconds_before_ = 0;  // trained in runs before this one

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/train_backend.h"
 #include "engine/trace.h"
 
 namespace reprise::test {

@@ -60,6 +60,7 @@ const at::Tensor& TorchBackend::at_of(const Tensor& x) {
   REPRISE_CHECK(x, "an empty tensor handle");
   const auto* data = dynamic_cast<const TorchTensor*>(x.data().get());
   REPRISE_CHECK(data != nullptr, "a tensor of another backend");
+  REPRISE_CHECK(data->value.defined(), "a weight in few bits, which only linear takes");
   return data->value;
 }
 
@@ -127,7 +128,13 @@ Tensor TorchBackend::from_host(std::span<const float> values, Shape shape) {
   return wrap(device_copy(values, shape));
 }
 
-std::vector<float> TorchBackend::to_host(const Tensor& x) { return host_values(at_of(x)); }
+std::vector<float> TorchBackend::to_host(const Tensor& x) {
+  const auto* weight = dynamic_cast<const TorchWeight*>(x.data().get());
+  if (weight == nullptr || !weight->low_bit) return host_values(at_of(x));
+  std::vector<float> values(static_cast<size_t>(x.size()));
+  weight->low_bit->dequantize(0, x.size(), values.data());
+  return values;
+}
 
 Tensor TorchBackend::reshape(const Tensor& x, Shape shape) {
   const auto guard = recording();

@@ -86,6 +86,14 @@ class TorchBackend final : public TrainBackend {
   void set_adam_state(const Tensor& weight, const AdamState& state) override;
   void assign(const Tensor& weight, std::span<const float> values) override;
 
+  // ---- torch_adapt.cc: adapters, base weights in few bits, recomputation
+  void attach_adapter(const Tensor& weight, const LowRank& adapter, double dropout) override;
+  void merge_adapter(const Tensor& weight) override;
+  void set_adapter_dropout(double p) override { adapter_dropout_ = p; }
+  void begin_pass(uint64_t seed, uint64_t pass) override;
+  QuantizationError quantize_weight(const Tensor& weight, LowBitKind kind) override;
+  Tensor checkpoint(const Tensor& x, std::function<Tensor(const Tensor&)> part) override;
+
  private:
   // Autograd's own switch is per thread; every operation sets it from recording_ for its duration.
   c10::AutoGradMode recording() const { return c10::AutoGradMode(recording_); }
@@ -113,8 +121,18 @@ class TorchBackend final : public TrainBackend {
   // Entries [begin, end) of a row as F32.
   std::pair<at::Tensor, at::Tensor> kv_entries(const KvRow& row, int64_t begin, int64_t end) const;
 
+  // x [n, in] by a weight with all that belongs to it: few bits, an attached adapter.
+  at::Tensor weight_linear(const at::Tensor& x, const Tensor& weight, const at::Tensor& bias);
+  // B (A dropout(x)), not scaled.
+  at::Tensor low_rank(const at::Tensor& x, const LowRank& adapter, double dropout);
+  at::Tensor drop(const at::Tensor& x, double p);
+
   at::Device device_;
   bool recording_ = false;
+  bool dropping_ = false;  // recording, but for a part that keeps no graph
+  double adapter_dropout_ = 0;
+  uint64_t dropout_seed_ = 0;
+  uint64_t dropout_uses_ = 0;  // since begin_pass
   bool bf16_ = false;
   std::shared_ptr<TorchMeter> meter_ = std::make_shared<TorchMeter>();
   // Layouts of the last functional calls: all layers of a training step share one or two.

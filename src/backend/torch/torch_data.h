@@ -10,7 +10,9 @@
 #include <memory>
 #include <utility>
 
+#include "backend/backend.h"
 #include "backend/kv.h"
+#include "backend/low_bit.h"
 #include "backend/tensor.h"
 
 namespace reprise {
@@ -57,6 +59,25 @@ class TorchWeight : public TorchTensor {
     meter_->weights += held_;
   }
   ~TorchWeight() override { meter_->weights -= held_; }
+
+  // From now on the values are these bits; `value` keeps nothing but the shape.
+  void set_low_bit(std::shared_ptr<const LowBitWeight> bits) {
+    meter_->weights += bits->bytes() - held_;
+    held_ = bits->bytes();
+    low_bit = std::move(bits);
+    value = at::Tensor();
+  }
+  // And back to F32.
+  void set_value(at::Tensor values) {
+    meter_->weights += static_cast<int64_t>(values.nbytes()) - held_;
+    held_ = static_cast<int64_t>(values.nbytes());
+    value = std::move(values);
+    low_bit = nullptr;
+  }
+
+  std::shared_ptr<const LowBitWeight> low_bit;  // instead of `value`
+  LowRank adapter;                              // attached, where `a` is set
+  double dropout = 0;                           // in front of it
 
   at::Tensor m;  // first and second moments, undefined before the first step
   at::Tensor v;

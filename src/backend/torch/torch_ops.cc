@@ -102,8 +102,7 @@ std::vector<Tensor> TorchBackend::linear(const Tensor& x,
                   shape_string(x.shape()), shape_string(w->weight.shape()));
     const int64_t out = w->weight.dim(0);
     REPRISE_CHECK(!w->bias || w->bias.shape() == Shape{out});
-    at::Tensor y =
-        linear_op(rows, at_of(w->weight), w->bias ? at_of(w->bias) : at::Tensor(), bf16_);
+    at::Tensor y = weight_linear(rows, w->weight, w->bias ? at_of(w->bias) : at::Tensor());
     for (const auto& [id, group] : groups) {
       if (static_cast<size_t>(id) >= w->adapters.size() || !w->adapters[static_cast<size_t>(id)].a)
         continue;
@@ -112,8 +111,7 @@ std::vector<Tensor> TorchBackend::linear(const Tensor& x,
                         adapter.b.dim(0) == out && adapter.a.dim(0) == adapter.b.dim(1),
                     "adapter {} and {}", shape_string(adapter.a.shape()),
                     shape_string(adapter.b.shape()));
-      const at::Tensor narrow = linear_op(group.x, at_of(adapter.a), {}, bf16_);  // [rows, rank]
-      const at::Tensor delta = linear_op(narrow, at_of(adapter.b), {}, bf16_);
+      const at::Tensor delta = low_rank(group.x, adapter, adapter_dropout_);
       y = group.index.defined() ? at::index_add(y, 0, group.index, delta, adapter.scale)
                                 : at::add(y, delta, adapter.scale);
     }

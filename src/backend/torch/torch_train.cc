@@ -20,6 +20,8 @@ constexpr int32_t kNotCounted = -100;
 
 void TorchBackend::set_trainable(const Tensor& weight, bool trainable) {
   TorchWeight& w = weight_of(weight);
+  REPRISE_CHECK(!trainable || !w.low_bit, "a trained weight in few bits");
+  if (w.low_bit) return;
   w.value.set_requires_grad(trainable);
   if (!trainable) w.value.mutable_grad() = at::Tensor();
 }
@@ -75,8 +77,8 @@ void TorchBackend::backward(const Tensor& loss) {
 }
 
 std::vector<float> TorchBackend::gradient(const Tensor& weight) {
-  const at::Tensor& grad = weight_of(weight).value.grad();
-  if (grad.defined()) return host_values(grad);
+  const TorchWeight& w = weight_of(weight);
+  if (!w.low_bit && w.value.grad().defined()) return host_values(w.value.grad());
   return std::vector<float>(static_cast<size_t>(weight.size()));
 }
 
@@ -132,7 +134,11 @@ void TorchBackend::set_adam_state(const Tensor& weight, const AdamState& state) 
 
 void TorchBackend::assign(const Tensor& weight, std::span<const float> values) {
   const c10::AutoGradMode no_graph(false);
-  weight_of(weight).value.copy_(device_copy(values, weight.shape()));
+  TorchWeight& w = weight_of(weight);
+  if (w.low_bit)
+    w.set_value(device_copy(values, weight.shape()));
+  else
+    w.value.copy_(device_copy(values, weight.shape()));
 }
 
 }  // namespace reprise

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "backend/factory.h"
+#include "backend/train_backend.h"
 #include "support/paths.h"
 #include "unit/backend/conformance_operations.h"
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "backend/factory.h"
+#include "backend/train_backend.h"
 #include "support/paths.h"
 #include "unit/backend/random_inputs.h"
 

@@ -94,7 +94,9 @@ TEST_F(Preference, LossAndGradientsAreTheGoldenOnes) {
     EXPECT_NEAR(be_->to_host(sft)[0], to_floats(file.get("sft_token_mean"))[0], 2e-6);
     EXPECT_NEAR(be_->to_host(po)[0], to_floats(file.get("po"))[0], 2e-6);
     const Tensor loss = with_sft ? be_->add(sft, po) : po;
-    if (with_sft) EXPECT_NEAR(be_->to_host(loss)[0], to_floats(file.get("loss"))[0], 2e-6);
+    if (with_sft) {
+      EXPECT_NEAR(be_->to_host(loss)[0], to_floats(file.get("loss"))[0], 2e-6);
+    }
     be_->backward(loss);
     const std::vector<float> gradient = be_->gradient(logits);
     for (const int side : {0, 1}) {

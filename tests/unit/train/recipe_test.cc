@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "support/paths.h"
 
 namespace reprise {
 namespace {
@@ -83,6 +84,17 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
   EXPECT_THAT(error_of("model: {}\n"), HasSubstr("'data' is missing"));
 }
 
+TEST(Recipe, EveryRecipeOfTheRepositoryIsRead) {
+  int recipes = 0;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(test::source_dir() / "recipes"))
+    if (entry.path().extension() == ".yaml") {
+      EXPECT_GT(load_recipe(entry.path()).steps, 0) << entry.path();
+      ++recipes;
+    }
+  EXPECT_GE(recipes, 9);
+}
+
 TEST(Recipe, OptionalSectionsMayBeLeftOut) {
   std::string text = kGood;
   text = with(text, "optimizer: {lr: 2.0e-3, min_lr: 1.0e-5, warmup_steps: 10, clip: 0.5}\n", "");
@@ -112,6 +124,25 @@ TEST(Recipe, Assembling) {
               HasSubstr("model.scheme"));
   EXPECT_THAT(error_of(with(text, "  scheme: phantom\n", "  from: model.gguf\n")),
               HasSubstr("exactly one of"));
+}
+
+TEST(Recipe, AdaptersAndFewBits) {
+  const std::string text = std::string(R"(
+lora: {r: 64, alpha: 32, dropout: 0.05, targets: ["a.*"], export: beside}
+quantize: {type: nf4, double: true, targets: ["a.*"]}
+)") + kGood;
+  const Recipe recipe = load_recipe(write_recipe(text));
+  ASSERT_TRUE(recipe.lora && recipe.quantize);
+  EXPECT_EQ(recipe.lora->rank, 64);
+  EXPECT_EQ(recipe.lora->alpha, 32);
+  EXPECT_FALSE(recipe.lora->merged);
+  EXPECT_TRUE(recipe.quantize->double_quantization);
+  EXPECT_THAT(error_of(with(text, "r: 64, ", "")), HasSubstr("lora.r"));
+  EXPECT_THAT(error_of(with(text, "alpha: 32, ", "")), HasSubstr("lora.alpha"));
+  EXPECT_THAT(error_of(with(text, "dropout: 0.05", "dropout: 1")), HasSubstr("lora.dropout"));
+  EXPECT_THAT(error_of(with(text, "beside", "aside")), HasSubstr("lora.export"));
+  EXPECT_THAT(error_of(with(text, "nf4", "nf5")), HasSubstr("quantize.type"));
+  EXPECT_THAT(error_of(with(text, "nf4", "int8")), HasSubstr("quantize.double"));
 }
 
 TEST(Recipe, PreferenceTraining) {

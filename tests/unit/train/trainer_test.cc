@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "backend/factory.h"
@@ -11,6 +12,8 @@
 #include "base/file.h"
 #include "engine/engine.h"
 #include "engine/trace.h"
+#include "formats/gguf.h"
+#include "formats/safetensors.h"
 #include "support/paths.h"
 #include "train/checkpoint.h"
 
@@ -114,6 +117,98 @@ TEST_F(TrainerTest, PreferenceTrainingLearnsAndResumesExactly) {
     EXPECT_GT(*report.preference_loss, 0);
     EXPECT_GT(report.loss, *report.preference_loss);
   }
+}
+
+TEST_F(TrainerTest, AdaptersOnFewBitsLearnAndResumeExactly) {
+  recipe_.init_std = 0.3;
+  recipe_.train_only = {"vision_proj.*", "trol_gating.*"};
+  recipe_.lora = LoraRecipe{.rank = 4, .alpha = 8, .dropout = 0.1, .targets = {"language_model.*"}};
+  recipe_.quantize = QuantizeRecipe{
+      .type = "nf4", .double_quantization = true, .targets = {"language_model.model.layers.*"}};
+  recipe_.gradient_checkpointing = true;
+  recipe_.preference = true;
+  recipe_.train[0].wrong_answers = "easy-vqa";
+  const std::vector<double> whole = losses("whole", 0, false);
+  std::vector<double> parts = losses("parts", 3, false);
+  const std::vector<double> rest = losses("parts", 0, true);
+  parts.insert(parts.end(), rest.begin(), rest.end());
+  EXPECT_EQ(whole, parts);
+
+  // The checkpoint holds what is trained and nothing else; every adapter moved away from zero.
+  const Checkpoint a = read_checkpoint(folder_ / "whole/checkpoint.safetensors");
+  const Checkpoint b = read_checkpoint(folder_ / "parts/checkpoint.safetensors");
+  ASSERT_EQ(a.weights.size(), b.weights.size());
+  int adapters = 0;
+  for (size_t i = 0; i < a.weights.size(); ++i) {
+    EXPECT_EQ(a.weights[i].values, b.weights[i].values) << a.weights[i].name;
+    if (!a.weights[i].name.ends_with("lora_B.weight")) continue;
+    ++adapters;
+    EXPECT_TRUE(std::any_of(a.weights[i].values.begin(), a.weights[i].values.end(),
+                            [](float value) { return value != 0; }))
+        << a.weights[i].name;
+  }
+  EXPECT_EQ(adapters, 7);  // q k v o gate up down of one layer
+  const std::string log = read_file(folder_ / "whole/quantization.jsonl");
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 7);
+  EXPECT_THAT(log, HasSubstr("relative_rms"));
+
+  // Other frozen weights are another run's.
+  recipe_.seed = 2;
+  EXPECT_THAT([&] { losses("parts", 0, true); },
+              testing::ThrowsMessage<Error>(HasSubstr("frozen weights")));
+}
+
+TEST_F(TrainerTest, AdaptersAreMergedOrStoredBeside) {
+  recipe_.steps = 3;
+  recipe_.train_only = {"vision_proj.*"};
+  recipe_.lora = LoraRecipe{.rank = 2, .alpha = 4, .targets = {"*.mlp.*_proj.weight"}};
+  losses("merged", 0, false);
+  recipe_.lora->merged = false;
+  losses("beside", 0, false);
+  const WeightFile merged = open_gguf(folder_ / "merged/model.gguf").weights;
+  const WeightFile beside = open_gguf(folder_ / "beside/model.gguf").weights;
+  const WeightFile adapters = open_safetensors(folder_ / "beside/adapters.safetensors").weights;
+  EXPECT_EQ(adapters.tensors().size(), 6u);
+  const std::string name = "language_model.model.layers.0.mlp.up_proj";
+  const std::vector<float> base = to_floats(beside.get(name + ".weight"));
+  const std::vector<float> a = to_floats(adapters.get(name + ".lora_A.weight"));
+  const std::vector<float> b = to_floats(adapters.get(name + ".lora_B.weight"));
+  const std::vector<float> found = to_floats(merged.get(name + ".weight"));
+  const size_t in = 32, rank = 2;
+  for (size_t i = 0; i < found.size(); ++i) {
+    float sum = 0;
+    for (size_t r = 0; r < rank; ++r) sum += b[i / in * rank + r] * a[r * in + i % in];
+    EXPECT_NEAR(found[i], base[i] + 2 * sum, 1e-6);
+  }
+  // A run may begin with stored adapters: its first loss is that of the merged model.
+  recipe_.lora->from = folder_ / "beside/adapters.safetensors";
+  const double stored = losses("stored", 1, false)[0];
+  recipe_.lora.reset();
+  recipe_.from = folder_ / "merged/model.gguf";
+  recipe_.config.clear();
+  EXPECT_GT(stored, 0);
+  losses("goes-on", 1, false);  // a merged model trains on like any other
+}
+
+TEST_F(TrainerTest, WrongAdaptersAreRefused) {
+  recipe_.lora = LoraRecipe{.rank = 2, .alpha = 4, .targets = {"no.such.*"}};
+  recipe_.train_only = {"vision_proj.*"};
+  EXPECT_THAT([&] { losses("a", 0, false); },
+              testing::ThrowsMessage<Error>(HasSubstr("lora.targets")));
+  recipe_.lora->targets = {"vision_proj.*"};
+  EXPECT_THAT([&] { losses("b", 0, false); },
+              testing::ThrowsMessage<Error>(HasSubstr("is trained itself")));
+  recipe_.lora.reset();
+  recipe_.quantize = QuantizeRecipe{.type = "int8", .targets = {"vision_proj.*"}};
+  EXPECT_THAT([&] { losses("c", 0, false); },
+              testing::ThrowsMessage<Error>(HasSubstr("quantize.targets")));
+}
+
+TEST_F(TrainerTest, ATimeBudgetEndsTheRunWithAModel) {
+  recipe_.steps = 1000000;
+  recipe_.minutes = 0.02;
+  EXPECT_LT(losses("short", 0, false).size(), 100000u);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "short/model.gguf"));
 }
 
 TEST_F(TrainerTest, FrozenWeightsStayAsTheyAre) {

@@ -1,0 +1,211 @@
+// Packed batches: pictures with different numbers of tiles and questions of different length run as
+// segments of one call, without padding, and give what each conversation gives alone. And gradient
+// checkpointing on them: the same loss and gradients, less memory.
+#include <gtest/gtest.h>
+#include <malloc.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "base/file.h"
+#include "support/golden.h"
+#include "support/paths.h"
+#include "text/tokenizer_json.h"
+#include "train/data.h"
+#include "train/trainer.h"
+
+namespace reprise {
+namespace {
+
+constexpr int kPixels = 64 * 64 * 3;
+
+int64_t status_kib(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key)) return std::stoll(line.substr(key.size() + 1));
+  return 0;
+}
+
+// KiB that `work` takes at most beyond what is held before.
+int64_t peak_kib(const std::function<void()>& work) {
+  malloc_trim(0);
+  std::ofstream("/proc/self/clear_refs") << "5";  // resets the peak
+  const int64_t before = status_kib("VmRSS:");
+  work();
+  return status_kib("VmHWM:") - before;
+}
+
+class Packing : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    be_ = test::recording_torch();
+    if (!be_) GTEST_SKIP() << "the torch backend is not built";
+    const auto source = test::source_dir() / "recipes/tiny-trol";
+    Json json = load_json(source / "config.json");
+    json["model_type"] = GetParam();
+    json["llm_config"]["hidden_size"] = 64;
+    json["llm_config"]["intermediate_size"] = 96;
+    json["llm_config"]["num_hidden_layers"] = 4;
+    json["vision_config"]["hidden_size"] = 32;
+    json["vision_config"]["intermediate_size"] = 48;
+    json["vision_config"]["num_hidden_layers"] = 1;
+    json["reprise"]["image"]["kind"] = "tiles";
+    json["reprise"]["image"]["max_tiles"] = 3;
+    json["reprise"]["phantom"] = {{"eta", 0.5}};
+    config_ = config_from_json(json, "config.json");
+    tokenizer_ = tokenizer_from_json(load_json(source / "tokenizer.json"), nullptr, "t");
+    model_ = Model::create(config_, *be_,
+                           [](const TensorSlot& slot) { return initial_values(slot, 0.15, 5); });
+    model_->visit_tensors([&](const TensorSlot& slot) {
+      be_->set_trainable(*slot.tensor, true);
+      weights_.push_back(*slot.tensor);
+    });
+    recipe_.path = "recipe.yaml";
+    recipe_.train.push_back({});
+    recipe_.batch = 1;
+  }
+  void TearDown() override {
+    if (be_) be_->zero_gradients(weights_);
+  }
+
+  Tensor loss(const Batch& batch) {
+    const Tensor state =
+        be_->gather_rows(batch_state(*model_, model_->prefill_plan(), batch), batch.target_rows);
+    return be_->cross_entropy_sum(model_->logits(model_->final_norm(state)), batch.targets);
+  }
+
+  // Questions about a wide, a square and a high picture, and one without any.
+  std::filesystem::path question_file() {
+    const auto folder = std::filesystem::path(testing::TempDir());
+    const auto image = test::source_dir() / "models/demo/circle.png";
+    std::string lines;
+    for (const char* question :
+         {"what shape is present?", "is there a blue shape in the image?", "what color?"})
+      lines +=
+          Json({{"image", image.string()}, {"question", question}, {"answer", "yellow"}}).dump() +
+          "\n";
+    lines += Json({{"question", "is there a circle?"}, {"answer", "no"}}).dump() + "\n";
+    write_file_atomically(folder / "packing.jsonl", lines);
+    return folder / "packing.jsonl";
+  }
+
+  std::unique_ptr<TrainBackend> be_;
+  ModelConfig config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Model> model_;
+  std::vector<Tensor> weights_;
+  Recipe recipe_;
+};
+
+// The conversation that ends in segment s, alone: its picture's rows and its own in one segment.
+Batch alone(const Batch& packed, size_t s, int64_t tile_pixels, int64_t tokens_per_tile) {
+  const RowSegment& own = packed.rows.segments[s];
+  std::vector<RowSegment> chain;
+  if (own.prefix >= 0) chain.push_back(packed.rows.segments[static_cast<size_t>(own.prefix)]);
+  chain.push_back(own);
+  Batch batch;
+  for (const RowSegment& segment : chain)
+    for (int64_t i = segment.first_row; i < segment.first_row + segment.rows; ++i) {
+      const auto row = static_cast<size_t>(i);
+      if (packed.rows.is_image[row])
+        batch.image_rows.push_back(static_cast<int32_t>(batch.ids.size()));
+      for (size_t t = 0; t < packed.target_rows.size(); ++t)
+        if (packed.target_rows[t] == i) {
+          batch.target_rows.push_back(static_cast<int32_t>(batch.ids.size()));
+          batch.targets.push_back(packed.targets[t]);
+        }
+      batch.rows.positions.push_back(static_cast<int32_t>(batch.ids.size()));
+      batch.rows.is_image.push_back(packed.rows.is_image[row]);
+      batch.ids.push_back(packed.ids[row]);
+    }
+  const auto rows = static_cast<int64_t>(batch.ids.size());
+  batch.rows.segments.push_back({nullptr, 0, rows, rows, -1});
+  // Its tiles: those in front of its first image row don't belong to it.
+  batch.tiles = static_cast<int64_t>(batch.image_rows.size()) / tokens_per_tile;
+  int64_t before = 0;
+  for (const int32_t row : packed.image_rows) before += row < chain[0].first_row;
+  const auto from = packed.pixels.begin() + before / tokens_per_tile * tile_pixels;
+  batch.pixels.assign(from, from + batch.tiles * tile_pixels);
+  return batch;
+}
+
+TEST_P(Packing, LossAndGradientsAreTheSumOfSeparateRuns) {
+  recipe_.train[0].file = question_file();
+  recipe_.train[0].images = "/";
+  recipe_.validation = recipe_.train[0].file;
+  recipe_.validation_images = "/";
+  const BatchMaker maker(recipe_, config_, *tokenizer_);
+  Batch packed = maker.validation(0, maker.validation_size());
+  // The generator's pictures are square (one tile); a picture twice as wide has three with its
+  // thumbnail. Both stand in one batch.
+  Example wide;
+  wide.has_image = true;
+  wide.image = Image(128, 64);
+  for (size_t i = 0; i < wide.image.pixels.size(); ++i)
+    wide.image.pixels[i] = static_cast<uint8_t>(i * 37 % 251);
+  wide.turns = {{"what is the color of the shape?", "teal"}, {"is no red shape present?", "yes"}};
+  maker.add_example(wide, packed);
+  EXPECT_EQ(packed.tiles, 1 + 3);
+
+  const Tensor together = loss(packed);
+  be_->backward(together);
+  std::vector<std::vector<float>> gradients;
+  for (const Tensor& weight : weights_) gradients.push_back(be_->gradient(weight));
+  be_->zero_gradients(weights_);
+
+  double sum = 0;
+  size_t conversations = 0;
+  for (size_t s = 0; s < packed.rows.segments.size(); ++s) {
+    const Batch one = alone(packed, s, kPixels, config_.vision->tokens_per_tile());
+    if (one.targets.empty()) continue;  // a picture, which others begin with
+    const Tensor part = loss(one);
+    be_->backward(part);
+    sum += be_->to_host(part)[0];
+    ++conversations;
+  }
+  EXPECT_EQ(conversations, 3u + 1 + 2);
+  EXPECT_NEAR(be_->to_host(together)[0], sum, 1e-5 * sum);
+  for (size_t w = 0; w < weights_.size(); ++w) {
+    float largest = 1e-6f;
+    for (const float value : gradients[w]) largest = std::max(largest, std::abs(value));
+    EXPECT_LE(test::distance(gradients[w], be_->gradient(weights_[w])), 5e-4 * largest) << w;
+  }
+}
+
+TEST_P(Packing, CheckpointingChangesNothingButMemory) {
+  recipe_.train[0].generator = "easy-vqa";
+  recipe_.batch = 24;
+  recipe_.questions_per_image = 6;
+  const BatchMaker maker(recipe_, config_, *tokenizer_);
+  const Batch batch = maker.make(0);
+  std::vector<std::vector<float>> found[2];
+  int64_t peak[2];
+  for (const int again : {0, 0, 1}) {  // the first time warms up what is kept between calls
+    if (again)
+      model_->set_visit_wrapper([&](const Tensor& x, Model::Visitation visit) {
+        return be_->checkpoint(x, std::move(visit));
+      });
+    be_->zero_gradients(weights_);
+    found[again].clear();
+    peak[again] = peak_kib([&] {
+      const Tensor sum = loss(batch);
+      found[again].push_back(be_->to_host(sum));
+      be_->backward(sum);
+    });
+    for (const Tensor& weight : weights_) found[again].push_back(be_->gradient(weight));
+  }
+  model_->set_visit_wrapper({});
+  EXPECT_EQ(found[0], found[1]);
+  std::printf("%s, %d rows: %lld KiB of activations, %lld with checkpointing\n", GetParam(),
+              static_cast<int>(batch.rows.size()), static_cast<long long>(peak[0]),
+              static_cast<long long>(peak[1]));
+  RecordProperty("plain_kib", static_cast<int>(peak[0]));
+  RecordProperty("checkpointed_kib", static_cast<int>(peak[1]));
+  EXPECT_LT(peak[1], 0.75 * static_cast<double>(peak[0]));
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, Packing, testing::Values("trol", "phantom"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace reprise
