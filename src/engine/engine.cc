@@ -12,6 +12,7 @@ std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
   engine->options_ = options;
   engine->backend_ = make_backend(options.backend, options.compute);
   engine->model_ = Model::load(options.model, *engine->backend_, options.load);
+  engine->find_image_token();
   engine->load_seconds_ =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;

@@ -52,6 +52,7 @@ class Engine {
 
  private:
   Engine() = default;
+  void find_image_token();
 
   EngineOptions options_;
   std::unique_ptr<Backend> backend_;

@@ -16,6 +16,18 @@ const Tokenizer& Engine::tokenizer() {
   return *tokenizer_;
 }
 
+// Where the config leaves the image placeholder's id to the tokenizer. A folder without one can
+// still be inspected and run on text; pictures are refused at use.
+void Engine::find_image_token() {
+  const ModelFiles& files = model_->files();
+  if (!config().vision || config().image_token >= 0) return;
+  if (files.folder && !files.folder->has_vocabulary()) return;
+  const std::string release = release_chat_format(config().source);
+  if (release.empty()) return;
+  if (const auto id = tokenizer().find(reprise::chat_format(release).image_placeholder))
+    model_->set_image_token(*id);
+}
+
 const ChatFormat* Engine::chat_format() {
   if (!chat_read_) {
     const ModelConfig& model = config();

@@ -63,6 +63,13 @@ void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std
   if (config.image_token >= 0) {
     found = std::count(prompt.ids.begin(), prompt.ids.end(), config.image_token);
   }
+  if (rows > 0 && config.image_token < 0) {
+    fail(
+        "{}: key 'image_token_index' is missing, and the model has no tokenizer that tells the id "
+        "of "
+        "its image placeholder",
+        config.where);
+  }
   if (found != rows) {
     fail("{}: {} image placeholders (token {}) in the prompt, but the pictures give {} rows", where,
          found, config.image_token, rows);

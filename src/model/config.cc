@@ -89,7 +89,10 @@ void read_vision_language(const JsonObject& json, ModelConfig& config) {
   } else {
     json.fail_at("vision_config.model_type", "a CLIP tower is not supported beside llm_config");
   }
-  config.image_token = json.get_int("image_token_index", 0, config.text.embed_rows - 1);
+  if (config.scheme == "trol" && !json.has("image_token_index"))
+    config.presets.push_back("TroL: image token looked up in the tokenizer");  // as officially
+  else
+    config.image_token = json.get_int("image_token_index", 0, config.text.embed_rows - 1);
 }
 
 // TroL-1.8B and 7B: one flat config of InternLM2's keys. The vision tower, the adapters at image

@@ -95,7 +95,9 @@ struct ModelConfig {
   TextConfig text;
   std::optional<VisionConfig> vision;
   ImageConfig image;
-  int64_t image_token = -1;  // id of the image placeholder
+  // Id of the image placeholder; -1: none, or a vision tower whose config leaves it to the
+  // tokenizer (Model::set_image_token).
+  int64_t image_token = -1;
   std::vector<int64_t> eos_tokens;
   int64_t bos_token = -1;
   std::string chat_format;           // named in the file, or empty

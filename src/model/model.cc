@@ -90,6 +90,13 @@ Plan Model::decode_plan(const PlanOptions& options) const {
   return plan;
 }
 
+void Model::set_image_token(int64_t id) {
+  if (id < 0 || id >= config_.text.embed_rows)
+    fail("{}: image placeholder {}: the model's embedding has {} rows", config_.where, id,
+         config_.text.embed_rows);
+  config_.image_token = id;
+}
+
 Tensor Model::embed(std::span<const int32_t> ids) {
   for (size_t i = 0; i < ids.size(); ++i)
     if (ids[i] < 0 || ids[i] >= config_.text.embed_rows)

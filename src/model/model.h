@@ -36,6 +36,9 @@ class Model {
       const std::function<std::vector<float>(const TensorSlot&)>& initial);
 
   const ModelConfig& config() const { return config_; }
+  // For a config that leaves the image placeholder to the tokenizer. Throws Error when the embedding
+  // has no such row.
+  void set_image_token(int64_t id);
   const ModelFiles& files() const { return files_; }
   Scheme& scheme() { return *scheme_; }
   Backend& backend() { return backend_; }

@@ -52,6 +52,28 @@ class ConversationTest : public ::testing::Test {
   TempFolder folder_;
 };
 
+TEST_F(ConversationTest, ATrolConfigMayLeaveTheImageTokenToTheTokenizer) {
+  copy_model("trol/phi3-vit", folder_ / "model");
+  testing::edit_json(folder_ / "model/config.json",
+                     [](Json& json) { json.erase("image_token_index"); });
+  EngineOptions options;
+  options.model = folder_ / "model";
+  options.compute.threads = 1;
+  const auto engine = Engine::load(options);
+  EXPECT_EQ(engine->config().image_token, 5) << "<IMG_CONTEXT> of the test tokenizer";
+  PromptBuilder builder(*engine);
+  EXPECT_EQ(builder.chat({{"user", "what shape", {one_}}}).tokens.is_image.size(), 51u);
+
+  std::filesystem::remove(folder_ / "model/tokenizer.json");
+  std::filesystem::remove(folder_ / "model/tokenizer_config.json");
+  const auto bare = Engine::load(options);
+  TokenPrompt prompt;
+  prompt.ids = {5};
+  prompt.image_rows = bare->backend().from_host(std::vector<float>(64), {1, 64});
+  EXPECT_THAT([&] { mark_placeholders(bare->config(), prompt, "inputs"); },
+              ThrowsMessage<Error>(AllOf(HasSubstr("inputs"), HasSubstr("image_token_index"))));
+}
+
 TEST_F(ConversationTest, PicturesBelongToTheirTurns) {
   const auto engine = load("phantom/qwen2-vit");
   PromptBuilder builder(*engine);

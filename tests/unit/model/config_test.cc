@@ -66,6 +66,12 @@ TEST(Config, PresetsSupplyWhatTheInternLm2ReleasesLeaveToTheirCode) {
   EXPECT_THAT(error_of(json), HasSubstr("bias"));
 }
 
+TEST(Config, TrolMayLeaveTheImageTokenToTheTokenizer) {
+  Json json = golden("trol/phi3-vit");
+  json.erase("image_token_index");
+  EXPECT_EQ(config_from_json(json, "c").image_token, -1);
+}
+
 TEST(Config, EverythingWrongIsListedAtOnce) {
   Json json = golden("phantom/internlm2-vit");
   json["llm_config"]["hidden_size"] = "wide";
@@ -92,7 +98,7 @@ TEST(Config, AMissingKeyIsNamed) {
     EXPECT_THAT(error_of(json), HasSubstr(key)) << "wrong type";
   }
   for (const char* key : {"llm_config", "vision_config", "downsample_ratio", "image_token_index"}) {
-    Json json = golden("trol/phi3-vit");
+    Json json = golden("phantom/phi3-vit");
     json.erase(key);
     EXPECT_THAT(error_of(json), HasSubstr(key));
   }
