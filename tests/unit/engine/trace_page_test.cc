@@ -136,6 +136,26 @@ TEST_F(TracePageTest, TrolShowsWeightsAndWhatTheyChanged) {
   }
 }
 
+TEST_F(TracePageTest, SkippedVisitsHaveNoUpdate) {
+  const auto engine = load("trol/phi3-vit");
+  TraceRequest request;
+  request.plan.skip_below = 0.5f;
+  const TracePage page = collect_trace(*engine, text_prompt(), std::vector<int32_t>{100}, request);
+  EXPECT_THAT(page.prefill, HasSubstr("w < 0.5"));
+  const TraceMeasure &mix = find(page, "mix"), &second = find(page, "second_look"),
+                     &update = find(page, "update");
+  int skipped = 0;
+  for (size_t layer = 0; layer < 3; ++layer)
+    for (int64_t t = 0; t < text_prompt().size(); ++t) {
+      const bool skips = value(mix, layer, t) < 0.5f;
+      skipped += skips;
+      EXPECT_EQ(std::isnan(value(update, 2 * layer + 1, t)), skips);
+      EXPECT_EQ(value(second, layer, t) == 0, skips);
+    }
+  EXPECT_GT(skipped, 0);
+  EXPECT_LT(skipped, 3 * text_prompt().size());
+}
+
 TEST_F(TracePageTest, MorePassesGetMoreColumns) {
   const auto engine = load("trol/phi3-vit");
   TraceRequest request;
