@@ -38,8 +38,7 @@ struct LowBitWeight {
   }
   // Values [begin, end) of the row-major matrix.
   void dequantize(int64_t begin, int64_t end, float* out) const;
-
- private:
+  // The scale of an NF4 block, itself dequantized where it is kept in few bits.
   float block_scale(int64_t block) const;
 };
 

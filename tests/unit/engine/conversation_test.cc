@@ -62,7 +62,8 @@ TEST_F(ConversationTest, ATrolConfigMayLeaveTheImageTokenToTheTokenizer) {
   const auto engine = Engine::load(options);
   EXPECT_EQ(engine->config().image_token, 5) << "<IMG_CONTEXT> of the test tokenizer";
   PromptBuilder builder(*engine);
-  EXPECT_EQ(builder.chat({{"user", "what shape", {one_}}}).tokens.is_image.size(), 51u);
+  const TokenPrompt shown = builder.chat({{"user", "what shape", {one_}}}).tokens;
+  EXPECT_EQ(std::count(shown.is_image.begin(), shown.is_image.end(), 1), shown.image_rows.dim(0));
 
   std::filesystem::remove(folder_ / "model/tokenizer.json");
   std::filesystem::remove(folder_ / "model/tokenizer_config.json");
@@ -70,8 +71,9 @@ TEST_F(ConversationTest, ATrolConfigMayLeaveTheImageTokenToTheTokenizer) {
   TokenPrompt prompt;
   prompt.ids = {5};
   prompt.image_rows = bare->backend().from_host(std::vector<float>(64), {1, 64});
-  EXPECT_THAT([&] { mark_placeholders(bare->config(), prompt, "inputs"); },
-              ThrowsMessage<Error>(AllOf(HasSubstr("inputs"), HasSubstr("image_token_index"))));
+  EXPECT_THAT(
+      [&] { mark_placeholders(bare->config(), prompt, "inputs"); },
+      ThrowsMessage<Error>(AllOf(HasSubstr("config.json"), HasSubstr("image_token_index"))));
 }
 
 TEST_F(ConversationTest, PicturesBelongToTheirTurns) {

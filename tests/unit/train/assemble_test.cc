@@ -53,7 +53,7 @@ class Assemble : public ::testing::Test {
     number("context_length", text.max_position);
     metadata.set("llama.attention.layer_norm_rms_epsilon", GgufValue(text.norm_eps));
     metadata.set("llama.rope.freq_base", GgufValue(static_cast<float>(text.rope.theta)));
-    TokenizerSpec spec = spec_from_folder(folder_ / "lm");
+    TokenizerSpec spec = spec_from_files(tokenizer_files_from_folder(folder_ / "lm"));
     write_tokenizer(spec, text.vocab, metadata);
     metadata.set("tokenizer.ggml.eos_token_id", GgufValue(uint32_t{2}));
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 
@@ -195,7 +196,19 @@ TEST_P(Packing, CheckpointingChangesNothingButMemory) {
     for (const Tensor& weight : weights_) found[again].push_back(be_->gradient(weight));
   }
   model_->set_visit_wrapper({});
-  EXPECT_EQ(found[0], found[1]);
+  // The same sums; where a state feeds two things (TroL's gate and its second visit) their
+  // gradients may be added in another order.
+  ASSERT_EQ(found[0].size(), found[1].size());
+  EXPECT_EQ(found[0][0], found[1][0]) << "the loss";
+  for (size_t i = 1; i < found[0].size(); ++i) {
+    ASSERT_EQ(found[0][i].size(), found[1][i].size());
+    float largest = 0, off = 0;
+    for (size_t k = 0; k < found[0][i].size(); ++k) {
+      largest = std::max(largest, std::abs(found[0][i][k]));
+      off = std::max(off, std::abs(found[0][i][k] - found[1][i][k]));
+    }
+    EXPECT_LE(off, 2e-6f * largest) << "gradient " << i;
+  }
   std::printf("%s, %d rows: %lld KiB of activations, %lld with checkpointing\n", GetParam(),
               static_cast<int>(batch.rows.size()), static_cast<long long>(peak[0]),
               static_cast<long long>(peak[1]));
