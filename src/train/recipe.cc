@@ -12,12 +12,20 @@
 namespace reprise {
 namespace {
 
+constexpr int64_t kMostBatch = 1 << 16;  // far above what fits; a typing error ends here
+
 // One mapping of the file; remembers which keys were asked for, so that the rest can be refused.
 class Section {
  public:
   Section(const YAML::Node& node, std::string where, std::string name)
       : node_(node), where_(std::move(where)), name_(std::move(name)) {
     if (!node_.IsNull() && !node_.IsMap()) bad("", "expected a mapping of keys");
+    if (!node_.IsMap()) return;
+    std::set<std::string> seen;  // yaml-cpp takes the first of two equal keys
+    for (const auto& entry : node_) {
+      if (!entry.first.IsScalar()) bad("", "expected keys that are plain words");
+      if (!seen.insert(entry.first.Scalar()).second) bad(entry.first.Scalar(), "is given twice");
+    }
   }
 
   bool has(const std::string& key) {
@@ -33,13 +41,17 @@ class Section {
       bad(key, fmt::format("expected {}", expected));
     }
   }
-  void read_int(const std::string& key, int64_t& value, int64_t low) {
+  void read_int(const std::string& key, int64_t& value, int64_t low,
+                int64_t high = int64_t{1} << 40) {
+    const bool given = has(key);
     read(key, value, "an integer");
-    if (value < low) bad(key, fmt::format("expected at least {}, found {}", low, value));
+    if (given && (value < low || value > high))
+      bad(key, fmt::format("expected {} to {}, found {}", low, high, value));
   }
   void read_number(const std::string& key, double& value, double low) {
     read(key, value, "a number");
-    if (!(value >= low)) bad(key, fmt::format("expected at least {}, found {}", low, value));
+    if (!(value >= low) || !std::isfinite(value))
+      bad(key, fmt::format("expected a finite number of at least {}, found {}", low, value));
   }
   void read_path(const std::string& key, std::filesystem::path& value,
                  const std::filesystem::path& folder) {
@@ -52,7 +64,7 @@ class Section {
   void finish() {
     if (!node_.IsMap()) return;
     for (const auto& entry : node_) {
-      const std::string key = entry.first.as<std::string>();
+      const std::string& key = entry.first.Scalar();
       if (known_.contains(key)) continue;
       std::string list;
       for (const std::string& name : known_) list += (list.empty() ? "" : ", ") + name;
@@ -92,6 +104,8 @@ DataSource read_source(const YAML::Node& node, const std::string& where, size_t 
   section.finish();
   if (!source.wrong_answers.empty() && source.wrong_answers != "easy-vqa")
     section.bad("wrong_answers", "expected easy-vqa, found '" + source.wrong_answers + "'");
+  if (!source.generator.empty() && source.generator != "easy-vqa")
+    section.bad("generator", "expected easy-vqa, found '" + source.generator + "'");
   if (source.file.empty() == source.generator.empty())
     section.bad("file", "expected either file or generator");
   return source;
@@ -167,6 +181,7 @@ void read_optimizer(Section section, OptimizerRecipe& o) {
   section.read_number("weight_decay", o.weight_decay, 0);
   section.read_number("clip", o.clip, 0);
   section.finish();
+  if (!(o.eps > 0)) section.bad("eps", "expected a positive number");
   if (o.beta1 >= 1 || o.beta2 >= 1) section.bad("beta1", "expected betas below 1");
   if (o.min_lr > o.lr) section.bad("min_lr", "is larger than lr");
 }
@@ -219,8 +234,8 @@ void read_run(Section section, Recipe& recipe) {
   section.read_int("steps", recipe.steps, 1);
   if (recipe.steps == 0) section.bad("steps", "is missing, expected an integer");
   section.read_number("minutes", recipe.minutes, 0);
-  section.read_int("batch", recipe.batch, 1);
-  section.read_int("accumulate", recipe.accumulate, 1);
+  section.read_int("batch", recipe.batch, 1, kMostBatch);
+  section.read_int("accumulate", recipe.accumulate, 1, kMostBatch);
   std::string precision = "fp32";
   section.read("precision", precision, "fp32 or bf16");
   if (precision != "fp32" && precision != "bf16")

@@ -12,6 +12,7 @@
 namespace reprise {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr const char* kGood = R"(
@@ -72,6 +73,14 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
   EXPECT_THAT(error, HasSubstr("run.precison"));
   EXPECT_THAT(error, HasSubstr("precision"));  // among the keys it knows
   EXPECT_THAT(error_of(with(kGood, "bf16", "fp8")), HasSubstr("run.precision"));
+  EXPECT_THAT(error_of(with(kGood, "steps: 100", "steps: 100\n  batch: 100000000000000")),
+              HasSubstr("run.batch"));
+  EXPECT_THAT(error_of(with(kGood, "steps: 100", "steps: 100\n  steps: 200")),
+              AllOf(HasSubstr("run.steps"), HasSubstr("twice")));
+  EXPECT_THAT(error_of(with(kGood, "clip: 0.5", "clip: .inf")), HasSubstr("optimizer.clip"));
+  EXPECT_THAT(error_of(with(kGood, "clip: 0.5", "eps: 0")), HasSubstr("optimizer.eps"));
+  EXPECT_THAT(error_of(with(kGood, "generator: easy-vqa", "generator: hard-vqa")),
+              AllOf(HasSubstr("recipe.yaml"), HasSubstr("generator"), HasSubstr("hard-vqa")));
   EXPECT_THAT(error_of(with(kGood, "2.0e-3", "fast")), HasSubstr("optimizer.lr"));
   EXPECT_THAT(error_of(with(kGood, "2.0e-3", "-1")), HasSubstr("optimizer.lr"));
   EXPECT_THAT(error_of(with(kGood, "min_lr: 1.0e-5", "min_lr: 1")), HasSubstr("min_lr"));
