@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <fstream>
@@ -31,7 +32,11 @@ run:
 )";
 
 std::filesystem::path write_recipe(const std::string& text) {
-  const auto path = std::filesystem::path(testing::TempDir()) / "recipe.yaml";
+  // A folder for each process: ctest runs several tests of this file at once.
+  const auto folder =
+      std::filesystem::path(testing::TempDir()) / fmt::format("reprise-recipe-{}", getpid());
+  std::filesystem::create_directories(folder);
+  const auto path = folder / "recipe.yaml";
   std::ofstream(path) << text;
   return path;
 }
