@@ -105,7 +105,7 @@ std::string ordinal(int n) {
 bool may_skip(const Plan& plan, size_t step) {
   if (step + 1 >= plan.steps.size()) return false;
   const auto* mix = std::get_if<Mix>(&plan.steps[step + 1].op);
-  return mix != nullptr && (mix->skip_below > 0 || mix->tokens != MixTokens::All);
+  return mix != nullptr && mix->skips();
 }
 
 // Row by row ‖a − b‖ / ‖b‖ of [rows, ...], summed in double. 0 where nothing moved, none where

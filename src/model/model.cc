@@ -178,7 +178,7 @@ Tensor Model::forward(const Plan& plan, const Rows& rows, Tensor x, Observer* ob
     if (std::holds_alternative<Visit>(step.op)) {
       const auto* mix =
           i + 1 < plan.steps.size() ? std::get_if<Mix>(&plan.steps[i + 1].op) : nullptr;
-      const bool skips = mix && (mix->skip_below > 0 || mix->tokens != MixTokens::All);
+      const bool skips = mix && mix->skips();
       std::vector<int32_t> active;
       if (mix) {  // held only where it is needed
         before = x;

@@ -36,6 +36,8 @@ struct Mix {
   int gate = 0;
   float skip_below = 0;
   MixTokens tokens = MixTokens::All;
+  // Whether tokens may leave the visit out.
+  bool skips() const { return skip_below > 0 || tokens != MixTokens::All; }
   bool operator==(const Mix&) const = default;
 };
 
