@@ -16,12 +16,7 @@ import statistics
 import subprocess
 import tempfile
 
-
-def machine() -> str:
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
+import machine
 
 
 def evaluate(args, threshold: float) -> dict:
@@ -72,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     thresholds = [float(text) for text in args.thresholds.split(",")]
 
-    print(f"machine: {machine()}\nmodel: {args.model}")
+    print(f"machine: {machine.processor()}\nmodel: {args.model}")
     if args.inputs:
         exact = traced(args, 0)
         for threshold in thresholds:

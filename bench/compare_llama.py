@@ -10,22 +10,16 @@ Without --llama-bench only reprise's figures are printed.
 import argparse
 import json
 import pathlib
-import platform
 import statistics
 import subprocess
+
+import machine
 
 PROMPT_TOKENS = 512
 ANSWER_TOKENS = 128
 # Plain prose, repeated to about PROMPT_TOKENS tokens.
 TEXT = ("The committee met on the third floor of the old library, where the windows looked out over a "
         "river that had once carried timber and grain to the coast. ")
-
-
-def machine() -> str:
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def reprise(args, prompt: str, tokens: int) -> dict:
@@ -73,7 +67,7 @@ def main() -> None:
             for kind in theirs:
                 theirs[kind].append(figures[kind])
 
-    print(f"machine: {machine()}, {args.threads} threads; {backend}")
+    print(f"machine: {machine.processor()}, {args.threads} threads; {backend}")
     print(f"model: {pathlib.Path(args.model).name}; prompt {long['prompt_tokens']} tokens, "
           f"{short['generated_tokens']} generated; {args.pairs} pairs")
     for kind in ("prefill", "decode"):

@@ -42,8 +42,8 @@ ChatTurn read_turn(const JsonObject& message, const std::filesystem::path& folde
 
 }  // namespace
 
-std::vector<ChatTurn> parse_conversation(const Json& json, const std::string& where,
-                                         const std::filesystem::path& folder) {
+std::vector<ChatTurn> parse_messages(const Json& json, const std::string& where,
+                                     const std::filesystem::path& folder) {
   if (!json.is_array() || json.empty())
     fail("{}: expected a list of messages, found {}", where,
          json.is_array() ? "an empty one" : json.type_name());
@@ -55,6 +55,12 @@ std::vector<ChatTurn> parse_conversation(const Json& json, const std::string& wh
     for (const auto& image : turns[i].images)
       require_file(image, fmt::format("{}: key '[{}].images'", where, i));
   }
+  return turns;
+}
+
+std::vector<ChatTurn> parse_conversation(const Json& json, const std::string& where,
+                                         const std::filesystem::path& folder) {
+  std::vector<ChatTurn> turns = parse_messages(json, where, folder);
   if (turns.back().role != "user")
     fail("{}: key '[{}].role': expected the last message to be the user's, found '{}'", where,
          json.size() - 1, turns.back().role);

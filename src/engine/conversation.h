@@ -12,6 +12,10 @@
 
 namespace reprise {
 
+// Messages [{"role": ..., "content": ...[, "images": [...]]}, ...] as below, whoever has the last
+// word.
+std::vector<ChatTurn> parse_messages(const Json& json, const std::string& where,
+                                     const std::filesystem::path& folder);
 // [{"role": "user", "content": "What is this?", "images": ["a.png"]}, ...]: roles system, user and
 // assistant, pictures of user messages only, their paths relative to `folder`. The last message
 // must be the user's: it is what the model answers. Throws Error beginning with `where` and naming

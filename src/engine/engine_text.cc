@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "engine/engine.h"
+#include "engine/model_text.h"
 #include "text/tokenizer_files.h"
 
 namespace reprise {
@@ -16,38 +17,22 @@ const Tokenizer& Engine::tokenizer() {
   return *tokenizer_;
 }
 
-// Where the config leaves the image placeholder's id to the tokenizer. A folder without one can
-// still be inspected and run on text; pictures are refused at use.
 void Engine::find_image_token() {
   const ModelFiles& files = model_->files();
-  if (!config().vision || config().image_token >= 0) return;
-  if (files.folder && !files.folder->has_vocabulary()) return;
-  const std::string release = release_chat_format(config().source);
-  if (release.empty()) return;
-  if (const auto id = tokenizer().find(reprise::chat_format(release).image_placeholder))
-    model_->set_image_token(*id);
+  // A folder without a tokenizer can still be inspected and run on text; pictures are refused at
+  // use.
+  if (!leaves_image_token_open(config()) || (files.folder && !files.folder->has_vocabulary()))
+    return;
+  if (const auto id = image_token_by_tokenizer(config(), tokenizer())) model_->set_image_token(*id);
 }
 
 const ChatFormat* Engine::chat_format() {
   if (!chat_read_) {
-    const ModelConfig& model = config();
-    if (!options_.chat_template.empty()) {
-      chat_ = reprise::chat_format(options_.chat_template);
-    } else if (!model.chat_format.empty()) {
-      chat_ = reprise::chat_format(model.chat_format);
-    } else if (const std::string release = release_chat_format(model.source); !release.empty()) {
-      chat_ = reprise::chat_format(release);
-    } else if (const auto& files = model_->files();
-               files.folder && !files.folder->has_vocabulary()) {
-      // no tokenizer, so no template either
-    } else if (const auto& jinja = tokenizer().chat_template()) {
-      const auto text = [&](std::optional<int32_t> id) {
-        return id ? std::string(tokenizer().token_bytes(*id)) : std::string();
-      };
-      const SpecialIds& ids = tokenizer().ids();
-      chat_ = recognize_chat_format(*jinja, text(ids.bos), text(ids.eos),
-                                    options_.model.string() + ": chat template");
-    }
+    const ModelFiles& files = model_->files();
+    // Without a tokenizer there is no template either.
+    const bool has_tokenizer = !files.folder || files.folder->has_vocabulary();
+    chat_ = find_chat_format(options_.chat_template, config(),
+                             has_tokenizer ? &tokenizer() : nullptr, options_.model.string());
     chat_read_ = true;
   }
   return chat_ ? &*chat_ : nullptr;

@@ -17,9 +17,9 @@ void save_gguf(Model& model, const std::filesystem::path& path, const SaveOption
   GgufMetadata metadata;
   metadata.set("general.architecture", std::string("reprise"));
   metadata.set("general.name", options.name);
-  metadata.set("reprise.config", model.config().source.dump());
-  if (!options.tokenizer_json.empty())
-    metadata.set("reprise.tokenizer_json", options.tokenizer_json);
+  Json config = model.config().source;
+  if (!options.chat_format.empty()) config["reprise"]["chat_format"] = options.chat_format;
+  metadata.set("reprise.config", config.dump());
   for (const auto& [key, value] : options.metadata.entries()) metadata.set(key, value);
   std::vector<GgufTensor> tensors;
   model.visit_tensors([&](const TensorSlot& slot) {

@@ -1,6 +1,5 @@
-// One GGUF file with everything inside: weights under their Hugging Face names, config.json as it
-// is under "reprise.config", tokenizer.json under "reprise.tokenizer_json". Lossless for F32: a
-// folder can be made from it again.
+// One GGUF file with everything inside: weights under their Hugging Face names, config.json under
+// "reprise.config", the tokenizer's files. Lossless for F32: a folder can be made from it again.
 #pragma once
 
 #include <filesystem>
@@ -15,9 +14,9 @@ struct SaveOptions {
   // vision tower, gates and phantom matrices included, stays F32. Where a row's length is no
   // multiple of the block size, F32 too.
   DType type = DType::F32;
-  std::string name;            // general.name
-  std::string tokenizer_json;  // text of tokenizer.json; may be empty
-  GgufMetadata metadata;       // further keys: a tokenizer in GGUF's own words
+  std::string name;         // general.name
+  std::string chat_format;  // kept as "reprise.chat_format" of the config; empty: as it is there
+  GgufMetadata metadata;    // further keys: the tokenizer's (text/tokenizer_files.h)
 };
 
 // Atomic. Throws Error naming the path.

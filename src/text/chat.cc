@@ -223,17 +223,21 @@ class Renderer {
       literal(format_.image_after);
     }
   }
+  // Text from here on is part of an answer, or no longer.
+  void set_answer(bool answer) { answer_ = answer; }
   std::vector<PromptPart> take() { return std::move(parts_); }
 
  private:
   void append(std::string_view text) {
     if (text.empty()) return;
-    if (parts_.empty() || parts_.back().image >= 0) parts_.push_back({});
+    if (parts_.empty() || parts_.back().image >= 0 || parts_.back().answer != answer_)
+      parts_.push_back({"", -1, 0, answer_});
     parts_.back().text += text;
   }
   const ChatFormat& format_;
   std::span<const int64_t> image_tokens_;
   int next_image_ = 0;
+  bool answer_ = false;
   std::vector<PromptPart> parts_;
 };
 
@@ -263,6 +267,35 @@ void check_messages(const ChatFormat& format, std::span<const ChatMessage> messa
   if (images != static_cast<int64_t>(image_tokens.size()))
     fail("the messages have {} images, but token counts for {} are given", images,
          image_tokens.size());
+}
+
+void render_messages(const ChatFormat& format, std::span<const ChatMessage> messages,
+                     bool mark_answers, Renderer& out) {
+  out.literal(format.begin);
+  if (messages[0].role != "system" && !format.default_system.empty()) {
+    out.literal(format.system_start);
+    out.content(format.default_system);
+    out.literal(format.system_end);
+  }
+  for (const ChatMessage& message : messages) {
+    if (message.role == "system") {
+      if (format.skip_empty_system && message.content.empty()) continue;
+      out.literal(format.system_start);
+      out.content(message.content);
+      out.literal(format.system_end);
+    } else if (message.role == "user") {
+      out.literal(format.user_start);
+      out.images(message.images);
+      out.content(message.content);
+      out.literal(format.user_end);
+    } else {
+      out.literal(format.assistant_start);
+      out.set_answer(mark_answers);
+      out.content(message.content);
+      out.literal(format.assistant_end);
+      out.set_answer(false);
+    }
+  }
 }
 
 }  // namespace
@@ -313,30 +346,17 @@ std::vector<PromptPart> render_chat(const ChatFormat& format, std::span<const Ch
                                     bool add_generation_prompt) {
   check_messages(format, messages, image_tokens);
   Renderer out(format, image_tokens);
-  out.literal(format.begin);
-  if (messages[0].role != "system" && !format.default_system.empty()) {
-    out.literal(format.system_start);
-    out.content(format.default_system);
-    out.literal(format.system_end);
-  }
-  for (const ChatMessage& message : messages) {
-    if (message.role == "system") {
-      if (format.skip_empty_system && message.content.empty()) continue;
-      out.literal(format.system_start);
-      out.content(message.content);
-      out.literal(format.system_end);
-    } else if (message.role == "user") {
-      out.literal(format.user_start);
-      out.images(message.images);
-      out.content(message.content);
-      out.literal(format.user_end);
-    } else {
-      out.literal(format.assistant_start);
-      out.content(message.content);
-      out.literal(format.assistant_end);
-    }
-  }
+  render_messages(format, messages, /*mark_answers=*/false, out);
   out.literal(add_generation_prompt ? format.generation : format.end);
+  return out.take();
+}
+
+std::vector<PromptPart> render_answers(const ChatFormat& format,
+                                       std::span<const ChatMessage> messages,
+                                       std::span<const int64_t> image_tokens) {
+  check_messages(format, messages, image_tokens);
+  Renderer out(format, image_tokens);
+  render_messages(format, messages, /*mark_answers=*/true, out);
   return out.take();
 }
 

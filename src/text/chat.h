@@ -53,6 +53,7 @@ struct PromptPart {
   std::string text;
   int image = -1;            // index among all images of the conversation, -1: this is text
   int64_t image_tokens = 0;  // how often ChatFormat::image_placeholder stands here
+  bool answer = false;       // set by render_answers only
   bool operator==(const PromptPart&) const = default;
 };
 
@@ -80,5 +81,12 @@ ChatFormat recognize_chat_format(const std::string& jinja, const std::string& bo
 std::vector<PromptPart> render_chat(const ChatFormat& format, std::span<const ChatMessage> messages,
                                     std::span<const int64_t> image_tokens,
                                     bool add_generation_prompt = true);
+
+// A whole conversation as a model is trained on it: what an assistant message says, up to and with
+// the text that ends its turn, is a part of its own with `answer` set; nothing follows the last
+// message. Otherwise as above.
+std::vector<PromptPart> render_answers(const ChatFormat& format,
+                                       std::span<const ChatMessage> messages,
+                                       std::span<const int64_t> image_tokens);
 
 }  // namespace reprise

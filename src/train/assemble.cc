@@ -147,7 +147,7 @@ Assembled assemble(const Recipe& recipe) {
   Assembled out;
   out.tokenizer = recipe.tokenizer.empty()
                       ? tokenizer_of(backbone->files, "name one with key 'model.tokenizer'")
-                      : read_tokenizer_file(recipe.tokenizer);
+                      : read_tokenizer(recipe.tokenizer);
   // A new placeholder takes a row of the embedding that no token has, else a new row.
   const int64_t rows = backbone->config.text.vocab, used = out.tokenizer.size();
   if (used > rows)

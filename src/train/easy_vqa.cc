@@ -219,8 +219,7 @@ Example draw_easy_vqa(uint64_t seed, int64_t i, int questions, EasyVqaScene* sce
   drawn.shape = static_cast<EasyVqaShape>(between(random, 0, 2));
   drawn.colour = between(random, 0, 7);
   Example example;
-  example.has_image = true;
-  example.image = draw(drawn, random);
+  example.images.push_back(draw(drawn, random));
   while (static_cast<int>(example.turns.size()) < questions) {
     const QuestionAnswer turn = ask(drawn, random);
     const bool asked =

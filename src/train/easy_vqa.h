@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "train/data.h"
+#include "train/examples.h"
 
 namespace reprise {
 

@@ -2,29 +2,18 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "text/tokenizer_gguf.h"
-#include "text/tokenizer_json.h"
 
 namespace reprise {
 namespace {
 
-constexpr const char* kJsonKey = "reprise.tokenizer_json";
+constexpr const char* kTokens = "tokenizer.ggml.tokens";
+constexpr const char* kTypes = "tokenizer.ggml.token_type";
+constexpr const char* kScores = "tokenizer.ggml.scores";
+enum GgufTokenType : int32_t { kControl = 3, kUnused = 5 };
 
-}  // namespace
-
-std::unique_ptr<Tokenizer> TrainTokenizer::make() const {
-  if (json.empty()) return make_tokenizer(spec);
-  return tokenizer_from_json(parse_json(json, where), nullptr, where);
-}
-
-int64_t TrainTokenizer::size() const { return make()->vocab_size(); }
-
-int64_t TrainTokenizer::find_or_add(const std::string& text, int64_t id) {
-  if (const auto found = make()->find(text)) return *found;
-  if (json.empty()) {
-    spec.added.push_back({.id = static_cast<int32_t>(id), .text = text, .special = true});
-    return id;
-  }
+// A special token more in the text of a tokenizer.json.
+void add_to_tokenizer_json(const std::string& text, int64_t id, std::string& json,
+                           const std::string& where) {
   Json root = parse_json(json, where);
   root["added_tokens"].push_back({{"id", id},
                                   {"content", text},
@@ -34,29 +23,109 @@ int64_t TrainTokenizer::find_or_add(const std::string& text, int64_t id) {
                                   {"normalized", false},
                                   {"special", true}});
   json = root.dump();
+}
+
+// A special token more beside a vocabulary without a tokenizer.json. Where the config has a list of
+// added tokens that list counts alone (slow_config.h).
+void add_to_slow_files(const std::string& text, int64_t id, TokenizerFiles& files) {
+  Json config = files.find_json("tokenizer_config.json").value_or(Json::object());
+  if (config.contains("added_tokens_decoder")) {
+    config["added_tokens_decoder"][std::to_string(id)] = {
+        {"content", text},     {"single_word", false}, {"lstrip", false},
+        {"rstrip", false},     {"normalized", false},  {"special", true}};
+  } else {
+    config["additional_special_tokens"].push_back(text);
+    Json added = files.find_json("added_tokens.json").value_or(Json::object());
+    added[text] = id;
+    files.contents["added_tokens.json"] = added.dump();
+  }
+  files.contents["tokenizer_config.json"] = config.dump();
+}
+
+void add_to_keys(const std::string& text, int64_t id, GgufMetadata& keys) {
+  std::vector<std::string> tokens = keys.get_strings(kTokens);
+  std::vector<int32_t> types(tokens.size(), 1);
+  if (keys.has(kTypes)) {
+    const std::vector<int64_t> found = keys.get_ints(kTypes);
+    types.assign(found.begin(), found.end());
+  }
+  for (auto i = static_cast<int64_t>(tokens.size()); i < id; ++i)
+    tokens.push_back(fmt::format("[PAD{}]", i));
+  types.resize(tokens.size(), kUnused);
+  tokens.push_back(text);
+  types.push_back(kControl);
+  if (keys.has(kScores)) {
+    std::vector<float> scores = keys.get_floats(kScores);
+    scores.resize(tokens.size());
+    keys.set(kScores, GgufValue(GgufArray{std::move(scores)}));
+  }
+  keys.set(kTokens, std::move(tokens));
+  keys.set(kTypes, GgufValue(GgufArray{std::move(types)}));
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> TrainTokenizer::make() const {
+  return files.has_vocabulary() ? tokenizer_from_files(files) : tokenizer_from_gguf_or_files(keys);
+}
+
+int64_t TrainTokenizer::size() const { return make()->vocab_size(); }
+
+int64_t TrainTokenizer::find_or_add(const std::string& text, int64_t id) {
+  if (const auto found = make()->find(text)) return *found;
+  if (files.has("tokenizer.json"))
+    add_to_tokenizer_json(text, id, files.contents["tokenizer.json"],
+                          files.path_of("tokenizer.json"));
+  else if (files.has_vocabulary())
+    add_to_slow_files(text, id, files);
+  else
+    add_to_keys(text, id, keys);
+  const auto added = make()->find(text);
+  if (added != id)
+    fail("{}: '{}' could not be added as token {}; name a token that is there", where, text, id);
   return id;
 }
 
-void TrainTokenizer::write(int64_t vocab_size, GgufMetadata& metadata) const {
-  if (json.empty())
-    write_tokenizer(spec, vocab_size, metadata);
-  else
-    metadata.set(kJsonKey, GgufValue(json));
+void TrainTokenizer::write(GgufMetadata& metadata) const {
+  if (files.has_vocabulary()) return store_tokenizer_files(files, metadata);
+  for (const auto& [key, value] : keys.entries()) metadata.set(key, value);
 }
 
-TrainTokenizer read_tokenizer_file(const std::filesystem::path& path) {
-  return {path.string(), read_file(path), {}};
+TrainTokenizer read_tokenizer(const std::filesystem::path& path) {
+  TrainTokenizer tokenizer;
+  tokenizer.where = path.string();
+  if (std::filesystem::is_directory(path)) {
+    tokenizer.files = tokenizer_files_from_folder(path);
+  } else {
+    tokenizer.files.where = path.string();
+    tokenizer.files.before_name = (path.parent_path() / "").string();
+    tokenizer.files.contents["tokenizer.json"] = read_file(path);
+  }
+  if (!tokenizer.files.has_vocabulary())
+    fail(
+        "{}: holds no tokenizer; expected tokenizer.json, tokenizer.model, or vocab.json and "
+        "merges.txt",
+        path.string());
+  return tokenizer;
 }
 
 TrainTokenizer tokenizer_of(const ModelFiles& files, const std::string& hint) {
-  if (files.folder && files.folder->tokenizer_json)
-    return read_tokenizer_file(*files.folder->tokenizer_json);
+  TrainTokenizer tokenizer;
+  tokenizer.where = files.path.string();
+  if (files.folder) {
+    tokenizer.files = tokenizer_files_from_folder(files.path);
+    if (tokenizer.files.has_vocabulary()) return tokenizer;
+  }
   if (files.gguf) {
     const GgufMetadata& metadata = files.gguf->metadata;
-    if (const auto json = metadata.find_string(kJsonKey))
-      return {metadata.where() + ": key '" + kJsonKey + "'", *json, {}};
-    if (metadata.has("tokenizer.ggml.model"))
-      return {metadata.where(), "", spec_from_gguf(metadata)};
+    tokenizer.files = tokenizer_files_from_gguf(metadata);
+    if (tokenizer.files.has_vocabulary()) return tokenizer;
+    if (metadata.has("tokenizer.ggml.model")) {
+      tokenizer.keys = GgufMetadata(metadata.where());
+      for (const auto& [key, value] : metadata.entries())
+        if (key.starts_with("tokenizer.")) tokenizer.keys.set(key, value);
+      return tokenizer;
+    }
   }
   fail("{}: holds no tokenizer; {}", files.path.string(), hint);
 }

@@ -7,24 +7,27 @@
 #include "formats/gguf.h"
 #include "model/model.h"
 #include "text/tokenizer.h"
+#include "text/tokenizer_files.h"
 
 namespace reprise {
 
 struct TrainTokenizer {
-  std::string where;   // file, for messages
-  std::string json;    // text of tokenizer.json; empty where the keys of a GGUF file are the source
-  TokenizerSpec spec;  // set where json is empty
+  std::string where;     // file or folder, for messages
+  TokenizerFiles files;  // of a folder, or of a GGUF file of ours
+  GgufMetadata keys;     // where `files` has no vocabulary: the keys tokenizer.* of llama.cpp's file
 
-  // Throws Error naming `where`.
+  // Throws Error naming file and key.
   std::unique_ptr<Tokenizer> make() const;
-  // The id of the token with this text; a new special token `id` where there is none.
+  // The id of the token with this text; a new special token `id`, which none has, where there is
+  // none.
   int64_t find_or_add(const std::string& text, int64_t id);
   int64_t size() const;  // ids are 0 .. size - 1
-  // As keys of a GGUF file to be written; vocab_size: rows of the embedding.
-  void write(int64_t vocab_size, GgufMetadata& metadata) const;
+  // As keys of a GGUF file to be written.
+  void write(GgufMetadata& metadata) const;
 };
 
-TrainTokenizer read_tokenizer_file(const std::filesystem::path& path);  // a tokenizer.json
+// A tokenizer.json, or a folder with the files of tokenizer_files.h.
+TrainTokenizer read_tokenizer(const std::filesystem::path& path);
 // The tokenizer inside a model's folder or file. Throws Error naming `hint` (what the user can do)
 // where there is none.
 TrainTokenizer tokenizer_of(const ModelFiles& files, const std::string& hint);

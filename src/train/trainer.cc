@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/rng.h"
+#include "engine/model_text.h"
 #include "model/save.h"
 #include "train/assemble.h"
 #include "train/checkpoint.h"
@@ -94,7 +95,7 @@ Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions
   backend_.set_recording(true);
   backend_.set_bf16(recipe_.bf16);
   make_model();
-  batches_ = std::make_unique<BatchMaker>(recipe_, model_->config(), *tokenizer_);
+  batches_ = std::make_unique<BatchMaker>(recipe_, model_->config(), *tokenizer_, make_format());
   plan_ = model_->prefill_plan();
   model_->visit_tensors([&](const TensorSlot& slot) {
     weights_.push_back({slot.name, *slot.tensor, slot.use != WeightUse::Vector});
@@ -118,19 +119,31 @@ void Trainer::make_model() {
   } else if (recipe_.from.empty()) {
     const Json json = load_json(recipe_.config);
     model_ = Model::create(config_from_json(json, recipe_.config.string()), backend_, initial);
-    files_tokenizer_ = read_tokenizer_file(recipe_.tokenizer);
+    files_tokenizer_ = read_tokenizer(recipe_.tokenizer);
   } else {
     model_ = Model::load(recipe_.from, backend_);
     files_tokenizer_ = recipe_.tokenizer.empty()
                            ? tokenizer_of(model_->files(), recipe_.path.string() +
-                                                               ": name a tokenizer.json with key "
+                                                               ": name one with key "
                                                                "'model.tokenizer'")
-                           : read_tokenizer_file(recipe_.tokenizer);
+                           : read_tokenizer(recipe_.tokenizer);
   }
   tokenizer_ = files_tokenizer_.make();
   if (tokenizer_->vocab_size() > model_->config().text.embed_rows)
     fail("{}: the tokenizer has {} tokens, the model's embedding {} rows", files_tokenizer_.where,
          tokenizer_->vocab_size(), model_->config().text.embed_rows);
+}
+
+ChatFormat Trainer::make_format() {
+  if (leaves_image_token_open(model_->config()))
+    if (const auto id = image_token_by_tokenizer(model_->config(), *tokenizer_))
+      model_->set_image_token(*id);
+  auto format = find_chat_format(recipe_.chat_format, model_->config(), tokenizer_.get(),
+                                 files_tokenizer_.where);
+  if (!format)
+    fail("{}: key 'model.chat_format' is missing, and {} names none", recipe_.path.string(),
+         model_->config().where);
+  return *format;
 }
 
 Trainer::~Trainer() {
@@ -271,17 +284,15 @@ void Trainer::validate(StepReport& report) {
     tokens += static_cast<int64_t>(batch.targets.size());
     const std::vector<float> values = backend_.to_host(logits);
     const int64_t vocab = logits.cols();
-    // Targets of one answer stand in rows that follow each other.
-    bool all_right = true;
-    for (size_t i = 0; i < batch.targets.size(); ++i) {
-      const float* row = values.data() + static_cast<int64_t>(i) * vocab;
-      all_right &= std::max_element(row, row + vocab) - row == batch.targets[i];
-      const bool last =
-          i + 1 == batch.targets.size() || batch.target_rows[i + 1] != batch.target_rows[i] + 1;
-      if (!last) continue;
+    for (const AnswerTargets& answer : batch.answers) {
+      bool all_right = true;
+      for (int64_t i = answer.first; i < answer.first + answer.count; ++i) {
+        const float* row = values.data() + i * vocab;
+        all_right &= std::max_element(row, row + vocab) - row ==
+                     batch.targets[static_cast<size_t>(i)];
+      }
       ++answers;
       right += all_right;
-      all_right = true;
     }
   }
   backend_.set_recording(true);
@@ -345,7 +356,8 @@ void Trainer::export_model() {
     save_adapters(options_.output / "adapters.safetensors", recipe_, backend_, adapters_);
   SaveOptions save;
   save.name = recipe_.path.stem().string();
-  files_tokenizer_.write(model_->config().text.embed_rows, save.metadata);
+  save.chat_format = recipe_.chat_format;
+  files_tokenizer_.write(save.metadata);
   save_gguf(*model_, options_.output / "model.gguf", save);
 }
 

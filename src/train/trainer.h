@@ -17,7 +17,7 @@
 #include "backend/train_backend.h"
 #include "model/model.h"
 #include "train/adapters.h"
-#include "train/data.h"
+#include "train/batches.h"
 #include "train/recipe.h"
 #include "train/train_tokenizer.h"
 
@@ -68,6 +68,8 @@ class Trainer {
   };
 
   void make_model();
+  // Also lets the tokenizer name the picture's placeholder where the config doesn't.
+  ChatFormat make_format();
   // Share of the time budget that is used; 0 without one.
   double time_used() const;
   AnswerLoss batch_loss(const Batch& batch);

@@ -7,6 +7,7 @@
 
 #include "backend/cpu/memory_pool.h"
 #include "backend/factory.h"
+#include "support/error_of.h"
 #include "unit/backend/random_inputs.h"
 
 namespace reprise::testing {
@@ -14,16 +15,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-template <class Body>
-std::string error_of(const Body& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using test::error_of;
 
 TEST(CpuBackend, DescribesItself) {
   EXPECT_EQ(make_cpu_backend({.threads = 1, .isa = "scalar"})->description(),

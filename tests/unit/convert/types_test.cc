@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "support/error_of.h"
 
 namespace reprise {
 namespace {
 
+using test::error_of;
 using ::testing::HasSubstr;
 
 TensorView tensor(const std::string& name, DType type, Shape shape) {
@@ -113,16 +115,6 @@ TEST(ChooseType, OverridesComeFirst) {
   rules.type.reset();
   EXPECT_EQ(choose("a.down.weight", &matrix), DType::Q8_0);
   EXPECT_EQ(choose("b.up.weight", &matrix), DType::F32);
-}
-
-template <class Action>
-std::string error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(ParseType, NamesAndErrors) {

@@ -12,9 +12,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "support/error_of.h"
 #include "support/paths.h"
 
 namespace reprise {
+
+using test::error_of;
 
 inline std::filesystem::path data_path(const std::string& name) {
   return test::data_dir() / "formats" / name;
@@ -39,17 +42,6 @@ class TempFolder {
  private:
   std::filesystem::path path_;
 };
-
-// The message of the Error that `action` throws; "" when it throws none. Other exceptions pass.
-template <class Action>
-std::string error_of(Action action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 // The bytes of a number as they lie in a little-endian file.
 template <class T>

@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "support/error_of.h"
 
 namespace reprise {
 namespace {
 
+using test::error_of;
 using testing::HasSubstr;
 
 std::vector<int> blocks_of(const Plan& plan) {
@@ -15,15 +17,6 @@ std::vector<int> blocks_of(const Plan& plan) {
   for (const Step& step : plan.steps)
     if (const auto* visit = std::get_if<Visit>(&step.op)) blocks.push_back(visit->block);
   return blocks;
-}
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 TEST(Plan, ReplayVisitsBlocksAgainWithKvRowsOfTheirOwn) {

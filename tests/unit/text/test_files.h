@@ -7,10 +7,13 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "support/error_of.h"
 #include "support/paths.h"
 #include "text/tokenizer_json.h"
 
 namespace reprise::testing {
+
+using test::error_of;
 
 inline std::string data_path(const std::string& file) {
   return test::data_dir().string() + "/text/" + file;
@@ -20,17 +23,6 @@ inline Json tokenizer_json(const std::string& name) { return load_json(data_path
 
 inline std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name) {
   return tokenizer_from_json(tokenizer_json(name), nullptr, name + ".json");
-}
-
-// The message of the Error that `call` throws.
-template <class F>
-std::string error_of(F&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 // An empty folder for the files of one test.

@@ -180,7 +180,7 @@ TEST(TokenizerErrors, EveryValueReplaced) {
         const auto tokenizer = tokenizer_from_json(json, nullptr, "file.json");
         tokenizer->decode(tokenizer->encode("Some text, <s> 123\n\xff"));
       });
-      if (message == "no error") continue;
+      if (message.empty()) continue;
       ++errors;
       EXPECT_THAT(message, HasSubstr("file.json")) << pointer << " = " << other;
     }

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "base/file.h"
+#include "support/slow_tokenizers.h"
 #include "test_files.h"
 #include "text/chat.h"
 #include "text/stream_decoder.h"
@@ -16,17 +16,6 @@ namespace {
 using testing::data_path;
 using ::testing::ElementsAreArray;
 using Ids = std::vector<int32_t>;
-
-TokenizerFiles files_of(const Json& folder) {
-  TokenizerFiles files;
-  files.where = folder["name"].get<std::string>();
-  files.before_name = files.where + "/";
-  for (const auto& [name, value] : folder["files"].items()) {
-    const auto text = value.get<std::string>();
-    files.contents[name] = text.starts_with("@") ? read_file(data_path(text.substr(1))) : text;
-  }
-  return files;
-}
 
 std::string streamed(const Tokenizer& tokenizer, const Ids& ids) {
   StreamDecoder decoder(tokenizer, true);
@@ -68,7 +57,7 @@ TEST_P(SlowTokenizers, SameAsTransformers) {
   static const Json folders = load_json(data_path("slow.json"));
   for (const Json& folder : folders) {
     if (folder["name"] != GetParam()) continue;
-    const auto tokenizer = tokenizer_from_files(files_of(folder));
+    const auto tokenizer = tokenizer_from_files(test::slow_tokenizer_files(folder));
     EXPECT_EQ(tokenizer->vocab_size(), folder["size"]);
     const auto role = [&](const char* name) {
       const Json& id = folder["roles"][name];
@@ -99,7 +88,7 @@ TEST(OfficialPrompts, SameIdsAsTheWholeText) {
   const Json data = load_json(data_path("prompts.json"));
   size_t compared = 0;
   for (const Json& folder : data["folders"]) {
-    const auto tokenizer = tokenizer_from_files(files_of(folder));
+    const auto tokenizer = tokenizer_from_files(test::slow_tokenizer_files(folder));
     const ChatFormat& format = chat_format(folder["name"].get<std::string>());
     for (const Json& c : data["cases"]) {
       if (c["format"] != format.name) continue;

@@ -12,7 +12,7 @@
 #include "support/golden.h"
 #include "support/paths.h"
 #include "text/tokenizer_json.h"
-#include "train/data.h"
+#include "train/batches.h"
 #include "train/trainer.h"
 
 namespace reprise {
@@ -98,7 +98,7 @@ class Packing : public testing::TestWithParam<const char*> {
   Recipe recipe_;
 };
 
-// The conversation that ends in segment s, alone: its picture's rows and its own in one segment.
+// What segment s is there for, alone: its prefix's rows and its own in one segment, its own targets.
 Batch alone(const Batch& packed, size_t s, int64_t tile_pixels, int64_t tokens_per_tile) {
   const RowSegment& own = packed.rows.segments[s];
   std::vector<RowSegment> chain;
@@ -111,7 +111,7 @@ Batch alone(const Batch& packed, size_t s, int64_t tile_pixels, int64_t tokens_p
       if (packed.rows.is_image[row])
         batch.image_rows.push_back(static_cast<int32_t>(batch.ids.size()));
       for (size_t t = 0; t < packed.target_rows.size(); ++t)
-        if (packed.target_rows[t] == i) {
+        if (packed.target_rows[t] == i && i >= own.first_row) {
           batch.target_rows.push_back(static_cast<int32_t>(batch.ids.size()));
           batch.targets.push_back(packed.targets[t]);
         }
@@ -135,18 +135,25 @@ TEST_P(Packing, LossAndGradientsAreTheSumOfSeparateRuns) {
   recipe_.train[0].images = "/";
   recipe_.validation = recipe_.train[0].file;
   recipe_.validation_images = "/";
-  const BatchMaker maker(recipe_, config_, *tokenizer_);
+  const BatchMaker maker(recipe_, config_, *tokenizer_, chat_format("plain-qa"));
   Batch packed = maker.validation(0, maker.validation_size());
   // The generator's pictures are square (one tile); a picture twice as wide has three with its
   // thumbnail. Both stand in one batch.
   Example wide;
-  wide.has_image = true;
-  wide.image = Image(128, 64);
-  for (size_t i = 0; i < wide.image.pixels.size(); ++i)
-    wide.image.pixels[i] = static_cast<uint8_t>(i * 37 % 251);
+  wide.images.push_back(Image(128, 64));
+  for (size_t i = 0; i < wide.images[0].pixels.size(); ++i)
+    wide.images[0].pixels[i] = static_cast<uint8_t>(i * 37 % 251);
   wide.turns = {{"what is the color of the shape?", "teal"}, {"is no red shape present?", "yes"}};
   maker.add_example(wide, packed);
-  EXPECT_EQ(packed.tiles, 1 + 3);
+  // A conversation with a picture in each question: one segment, two answers.
+  Example turns;
+  turns.images = {wide.images[0], Image(64, 64)};
+  turns.conversation = {{"user", "what shape?", 1},
+                        {"assistant", "circle"},
+                        {"user", "and this?", 1},
+                        {"assistant", "triangle"}};
+  maker.add_example(turns, packed);
+  EXPECT_EQ(packed.tiles, 1 + 3 + 4);
 
   const Tensor together = loss(packed);
   be_->backward(together);
@@ -164,7 +171,7 @@ TEST_P(Packing, LossAndGradientsAreTheSumOfSeparateRuns) {
     sum += be_->to_host(part)[0];
     ++conversations;
   }
-  EXPECT_EQ(conversations, 3u + 1 + 2);
+  EXPECT_EQ(conversations, 3u + 1 + 2 + 1);
   EXPECT_NEAR(be_->to_host(together)[0], sum, 1e-5 * sum);
   for (size_t w = 0; w < weights_.size(); ++w) {
     float largest = 1e-6f;
@@ -177,7 +184,7 @@ TEST_P(Packing, CheckpointingChangesNothingButMemory) {
   recipe_.train[0].generator = "easy-vqa";
   recipe_.batch = 24;
   recipe_.questions_per_image = 6;
-  const BatchMaker maker(recipe_, config_, *tokenizer_);
+  const BatchMaker maker(recipe_, config_, *tokenizer_, chat_format("plain-qa"));
   const Batch batch = maker.make(0);
   std::vector<std::vector<float>> found[2];
   int64_t peak[2];

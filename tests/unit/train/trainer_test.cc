@@ -14,7 +14,9 @@
 #include "engine/trace.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
+#include "support/golden.h"
 #include "support/paths.h"
+#include "support/slow_tokenizers.h"
 #include "train/checkpoint.h"
 
 namespace reprise {
@@ -245,6 +247,81 @@ TEST_F(TrainerTest, TheModelFileAnswersOnTheCpuAsTheTrainerWould) {
   }
   ASSERT_EQ(logits.size(), 2u);
   for (size_t i = 0; i < logits[0].size(); ++i) EXPECT_NEAR(logits[0][i], logits[1][i], 2e-4);
+}
+
+// A folder as the TroL-1.8B release: SentencePiece, no chat format and no picture token in the
+// config, adapters at image tokens; conversations with pictures as data.
+class ReleaseTraining : public TrainerTest {
+ protected:
+  void SetUp() override {
+    TrainerTest::SetUp();
+    if (IsSkipped()) return;
+    Json config = load_json(test::golden_root() / "trol/internlm2-clip/model/config.json");
+    config["vocab_size"] = 700;
+    config["num_hidden_layers"] = 1;
+    config["vision_config"]["num_hidden_layers"] = 1;
+    config.erase("image_token_index");
+    write_file_atomically(folder_ / "config.json", config.dump());
+    std::filesystem::create_directories(folder_ / "tokenizer");
+    write_tokenizer_files(test::slow_tokenizer_files("trol-internlm2"), folder_ / "tokenizer");
+    recipe_.tokenizer = folder_ / "tokenizer";
+    const Json messages = {
+        {{"role", "user"}, {"content", "what is this?"}, {"images", {"circle.png"}}},
+        {{"role", "assistant"}, {"content", "a circle"}},
+        {{"role", "user"}, {"content", "and this?"}, {"images", {"triangle.png"}}},
+        {{"role", "assistant"}, {"content", "a triangle"}}};
+    write_file_atomically(folder_ / "data.jsonl",
+                          Json{{"messages", messages}, {"rejected", "a circle"}}.dump() + "\n");
+    recipe_.train[0] = {};
+    recipe_.train[0].file = folder_ / "data.jsonl";
+    recipe_.train[0].images = test::source_dir() / "models/demo";
+    recipe_.preference = true;
+  }
+};
+
+TEST_F(ReleaseTraining, WhatIsTrainedAnswersAndTrainsOn) {
+  const std::vector<double> seen = losses("first", 0, false);
+  EXPECT_LT(seen.back(), seen.front());
+  EngineOptions options;
+  options.model = folder_ / "first/model.gguf";
+  const auto engine = Engine::load(options);
+  EXPECT_EQ(engine->chat_format()->name, "trol-internlm2");
+  EXPECT_EQ(engine->tokenizer().vocab_size(), 700);
+  const auto expected = tokenizer_from_files(test::slow_tokenizer_files("trol-internlm2"));
+  EXPECT_EQ(engine->tokenizer().encode("what is this?"), expected->encode("what is this?"));
+  // The exported file has all that a run needs.
+  recipe_.config.clear();
+  recipe_.tokenizer.clear();
+  recipe_.from = folder_ / "first/model.gguf";
+  const std::vector<double> goes_on = losses("second", 2, false);
+  EXPECT_LT(goes_on.front(), seen.front());
+}
+
+TEST_F(ReleaseTraining, TheModelsOwnAdaptersTrainWithDropout) {
+  recipe_.init_std = 0.3;
+  const std::vector<double> without = losses("without", 1, false);
+  recipe_.adapter_dropout = 0.5;
+  const std::vector<double> whole = losses("whole", 4, false);
+  EXPECT_NE(whole[0], without[0]) << "the same weights, some inputs of adapters dropped";
+  std::vector<double> parts = losses("parts", 2, false);
+  const std::vector<double> rest = losses("parts", 4, true);
+  parts.insert(parts.end(), rest.begin(), rest.end());
+  EXPECT_EQ(whole, parts) << "what is dropped follows from seed and step";
+  // Only at image tokens are there adapters.
+  write_file_atomically(folder_ / "data.jsonl",
+                        R"({"question": "what is this?", "answer": "a", "rejected": "b"})");
+  const std::vector<double> text = losses("text", 1, false);
+  recipe_.adapter_dropout = 0;
+  EXPECT_EQ(losses("text without", 1, false), text);
+}
+
+TEST_F(TrainerTest, TheRecipesChatFormatGoesIntoTheModelFile) {
+  recipe_.steps = 1;
+  recipe_.chat_format = "chatml-image";
+  losses("format", 0, false);
+  EngineOptions options;
+  options.model = folder_ / "format/model.gguf";
+  EXPECT_EQ(Engine::load(options)->chat_format()->name, "chatml-image");
 }
 
 TEST_F(TrainerTest, RefusesToOverwriteAndToResumeFromNothing) {

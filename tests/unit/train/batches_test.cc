@@ -1,4 +1,4 @@
-#include "train/data.h"
+#include "train/batches.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -18,12 +18,13 @@ namespace reprise {
 namespace {
 
 using testing::HasSubstr;
+const ChatFormat& kFormat = chat_format("plain-qa");
 const std::filesystem::path kRecipe = test::source_dir() / "recipes/tiny-trol";
 
 TEST(EasyVqa, IsAPureFunctionOfSeedAndNumber) {
   const Example a = draw_easy_vqa(1, 5, 6), b = draw_easy_vqa(1, 5, 6), c = draw_easy_vqa(2, 5, 6);
-  EXPECT_EQ(a.image.pixels, b.image.pixels);
-  EXPECT_NE(a.image.pixels, c.image.pixels);
+  EXPECT_EQ(a.images[0].pixels, b.images[0].pixels);
+  EXPECT_NE(a.images[0].pixels, c.images[0].pixels);
   ASSERT_EQ(a.turns.size(), 6u);
   for (size_t i = 0; i < 6; ++i) EXPECT_EQ(a.turns[i].question, b.turns[i].question);
 }
@@ -36,8 +37,8 @@ TEST(EasyVqa, PicturesShowWhatTheAnswersSay) {
   for (int64_t i = 0; i < 300; ++i) {
     EasyVqaScene scene;
     const Example example = draw_easy_vqa(3, i, 10, &scene);
-    ASSERT_EQ(example.image.width, 64);
-    ASSERT_EQ(example.image.height, 64);
+    ASSERT_EQ(example.images[0].width, 64);
+    ASSERT_EQ(example.images[0].height, 64);
     const std::string shape = shapes[static_cast<size_t>(scene.shape)];
     const std::string colour = colours[static_cast<size_t>(scene.colour)];
     std::set<std::string> questions;
@@ -55,8 +56,8 @@ TEST(EasyVqa, PicturesShowWhatTheAnswersSay) {
       }
     }
     int light = 0, other = 0;  // background and shape
-    for (size_t p = 0; p < example.image.pixels.size(); p += 3) {
-      const uint8_t* rgb = example.image.pixels.data() + p;
+    for (size_t p = 0; p < example.images[0].pixels.size(); p += 3) {
+      const uint8_t* rgb = example.images[0].pixels.data() + p;
       (rgb[0] >= 230 && rgb[1] >= 230 && rgb[2] >= 230 ? light : other)++;
     }
     EXPECT_GT(light, 64 * 64 / 2);
@@ -108,7 +109,7 @@ class Batches : public testing::Test {
 };
 
 TEST_F(Batches, OnePictureIsThePrefixOfItsQuestions) {
-  const BatchMaker maker(recipe_, config_, *tokenizer_);
+  const BatchMaker maker(recipe_, config_, *tokenizer_, kFormat);
   const Batch batch = maker.make(7);
   const int64_t image_tokens = config_.vision->tokens_per_tile();
   EXPECT_EQ(batch.tiles, 3);
@@ -129,7 +130,7 @@ TEST_F(Batches, OnePictureIsThePrefixOfItsQuestions) {
 }
 
 TEST_F(Batches, TargetsSpellTheAnswersAndFollowTheirQuestions) {
-  const BatchMaker maker(recipe_, config_, *tokenizer_);
+  const BatchMaker maker(recipe_, config_, *tokenizer_, kFormat);
   const Batch batch = maker.make(0);
   ASSERT_EQ(batch.targets.size(), batch.target_rows.size());
   const std::string text = tokenizer_->decode(batch.targets);
@@ -145,7 +146,7 @@ TEST_F(Batches, TargetsSpellTheAnswersAndFollowTheirQuestions) {
 TEST_F(Batches, WrongAnswersFollowTheRightOnesForPreferenceTraining) {
   recipe_.preference = true;
   recipe_.train[0].wrong_answers = "easy-vqa";
-  const BatchMaker maker(recipe_, config_, *tokenizer_);
+  const BatchMaker maker(recipe_, config_, *tokenizer_, kFormat);
   const Batch batch = maker.make(7);
   ASSERT_EQ(batch.answers.size(), size_t{2 * 3 * 4});
   EXPECT_EQ(batch.pairs(), 12);
@@ -169,12 +170,13 @@ TEST_F(Batches, WrongAnswersFollowTheRightOnesForPreferenceTraining) {
   EXPECT_EQ(next, static_cast<int64_t>(batch.targets.size()));
   EXPECT_EQ(batch.right_targets(), right);
   recipe_.train[0].wrong_answers.clear();
-  const BatchMaker without(recipe_, config_, *tokenizer_);
+  const BatchMaker without(recipe_, config_, *tokenizer_, kFormat);
   EXPECT_THAT([&] { without.make(0); }, testing::ThrowsMessage<Error>(HasSubstr("'rejected'")));
 }
 
 TEST_F(Batches, AreAPureFunctionOfTheirIndex) {
-  const BatchMaker one(recipe_, config_, *tokenizer_), other(recipe_, config_, *tokenizer_);
+  const BatchMaker one(recipe_, config_, *tokenizer_, kFormat);
+  const BatchMaker other(recipe_, config_, *tokenizer_, kFormat);
   other.make(1);
   EXPECT_EQ(one.make(5).pixels, other.make(5).pixels);
   EXPECT_EQ(one.make(5).ids, other.make(5).ids);
@@ -200,7 +202,17 @@ TEST(QuestionFile, ErrorsNameFileLineAndKey) {
   EXPECT_THAT(error_of("{oops"), HasSubstr("not valid JSON"));
   EXPECT_THAT(error_of("\n\n"), HasSubstr("holds no questions"));
   EXPECT_THAT(error_of("{\"image\": \"none.png\", \"question\": \"a\", \"answer\": \"b\"}"),
-              HasSubstr("none.png"));
+              testing::AllOf(HasSubstr("questions.jsonl:1"), HasSubstr("none.png")));
+  EXPECT_THAT(error_of(R"({"image": "a", "images": ["b"], "question": "a", "answer": "b"})"),
+              HasSubstr("'images': is given beside 'image'"));
+  EXPECT_THAT(error_of(R"({"images": "b", "question": "a", "answer": "b"})"),
+              HasSubstr("'images': expected an array"));
+  EXPECT_THAT(error_of(R"({"messages": [{"role": "user", "content": "a"}]})"),
+              HasSubstr("'messages': expected the last to be the assistant's, found 'user'"));
+  EXPECT_THAT(error_of(R"({"messages": [{"role": "robot", "content": "a"}]})"),
+              testing::AllOf(HasSubstr("'[0].role'"), HasSubstr("questions.jsonl:1")));
+  EXPECT_THAT(error_of(R"({"messages": [{"role": "assistant", "content": "a"}], "answer": "b"})"),
+              HasSubstr("'answer': is given beside 'messages'"));
 }
 
 TEST(QuestionFile, LinesWithOnePictureAreOneExample) {
@@ -214,7 +226,39 @@ TEST(QuestionFile, LinesWithOnePictureAreOneExample) {
   ASSERT_EQ(source->size(), 2);
   ASSERT_EQ(source->get(0).turns.size(), 2u);
   EXPECT_EQ(source->get(0).turns[1].answer, "3");
-  EXPECT_EQ(source->get(0).image.width, 64);
+  EXPECT_EQ(source->get(0).images[0].width, 64);
+}
+
+TEST(QuestionFile, ConversationsKeepTheirPicturesInOrder) {
+  const auto path = std::filesystem::path(testing::TempDir()) / "conversations.jsonl";
+  write_file_atomically(
+      path,
+      Json::parse(
+          R"({"messages": [{"role": "user", "content": "a", "images": ["circle.png", "triangle.png"]},
+              {"role": "assistant", "content": "1"}, {"role": "user", "content": "b"},
+              {"role": "assistant", "content": "no"}]})")
+              .dump() +
+          "\n" + R"({"question": "c", "answer": "2", "images": ["circle.png", "triangle.png"]})" +
+          "\n" + R"({"question": "d", "answer": "3", "images": ["triangle.png", "circle.png"]})" +
+          "\n" + R"({"question": "e", "answer": "4", "images": ["circle.png", "triangle.png"]})");
+  const auto images = test::source_dir() / "models/demo";
+  for (const int64_t kept : {kKeptPictureBytes, int64_t{0}}) {  // decoded once, or at every use
+    const auto source = load_question_file(path, images, kept);
+    ASSERT_EQ(source->size(), 3) << "the other order of pictures is another example";
+    const Example conversation = source->get(0);
+    ASSERT_EQ(conversation.conversation.size(), 4u);
+    EXPECT_EQ(conversation.conversation[0].images, 2);
+    EXPECT_TRUE(conversation.turns.empty());
+    const Example questions = source->get(1), other = source->get(2);
+    ASSERT_EQ(questions.turns.size(), 2u);
+    EXPECT_EQ(questions.turns[1].answer, "4");
+    ASSERT_EQ(questions.images.size(), 2u);
+    EXPECT_EQ(questions.images[0].pixels, conversation.images[0].pixels);
+    EXPECT_EQ(questions.images[1].pixels, other.images[0].pixels);
+    EXPECT_NE(questions.images[1].pixels, questions.images[0].pixels);
+  }
+  const auto wrong = with_wrong_answers(load_question_file(path, images), "easy-vqa", 1);
+  EXPECT_EQ(wrong->get(0).rejected, "yes");
 }
 
 }  // namespace
