@@ -1,7 +1,8 @@
 // Attention in decode against read bandwidth: one query row, many requests' KV rows in turn, so
 // that keys and values come from memory as they do behind a model's weights. Shapes are those of
 // the TroL and Phantom releases (Phantom's heads are twice as wide). Best times, taken in turns, as
-// in matmul_bench. Options: --quick, --isa NAME.
+// in matmul_bench. Options: --quick, --isa NAME, --cached (one request's rows again and again, 256
+// tokens long, so that what is seen is the kernel itself).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -47,13 +48,13 @@ std::vector<float> noise(int64_t count) {
 }
 
 // One shape: GB/s of keys and values, beside what the machine reads.
-void decode(const Shape& s, DType type, const BackendOptions& options, int64_t context,
-            int rounds) {
+void decode(const Shape& s, DType type, const BackendOptions& options, int64_t context, int rounds,
+            bool cached) {
   const auto be = make_cpu_backend(options);
   const AttentionSpec spec = {s.heads, s.kv_heads, s.width, s.width, 0.1f, 0};
   const KvSpec kv = {s.kv_heads, s.width, s.width, type};
   const int64_t row_bytes = context * kv.bytes_per_token();
-  const int64_t count = 4 * last_level_cache_bytes() / row_bytes + 1;
+  const int64_t count = cached ? 1 : 4 * last_level_cache_bytes() / row_bytes + 1;
   const auto fill = [&](int64_t rows) {
     return be->from_host(noise(rows * s.kv_heads * s.width), {rows, s.kv_heads, s.width});
   };
@@ -72,10 +73,12 @@ void decode(const Shape& s, DType type, const BackendOptions& options, int64_t c
   const Tensor query = be->from_host(noise(s.heads * s.width), {1, s.heads, s.width});
   const Tensor entry = fill(1);
   const int32_t at[] = {static_cast<int32_t>(context)};
-  std::vector<std::byte> memory(static_cast<size_t>(count * row_bytes / 4096 * 4096));
+  const int64_t read_bytes = std::max<int64_t>(count * row_bytes, 4 * last_level_cache_bytes());
+  std::vector<std::byte> memory(static_cast<size_t>(read_bytes / 4096 * 4096));
   ThreadPool pool(options.threads);
   const int64_t part = static_cast<int64_t>(memory.size()) / 64 / 4096 * 4096;
 
+  const int repeats = cached ? 200 : 1;
   double ours = 1e30, best = 1e30;
   for (int r = 0; r < rounds; ++r) {
     best = std::min(best, seconds([&] {
@@ -84,12 +87,14 @@ void decode(const Shape& s, DType type, const BackendOptions& options, int64_t c
                       });
                     }));
     ours = std::min(ours, seconds([&] {
-                      for (const KvRow& row : rows) {
-                        const AttentionSegment segment = {0, 1, at, nullptr, &row};
-                        be->attention(spec, query, entry, entry, {&segment, 1});
-                      }
+                      for (int i = 0; i < repeats; ++i)
+                        for (const KvRow& row : rows) {
+                          const AttentionSegment segment = {0, 1, at, nullptr, &row};
+                          be->attention(spec, query, entry, entry, {&segment, 1});
+                        }
                     }));
   }
+  ours /= repeats;
   const double rate = static_cast<double>(count * row_bytes) / ours * 1e-9;
   const double peak = static_cast<double>(64 * part) / best * 1e-9;
   fmt::print(
@@ -102,15 +107,17 @@ void decode(const Shape& s, DType type, const BackendOptions& options, int64_t c
 }  // namespace
 
 int run(int argc, char** argv) {
-  bool quick = false;
+  bool quick = false, cached = false;
   std::string wanted;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) {
       quick = true;
+    } else if (std::strcmp(argv[i], "--cached") == 0) {
+      cached = true;
     } else if (std::strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
       wanted = argv[++i];
     } else {
-      fmt::print(stderr, "usage: {} [--quick] [--isa NAME]\n", argv[0]);
+      fmt::print(stderr, "usage: {} [--quick] [--cached] [--isa NAME]\n", argv[0]);
       return 2;
     }
   }
@@ -122,7 +129,8 @@ int run(int argc, char** argv) {
     for (const int count : threads)
       for (const Shape& shape : kShapes)
         for (const DType type : {DType::F32, DType::F16})
-          decode(shape, type, {.threads = count, .isa = info.name}, 2000, quick ? 5 : 20);
+          decode(shape, type, {.threads = count, .isa = info.name}, cached ? 256 : 2000,
+                 quick ? 5 : 20, cached);
   }
   return 0;
 }

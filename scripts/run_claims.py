@@ -17,6 +17,7 @@ import fnmatch
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs/claims"
 RESULTS = ROOT / "docs/claims.json"
 DATA = ROOT / "recipes/tiny-trol/data"
-CALIBRATION_STEPS = 20
+CALIBRATION_STEPS = 100
+CURVE = (0.05, 0.1, 0.25, 0.5, 1.0)  # shares of the budget at which the training loss is kept
 
 
 def config(model_type: str, own: dict) -> dict:
@@ -64,14 +66,16 @@ INFERENCE = {
 
 
 def recipe(folder: pathlib.Path, loss: str, seed: int, steps: int) -> str:
-    return f"""model: {{config: {folder}/config.json, tokenizer: {ROOT}/recipes/tiny-trol/tokenizer.json, init_std: 0.05}}
+    wrong = ", wrong_answers: easy-vqa" if loss == "sft+po" else ""
+    return f"""loss: {loss}
+model: {{config: {folder}/config.json, tokenizer: {ROOT}/recipes/tiny-trol/tokenizer.json, init_std: 0.05}}
 data:
   train:
-    - {{generator: easy-vqa, weight: 3}}
-    - {{file: {DATA}/train.jsonl, images: {DATA}/train, weight: 1, flips: true}}
+    - {{generator: easy-vqa, weight: 3{wrong}}}
+    - {{file: {DATA}/train.jsonl, images: {DATA}/train, weight: 1, flips: true{wrong}}}
   questions_per_image: 8
 optimizer: {{lr: 1.5e-3, min_lr: 1.0e-5, warmup_steps: {min(200, max(1, steps // 10))}, beta2: 0.98, weight_decay: 0.05, clip: 1.0}}
-run: {{steps: {steps}, batch: 16, seed: {seed}, checkpoint_every: 200, log_every: 50, precision: fp32, loss: {loss}}}
+run: {{steps: {steps}, batch: 16, seed: {seed}, checkpoint_every: 200, log_every: 50, precision: fp32}}
 """
 
 
@@ -79,7 +83,9 @@ def train(reprise: str, folder: pathlib.Path, recipe_text: str, resume: bool) ->
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe_text)
     command = [reprise, "train", str(folder / "recipe.yaml"), "--out", str(folder / "out"), "--threads", "1"]
-    if resume and (folder / "out/checkpoint.safetensors").exists():
+    if not resume:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+    elif (folder / "out/checkpoint.safetensors").exists():
         command.append("--resume")
     start = time.time()
     with open(folder / "train.log", "a") as log:
@@ -93,6 +99,17 @@ def evaluate(reprise: str, model: pathlib.Path, options: list) -> float:
     return json.loads(out)["exact_match"]
 
 
+def curve(log: pathlib.Path, steps: int) -> dict:
+    """Share of the budget -> mean training loss (of the answers alone) over the 4% of it before."""
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    means = {}
+    for share in CURVE:
+        seen = [e["loss"] - e.get("preference_loss", 0) for e in entries if (share - 0.04) * steps < e["step"] <= share * steps]
+        if seen:
+            means[f"{share:g}"] = round(statistics.mean(seen), 4)
+    return means
+
+
 def run_one(args, name: str, seed: int, steps: int) -> dict:
     model_type, own, loss = TRAINED[name]
     folder = WORK / name / f"seed-{seed}"
@@ -100,7 +117,8 @@ def run_one(args, name: str, seed: int, steps: int) -> dict:
     (folder / "config.json").write_text(json.dumps(config(model_type, own), indent=1))
     seconds = train(args.reprise, folder, recipe(folder, loss, seed, steps), resume=True)
     model = folder / "out/model.gguf"
-    result = {"steps": steps, "seconds": round(seconds, 1), "exact_match": {name: evaluate(args.reprise, model, [])}}
+    result = {"steps": steps, "seconds": round(seconds, 1), "loss": curve(folder / "out/log.jsonl", steps),
+              "exact_match": {name: evaluate(args.reprise, model, [])}}
     for other, (base, options) in INFERENCE.items():
         if base == name:
             result["exact_match"][other] = evaluate(args.reprise, model, options)
@@ -142,11 +160,14 @@ def report(results: dict) -> None:
     values = by_variant(results)
     order = [*TRAINED, *INFERENCE]
     print(f"exact match in %, easy-VQA test split, {results['budget_minutes']} minutes a run\n")
-    print("| variant | seeds | mean | spread (min to max) | steps |\n|---|---|---|---|---|")
+    shares = " | ".join(f"loss at {share:.0%}" for share in CURVE)
+    print(f"| variant | seeds | mean | spread (min to max) | steps | {shares} |\n|---|---|---|---|---|{'---|' * len(CURVE)}")
     for name in sorted(values, key=order.index):
         v = values[name]
         steps = results["steps"].get(INFERENCE.get(name, (name,))[0], "")
-        print(f"| {name} | {len(v)} | {statistics.mean(v):.1f} | {min(v):.1f} to {max(v):.1f} | {steps} |")
+        losses = [run["loss"] for run in results["runs"].get(name, {}).values()]
+        curve = " | ".join(f"{statistics.mean(l[f'{share:g}'] for l in losses):.3f}" if losses else "" for share in CURVE)
+        print(f"| {name} | {len(v)} | {statistics.mean(v):.1f} | {min(v):.1f} to {max(v):.1f} | {steps} | {curve} |")
     try:
         import matplotlib
 

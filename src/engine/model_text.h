@@ -11,9 +11,10 @@
 
 namespace reprise {
 
-// The format `named` by the user; else the config's, the one that an official release keeps in code,
-// or the tokenizer's own template, recognised. nullopt where there is none of them; tokenizer may be
-// null. Throws Error beginning with `where`, or naming --chat-template, for one that isn't known.
+// The format `named` by the user; else the config's, the one that an official release keeps in
+// code, or the tokenizer's own template, recognised. nullopt where there is none of them; tokenizer
+// may be null. Throws Error beginning with `where`, or naming --chat-template, for one that isn't
+// known.
 std::optional<ChatFormat> find_chat_format(const std::string& named, const ModelConfig& config,
                                            const Tokenizer* tokenizer, const std::string& where);
 

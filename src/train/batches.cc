@@ -168,8 +168,8 @@ void BatchMaker::add_segment(const Tokens& tokens, size_t from, int prefix, size
   const int64_t shift = batch.rows.size() - static_cast<int64_t>(from);  // of tokens to rows
   for (size_t a = first_answer; a < tokens.answers.size(); ++a) {
     const auto [begin, end] = tokens.answers[a];
-    batch.answers.push_back({static_cast<int64_t>(batch.targets.size()),
-                             static_cast<int64_t>(end - begin), rejected});
+    batch.answers.push_back(
+        {static_cast<int64_t>(batch.targets.size()), static_cast<int64_t>(end - begin), rejected});
     for (size_t i = begin; i < end; ++i) {  // predicted by the row before
       batch.target_rows.push_back(static_cast<int32_t>(static_cast<int64_t>(i) - 1 + shift));
       batch.targets.push_back(tokens.ids[i]);
@@ -183,8 +183,7 @@ void BatchMaker::add_segment(const Tokens& tokens, size_t from, int prefix, size
 void BatchMaker::add(const Example& example, std::span<const size_t> turns, bool wrong,
                      Batch& batch) const {
   const std::vector<int64_t> image_tokens = add_pixels(example, batch);
-  if (!example.conversation.empty())
-    return add_conversation(example, image_tokens, wrong, batch);
+  if (!example.conversation.empty()) return add_conversation(example, image_tokens, wrong, batch);
   const auto tokens_of = [&](const QuestionAnswer& qa, const std::string& answer) {
     const std::array messages = {
         ChatMessage{"user", qa.question, static_cast<int>(example.images.size())},

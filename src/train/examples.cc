@@ -77,8 +77,8 @@ Line read_line(const std::string& text, const std::string& where,
     }
     const ChatMessage& last = line.conversation.back();
     if (last.role != "assistant")
-      object.fail_at("messages", "expected the last to be the assistant's, found '" + last.role +
-                                     "'");
+      object.fail_at("messages",
+                     "expected the last to be the assistant's, found '" + last.role + "'");
     answer = last.content;
   } else {
     line.turn = {object.get_string("question"), object.get_string("answer"), line.rejected};

@@ -1,4 +1,5 @@
-// What a model is trained on, before it becomes tokens: questions about pictures, and conversations.
+// What a model is trained on, before it becomes tokens: questions about pictures, and
+// conversations.
 #pragma once
 
 #include <cstdint>

@@ -31,13 +31,10 @@ void add_to_slow_files(const std::string& text, int64_t id, TokenizerFiles& file
   Json config = files.find_json("tokenizer_config.json").value_or(Json::object());
   if (config.contains("added_tokens_decoder")) {
     config["added_tokens_decoder"][std::to_string(id)] = {
-        {"content", text},     {"single_word", false}, {"lstrip", false},
-        {"rstrip", false},     {"normalized", false},  {"special", true}};
+        {"content", text}, {"single_word", false}, {"lstrip", false},
+        {"rstrip", false}, {"normalized", false},  {"special", true}};
   } else {
-    config["additional_special_tokens"].push_back(text);
-    Json added = files.find_json("added_tokens.json").value_or(Json::object());
-    added[text] = id;
-    files.contents["added_tokens.json"] = added.dump();
+    config["additional_special_tokens"].push_back(text);  // takes the next id
   }
   files.contents["tokenizer_config.json"] = config.dump();
 }

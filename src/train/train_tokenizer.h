@@ -14,7 +14,7 @@ namespace reprise {
 struct TrainTokenizer {
   std::string where;     // file or folder, for messages
   TokenizerFiles files;  // of a folder, or of a GGUF file of ours
-  GgufMetadata keys;     // where `files` has no vocabulary: the keys tokenizer.* of llama.cpp's file
+  GgufMetadata keys;  // where `files` has no vocabulary: the keys tokenizer.* of llama.cpp's file
 
   // Throws Error naming file and key.
   std::unique_ptr<Tokenizer> make() const;

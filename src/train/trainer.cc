@@ -288,8 +288,8 @@ void Trainer::validate(StepReport& report) {
       bool all_right = true;
       for (int64_t i = answer.first; i < answer.first + answer.count; ++i) {
         const float* row = values.data() + i * vocab;
-        all_right &= std::max_element(row, row + vocab) - row ==
-                     batch.targets[static_cast<size_t>(i)];
+        all_right &=
+            std::max_element(row, row + vocab) - row == batch.targets[static_cast<size_t>(i)];
       }
       ++answers;
       right += all_right;

@@ -12,7 +12,7 @@
 namespace reprise::test {
 
 // One entry of slow.json as files; values beginning with '@' name a file beside it.
-inline TokenizerFiles slow_tokenizer_files(const Json& entry) {
+inline TokenizerFiles slow_tokenizer_entry(const Json& entry) {
   TokenizerFiles files;
   files.where = entry["name"].get<std::string>();
   files.before_name = files.where + "/";
@@ -26,7 +26,7 @@ inline TokenizerFiles slow_tokenizer_files(const Json& entry) {
 
 inline TokenizerFiles slow_tokenizer_files(const std::string& name) {
   for (const Json& entry : load_json(data_dir() / "text/slow.json"))
-    if (entry["name"] == name) return slow_tokenizer_files(entry);
+    if (entry["name"] == name) return slow_tokenizer_entry(entry);
   fail("slow.json: has no folder '{}'", name);
 }
 

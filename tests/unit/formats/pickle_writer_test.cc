@@ -30,8 +30,9 @@ TEST(WritePt, OurReaderGivesTheSameTensors) {
     EXPECT_EQ(b.type, a.type) << a.name;
     EXPECT_EQ(b.shape, a.shape) << a.name;
     ASSERT_EQ(b.data.size(), a.data.size()) << a.name;
-    if (!a.data.empty())
+    if (!a.data.empty()) {
       EXPECT_EQ(std::memcmp(b.data.data(), a.data.data(), a.data.size()), 0) << a.name;
+    }
   }
 }
 

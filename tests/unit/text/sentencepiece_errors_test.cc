@@ -66,8 +66,7 @@ TEST(SentencePieceErrors, EveryTruncation) {
   for (const char* name : {"spm-bpe.model", "spm-unigram.model"}) {
     const std::string bytes = model_bytes(name);
     size_t errors = 0, tried = 0;
-    for (size_t n = 0; n < bytes.size(); n += 7, ++tried)
-      errors += use(bytes.substr(0, n)) != "";
+    for (size_t n = 0; n < bytes.size(); n += 7, ++tried) errors += use(bytes.substr(0, n)) != "";
     EXPECT_GT(errors, tried - tried / 4) << name;
   }
 }

@@ -57,7 +57,7 @@ TEST_P(SlowTokenizers, SameAsTransformers) {
   static const Json folders = load_json(data_path("slow.json"));
   for (const Json& folder : folders) {
     if (folder["name"] != GetParam()) continue;
-    const auto tokenizer = tokenizer_from_files(test::slow_tokenizer_files(folder));
+    const auto tokenizer = tokenizer_from_files(test::slow_tokenizer_entry(folder));
     EXPECT_EQ(tokenizer->vocab_size(), folder["size"]);
     const auto role = [&](const char* name) {
       const Json& id = folder["roles"][name];
@@ -88,7 +88,7 @@ TEST(OfficialPrompts, SameIdsAsTheWholeText) {
   const Json data = load_json(data_path("prompts.json"));
   size_t compared = 0;
   for (const Json& folder : data["folders"]) {
-    const auto tokenizer = tokenizer_from_files(test::slow_tokenizer_files(folder));
+    const auto tokenizer = tokenizer_from_files(test::slow_tokenizer_entry(folder));
     const ChatFormat& format = chat_format(folder["name"].get<std::string>());
     for (const Json& c : data["cases"]) {
       if (c["format"] != format.name) continue;

@@ -85,8 +85,7 @@ TEST_P(ConversationBatches, EveryAnswerFollowsThePromptItWillFollow) {
   maker.add_example(example_, batch);
   ASSERT_EQ(batch.rows.segments.size(), 1u);
   EXPECT_EQ(batch.tiles, 3);
-  EXPECT_EQ(static_cast<int64_t>(batch.image_rows.size()),
-            3 * config_.vision->tokens_per_tile());
+  EXPECT_EQ(static_cast<int64_t>(batch.image_rows.size()), 3 * config_.vision->tokens_per_tile());
   ASSERT_EQ(batch.answers.size(), 2u);
   for (const size_t turn : {size_t{0}, size_t{1}}) {
     const AnswerTargets& answer = batch.answers[turn];
@@ -142,8 +141,7 @@ TEST_P(ConversationBatches, AWrongLastAnswerSharesAllThatComesBeforeIt) {
   recipe_.train[0].images = test::source_dir() / "models/demo";
   recipe_.preference = true;
   recipe_.batch = 1;
-  const Batch batch =
-      BatchMaker(recipe_, config_, *tokenizer_, format_).make(0);
+  const Batch batch = BatchMaker(recipe_, config_, *tokenizer_, format_).make(0);
   ASSERT_EQ(batch.answers.size(), 3u) << "the first answer, the right and the wrong last one";
   EXPECT_EQ(batch.pairs(), 1);
   EXPECT_FALSE(batch.answers[1].rejected);
@@ -177,12 +175,11 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Kind{"plain-qa", "recipes/tiny-trol/tokenizer.json"},
                     Kind{"chatml-image", "tests/data/text/smollm2.json"},
                     Kind{"trol-internlm2", "trol-internlm2"},
-                    Kind{"trol-internlm2", "internlm2-legacy-files"},
-                    Kind{"trol-phi3", "phi3"}, Kind{"phantom-phi3", "phi3-legacy"},
-                    Kind{"phantom-qwen2", "qwen2"}),
+                    Kind{"trol-internlm2", "internlm2-legacy-files"}, Kind{"trol-phi3", "phi3"},
+                    Kind{"phantom-phi3", "phi3-legacy"}, Kind{"phantom-qwen2", "qwen2"}),
     [](const auto& info) {
-      std::string name = info.param.format + "_" +
-                         std::filesystem::path(info.param.tokenizer).stem().string();
+      std::string name =
+          info.param.format + "_" + std::filesystem::path(info.param.tokenizer).stem().string();
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });

@@ -98,7 +98,8 @@ class Packing : public testing::TestWithParam<const char*> {
   Recipe recipe_;
 };
 
-// What segment s is there for, alone: its prefix's rows and its own in one segment, its own targets.
+// What segment s is there for, alone: its prefix's rows and its own in one segment, its own
+// targets.
 Batch alone(const Batch& packed, size_t s, int64_t tile_pixels, int64_t tokens_per_tile) {
   const RowSegment& own = packed.rows.segments[s];
   std::vector<RowSegment> chain;
