@@ -1,8 +1,8 @@
 // Attention in decode against read bandwidth: one query row, many requests' KV rows in turn, so
 // that keys and values come from memory as they do behind a model's weights. Shapes are those of
 // the TroL and Phantom releases (Phantom's heads are twice as wide). Best times, taken in turns, as
-// in matmul_bench. Options: --quick, --isa NAME, --cached (one request's rows again and again, 256
-// tokens long, so that what is seen is the kernel itself).
+// in matmul_bench. Options: --quick, --isa NAME, --shape NAME, --cached (one request's rows again
+// and again, 256 tokens long, so that what is seen is the kernel itself).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -108,7 +108,7 @@ void decode(const Shape& s, DType type, const BackendOptions& options, int64_t c
 
 int run(int argc, char** argv) {
   bool quick = false, cached = false;
-  std::string wanted;
+  std::string wanted, shape_wanted;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) {
       quick = true;
@@ -116,8 +116,10 @@ int run(int argc, char** argv) {
       cached = true;
     } else if (std::strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
       wanted = argv[++i];
+    } else if (std::strcmp(argv[i], "--shape") == 0 && i + 1 < argc) {
+      shape_wanted = argv[++i];
     } else {
-      fmt::print(stderr, "usage: {} [--quick] [--cached] [--isa NAME]\n", argv[0]);
+      fmt::print(stderr, "usage: {} [--quick] [--cached] [--isa NAME] [--shape NAME]\n", argv[0]);
       return 2;
     }
   }
@@ -128,9 +130,11 @@ int run(int argc, char** argv) {
     if (!wanted.empty() && wanted != info.name) continue;
     for (const int count : threads)
       for (const Shape& shape : kShapes)
-        for (const DType type : {DType::F32, DType::F16})
+        for (const DType type : {DType::F32, DType::F16}) {
+          if (!shape_wanted.empty() && shape_wanted != shape.name) continue;
           decode(shape, type, {.threads = count, .isa = info.name}, cached ? 256 : 2000,
                  quick ? 5 : 20, cached);
+        }
   }
   return 0;
 }
