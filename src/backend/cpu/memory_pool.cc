@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdlib>
 
+#include "backend/cpu/huge_pages.h"
 #include "base/error.h"
 
 namespace reprise::cpu {
@@ -11,6 +12,11 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kMaxCached = size_t{128} << 20;
+constexpr size_t kMaxIdleSlabs = size_t{1} << 30;
+// Parts of slabs: smaller blocks would waste most of a huge page where a model is tiny, larger ones
+// don't need it.
+constexpr size_t kSmallestPart = size_t{16} << 10;
+constexpr size_t kLargestPart = size_t{4} << 20;
 
 // Four classes per power of two: at most a quarter is wasted, and the tensors of one layer fit the
 // blocks of the last.
@@ -20,9 +26,17 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+bool is_part(size_t size, Account account) {
+  return account == Account::Kv && size >= kSmallestPart && size <= kLargestPart;
+}
+
+// At most an eighth is left over.
+size_t slab_size(size_t part) { return round_up(std::max(kHugePage, 8 * part), kHugePage); }
+
 }  // namespace
 
 MemoryPool::~MemoryPool() {
+  for (std::byte* slab : slabs_) std::free(slab);
   for (auto& [size, blocks] : free_)
     for (std::byte* block : blocks) std::free(block);
 }
@@ -33,7 +47,9 @@ std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes, Account account) 
   std::byte* block = nullptr;
   {
     std::lock_guard lock(mutex_);
-    if (auto it = free_.find(size); it != free_.end() && !it->second.empty()) {
+    if (is_part(size, account)) {
+      block = take_part(size);
+    } else if (auto it = free_.find(size); it != free_.end() && !it->second.empty()) {
       block = it->second.back();
       it->second.pop_back();
       cached_ -= size;
@@ -42,7 +58,8 @@ std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes, Account account) 
     usage.now += bytes;
     usage.peak = std::max(usage.peak, usage.now);
   }
-  if (!block) block = static_cast<std::byte*>(std::aligned_alloc(kAlignment, size));
+  if (!block && !is_part(size, account))
+    block = static_cast<std::byte*>(std::aligned_alloc(kAlignment, size));
   if (!block) {
     std::lock_guard lock(mutex_);
     usage_[static_cast<int>(account)].now -= bytes;
@@ -56,12 +73,39 @@ std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes, Account account) 
 void MemoryPool::give_back(std::byte* block, size_t size, int64_t bytes, Account account) {
   std::lock_guard lock(mutex_);
   usage_[static_cast<int>(account)].now -= bytes;
+  if (is_part(size, account)) return give_back_part(block, size);
   if (cached_ + size > kMaxCached) {
     std::free(block);
     return;
   }
   free_[size].push_back(block);
   cached_ += size;
+}
+
+std::byte* MemoryPool::take_part(size_t size) {
+  std::vector<std::byte*>& free = free_parts_[size];
+  if (free.empty()) {
+    const size_t bytes = slab_size(size);
+    std::byte* slab = allocate_huge(bytes);
+    if (!slab) return nullptr;
+    slabs_.push_back(slab);
+    slab_bytes_ += bytes;
+    // The first part is taken first: what comes after it isn't touched before it is needed.
+    for (size_t i = bytes / size; i-- > 0;) free.push_back(slab + i * size);
+  }
+  std::byte* part = free.back();
+  free.pop_back();
+  ++parts_used_;
+  return part;
+}
+
+void MemoryPool::give_back_part(std::byte* part, size_t size) {
+  free_parts_[size].push_back(part);
+  if (--parts_used_ > 0 || slab_bytes_ <= kMaxIdleSlabs) return;
+  for (std::byte* slab : slabs_) std::free(slab);
+  slabs_.clear();
+  free_parts_.clear();
+  slab_bytes_ = 0;
 }
 
 MemoryPool::Usage MemoryPool::usage(Account account) const {
@@ -72,6 +116,11 @@ MemoryPool::Usage MemoryPool::usage(Account account) const {
 int64_t MemoryPool::cached_bytes() const {
   std::lock_guard lock(mutex_);
   return static_cast<int64_t>(cached_);
+}
+
+int64_t MemoryPool::slab_bytes() const {
+  std::lock_guard lock(mutex_);
+  return static_cast<int64_t>(slab_bytes_);
 }
 
 }  // namespace reprise::cpu

@@ -1,14 +1,11 @@
 #include "backend/cpu/packing.h"
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
+#include "backend/cpu/huge_pages.h"
 #include "base/error.h"
 #include "base/half.h"
 
@@ -17,20 +14,14 @@ namespace {
 
 constexpr int64_t kBlock = 32;     // values per quantization block
 constexpr size_t kAlignment = 64;  // one cache line, one AVX-512 vector
-constexpr size_t kHugePage = size_t{2} << 20;
 
-size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
-
-// Large matrices ask for huge pages: streaming through 4 KiB pages costs a few percent.
 std::byte* allocate(size_t bytes) {
-  const bool huge = bytes >= 2 * kHugePage;
-  const size_t alignment = huge ? kHugePage : kAlignment;
-  void* memory = std::aligned_alloc(alignment, round_up(std::max<size_t>(bytes, 1), alignment));
+  std::byte* memory = bytes >= 2 * kHugePage
+                          ? allocate_huge(bytes)
+                          : static_cast<std::byte*>(std::aligned_alloc(
+                                kAlignment, round_up(std::max<size_t>(bytes, 1), kAlignment)));
   if (!memory) throw std::bad_alloc();
-#ifdef __linux__
-  if (huge) madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
-#endif
-  return static_cast<std::byte*>(memory);
+  return memory;
 }
 
 struct BlockLayout {

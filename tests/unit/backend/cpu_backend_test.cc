@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include "backend/cpu/memory_pool.h"
@@ -13,9 +14,9 @@
 namespace reprise::testing {
 namespace {
 
+using test::error_of;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using test::error_of;
 
 TEST(CpuBackend, DescribesItself) {
   EXPECT_EQ(make_cpu_backend({.threads = 1, .isa = "scalar"})->description(),
@@ -51,15 +52,11 @@ TEST(CpuBackend, RefusesWhatItCannotDo) {
               AllOf(HasSubstr("'gpu'"), HasSubstr("cpu"), HasSubstr("torch")));
   const auto be = make_cpu_backend({.threads = 1});
   Inputs in(50);
-  EXPECT_THAT(error_of([&] {
-                be->bind(in.host(DType::F64, {2, 2}), WeightUse::Matrix);
-              }),
+  EXPECT_THAT(error_of([&] { be->bind(in.host(DType::F64, {2, 2}), WeightUse::Matrix); }),
               HasSubstr("F64"));
   EXPECT_THAT(error_of([&] { be->bind(in.host(DType::Q8_0, {32}), WeightUse::Vector); }),
               HasSubstr("Q8_0"));
-  EXPECT_THAT(error_of([&] {
-                be->bind(in.host(DType::Q8_0, {2, 2, 32}), WeightUse::Matrix);
-              }),
+  EXPECT_THAT(error_of([&] { be->bind(in.host(DType::Q8_0, {2, 2, 32}), WeightUse::Matrix); }),
               HasSubstr("[2, 2, 32]"));
   EXPECT_THAT(
       error_of([&] { be->new_page({.heads = 1, .k_dim = 1, .v_dim = 1, .type = DType::BF16}); }),
@@ -157,7 +154,9 @@ TEST(MemoryPool, KeepsABoundedAmountOfFreedMemory) {
   }
   EXPECT_GE(pool->cached_bytes(), 1000);
   EXPECT_EQ(pool->allocate(990, cpu::Account::Kv).get(), first);  // of the same class
-  { const auto large = pool->allocate(int64_t{1} << 30, cpu::Account::Workspace); }
+  {
+    const auto large = pool->allocate(int64_t{1} << 30, cpu::Account::Workspace);
+  }
   EXPECT_LT(pool->cached_bytes(), int64_t{1} << 30);
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)
@@ -169,6 +168,32 @@ TEST(MemoryPool, KeepsABoundedAmountOfFreedMemory) {
     });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(pool->usage(cpu::Account::Workspace).now, 0);
+  EXPECT_EQ(pool->usage(cpu::Account::Kv).now, 0);
+}
+
+TEST(MemoryPool, KvBlocksArePartsOfSlabs) {
+  const auto pool = cpu::MemoryPool::make();
+  constexpr int64_t kPart = 64 << 10;
+  std::vector<std::shared_ptr<std::byte>> parts;
+  for (int i = 0; i < 100; ++i) {
+    parts.push_back(pool->allocate(kPart - 100, cpu::Account::Kv));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(parts.back().get()) % 64, 0u);
+    std::memset(parts.back().get(), i, kPart - 100);
+  }
+  for (int i = 0; i < 100; ++i)  // none overlaps another
+    EXPECT_EQ(static_cast<int>(parts[static_cast<size_t>(i)].get()[kPart - 101]), i);
+  const int64_t slabs = pool->slab_bytes();
+  EXPECT_GE(slabs, 100 * kPart);
+  EXPECT_LE(slabs, 100 * kPart + (4 << 20));
+  parts.resize(50);
+  for (int i = 0; i < 50; ++i) parts.push_back(pool->allocate(kPart, cpu::Account::Kv));
+  EXPECT_EQ(pool->slab_bytes(), slabs) << "what was given back is used again";
+  parts.clear();
+  EXPECT_EQ(pool->slab_bytes(), slabs) << "and kept for the next request";
+  for (int i = 0; i < 300; ++i) parts.push_back(pool->allocate(4 << 20, cpu::Account::Kv));
+  EXPECT_GT(pool->slab_bytes(), int64_t{1} << 30);
+  parts.clear();
+  EXPECT_EQ(pool->slab_bytes(), 0) << "more than a bound isn't kept";
   EXPECT_EQ(pool->usage(cpu::Account::Kv).now, 0);
 }
 
