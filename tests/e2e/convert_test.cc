@@ -53,7 +53,8 @@ class ConvertTest : public ::testing::Test {
 };
 
 TEST_F(ConvertTest, ThereAndBackWithEveryFile) {
-  const std::string binary("\x08\x01\xff\x00 not text", 15);
+  using namespace std::string_literals;
+  const std::string binary = "\x08\x01\xff\x00 not text"s;
   write_file_atomically(model_ / "tokenizer.model", binary);
   write_file_atomically(model_ / "tokenization_x.py", "print('remote code')\n");
   const std::string config = read_file(model_ / "config.json");
