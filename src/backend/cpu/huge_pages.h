@@ -26,4 +26,25 @@ inline std::byte* allocate_huge(size_t bytes) {
   return static_cast<std::byte*>(memory);
 }
 
+// The same, from the system itself: blocks that stay long would leave holes in the heap between
+// large ones that come and go. `bytes` is a multiple of kHugePage.
+#ifdef __linux__
+inline std::byte* map_huge(size_t bytes) {
+  void* const whole =
+      mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (whole == MAP_FAILED) return nullptr;
+  auto* const begin = static_cast<std::byte*>(whole);
+  const size_t skip =
+      round_up(reinterpret_cast<size_t>(begin), kHugePage) - reinterpret_cast<size_t>(begin);
+  if (skip > 0) munmap(begin, skip);
+  munmap(begin + skip + bytes, kHugePage - skip);  // never empty: skip < kHugePage
+  madvise(begin + skip, bytes, MADV_HUGEPAGE);
+  return begin + skip;
+}
+inline void unmap_huge(std::byte* memory, size_t bytes) { munmap(memory, bytes); }
+#else
+inline std::byte* map_huge(size_t bytes) { return allocate_huge(bytes); }
+inline void unmap_huge(std::byte* memory, size_t) { std::free(memory); }
+#endif
+
 }  // namespace reprise::cpu

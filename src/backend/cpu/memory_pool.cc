@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 
 #include "backend/cpu/huge_pages.h"
 #include "base/error.h"
@@ -11,7 +12,8 @@ namespace reprise::cpu {
 namespace {
 
 constexpr size_t kAlignment = 64;
-constexpr size_t kMaxCached = size_t{128} << 20;
+constexpr size_t kMaxCached = size_t{512} << 20;
+constexpr size_t kLarge = size_t{4} << 20;  // blocks from here on are the system's own pages
 constexpr size_t kMaxIdleSlabs = size_t{1} << 30;
 // Parts of slabs: smaller blocks would waste most of a huge page where a model is tiny, larger ones
 // don't need it.
@@ -26,6 +28,25 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+// Not aligned_alloc: what glibc before 2.38 frees of it is a little too small for the next one of
+// the same size (its bug 14581), so the heap grows by every large block that comes and goes.
+std::byte* allocate_block(size_t size) {
+  if (size >= kLarge) return map_huge(round_up(size, kHugePage));
+  auto* const whole = static_cast<std::byte*>(std::malloc(size + kAlignment));
+  if (!whole) return nullptr;
+  const size_t skip = kAlignment - reinterpret_cast<size_t>(whole) % kAlignment;  // malloc: >= 16
+  std::byte* const block = whole + skip;
+  std::memcpy(block - sizeof(whole), &whole, sizeof(whole));
+  return block;
+}
+
+void free_block(std::byte* block, size_t size) {
+  if (size >= kLarge) return unmap_huge(block, round_up(size, kHugePage));
+  std::byte* whole = nullptr;
+  std::memcpy(&whole, block - sizeof(whole), sizeof(whole));
+  std::free(whole);
+}
+
 bool is_part(size_t size, Account account) {
   return account == Account::Kv && size >= kSmallestPart && size <= kLargestPart;
 }
@@ -36,9 +57,9 @@ size_t slab_size(size_t part) { return round_up(std::max(kHugePage, 8 * part), k
 }  // namespace
 
 MemoryPool::~MemoryPool() {
-  for (std::byte* slab : slabs_) std::free(slab);
+  for (const std::span<std::byte> slab : slabs_) unmap_huge(slab.data(), slab.size());
   for (auto& [size, blocks] : free_)
-    for (std::byte* block : blocks) std::free(block);
+    for (std::byte* block : blocks) free_block(block, size);
 }
 
 std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes, Account account) {
@@ -58,8 +79,7 @@ std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes, Account account) 
     usage.now += bytes;
     usage.peak = std::max(usage.peak, usage.now);
   }
-  if (!block && !is_part(size, account))
-    block = static_cast<std::byte*>(std::aligned_alloc(kAlignment, size));
+  if (!block && !is_part(size, account)) block = allocate_block(size);
   if (!block) {
     std::lock_guard lock(mutex_);
     usage_[static_cast<int>(account)].now -= bytes;
@@ -75,7 +95,7 @@ void MemoryPool::give_back(std::byte* block, size_t size, int64_t bytes, Account
   usage_[static_cast<int>(account)].now -= bytes;
   if (is_part(size, account)) return give_back_part(block, size);
   if (cached_ + size > kMaxCached) {
-    std::free(block);
+    free_block(block, size);
     return;
   }
   free_[size].push_back(block);
@@ -86,9 +106,9 @@ std::byte* MemoryPool::take_part(size_t size) {
   std::vector<std::byte*>& free = free_parts_[size];
   if (free.empty()) {
     const size_t bytes = slab_size(size);
-    std::byte* slab = allocate_huge(bytes);
+    std::byte* slab = map_huge(bytes);
     if (!slab) return nullptr;
-    slabs_.push_back(slab);
+    slabs_.push_back({slab, bytes});
     slab_bytes_ += bytes;
     // The first part is taken first: what comes after it isn't touched before it is needed.
     for (size_t i = bytes / size; i-- > 0;) free.push_back(slab + i * size);
@@ -102,7 +122,7 @@ std::byte* MemoryPool::take_part(size_t size) {
 void MemoryPool::give_back_part(std::byte* part, size_t size) {
   free_parts_[size].push_back(part);
   if (--parts_used_ > 0 || slab_bytes_ <= kMaxIdleSlabs) return;
-  for (std::byte* slab : slabs_) std::free(slab);
+  for (const std::span<std::byte> slab : slabs_) unmap_huge(slab.data(), slab.size());
   slabs_.clear();
   free_parts_.clear();
   slab_bytes_ = 0;

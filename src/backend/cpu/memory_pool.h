@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -44,7 +45,7 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   mutable std::mutex mutex_;
   std::unordered_map<size_t, std::vector<std::byte*>> free_;  // by size class
   size_t cached_ = 0;
-  std::vector<std::byte*> slabs_;
+  std::vector<std::span<std::byte>> slabs_;
   std::unordered_map<size_t, std::vector<std::byte*>> free_parts_;  // by size class
   size_t slab_bytes_ = 0;
   int64_t parts_used_ = 0;
