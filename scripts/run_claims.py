@@ -166,8 +166,8 @@ def report(results: dict) -> None:
         v = values[name]
         steps = results["steps"].get(INFERENCE.get(name, (name,))[0], "")
         losses = [run["loss"] for run in results["runs"].get(name, {}).values()]
-        curve = " | ".join(f"{statistics.mean(l[f'{share:g}'] for l in losses):.3f}" if losses else "" for share in CURVE)
-        print(f"| {name} | {len(v)} | {statistics.mean(v):.1f} | {min(v):.1f} to {max(v):.1f} | {steps} | {curve} |")
+        means = " | ".join(f"{statistics.mean(run_loss[f'{share:g}'] for run_loss in losses):.3f}" if losses else "" for share in CURVE)
+        print(f"| {name} | {len(v)} | {statistics.mean(v):.1f} | {min(v):.1f} to {max(v):.1f} | {steps} | {means} |")
     try:
         import matplotlib
 

@@ -28,19 +28,26 @@ ChatTurn read_turn(const JsonObject& message, const std::filesystem::path& folde
     if (item.key() != "role" && item.key() != "content" && item.key() != "images")
       message.fail_at(item.key(), "is not known, expected role, content or images");
   }
-  if (!message.has("images")) return turn;
-  const Json& images = message.json()["images"];
-  if (!images.is_array()) message.fail_at("images", "expected an array of file names");
-  if (!images.empty() && turn.role != "user")
+  turn.images = read_picture_names(message, folder);
+  if (!turn.images.empty() && turn.role != "user")
     message.fail_at("images", "only user messages may have pictures");
-  for (const Json& image : images) {
-    if (!image.is_string()) message.fail_at("images", "expected an array of file names");
-    turn.images.push_back(folder / image.get<std::string>());
-  }
   return turn;
 }
 
 }  // namespace
+
+std::vector<std::filesystem::path> read_picture_names(const JsonObject& object,
+                                                      const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> names;
+  if (!object.has("images")) return names;
+  const Json& list = object.json()["images"];
+  if (!list.is_array()) object.fail_at("images", "expected an array of file names");
+  for (const Json& name : list) {
+    if (!name.is_string()) object.fail_at("images", "expected an array of file names");
+    names.push_back(folder / name.get<std::string>());
+  }
+  return names;
+}
 
 std::vector<ChatTurn> parse_messages(const Json& json, const std::string& where,
                                      const std::filesystem::path& folder) {

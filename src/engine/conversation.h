@@ -12,6 +12,10 @@
 
 namespace reprise {
 
+// Key "images" of an object, an array of file names, which may be missing; relative to `folder`.
+// Throws Error naming the key.
+std::vector<std::filesystem::path> read_picture_names(const JsonObject& object,
+                                                      const std::filesystem::path& folder);
 // Messages [{"role": ..., "content": ...[, "images": [...]]}, ...] as below, whoever has the last
 // word.
 std::vector<ChatTurn> parse_messages(const Json& json, const std::string& where,

@@ -24,7 +24,7 @@ bool leaves_image_token_open(const ModelConfig& config) {
 std::optional<int32_t> image_token_by_tokenizer(const ModelConfig& config,
                                                 const Tokenizer& tokenizer) {
   const std::string release = release_chat_format(config.source);
-  if (release.empty()) return std::nullopt;
+  if (!leaves_image_token_open(config) || release.empty()) return std::nullopt;
   return tokenizer.find(chat_format(release).image_placeholder);
 }
 

@@ -20,8 +20,8 @@ std::optional<ChatFormat> find_chat_format(const std::string& named, const Model
 
 // Whether pictures are taken, but the config doesn't say which token is their place.
 bool leaves_image_token_open(const ModelConfig& config);
-// The token that an official release's prompts use for it; nullopt for other models, and where the
-// tokenizer has no such token.
+// Then the token that an official release's prompts use for it; nullopt for other models, and where
+// the tokenizer has no such token.
 std::optional<int32_t> image_token_by_tokenizer(const ModelConfig& config,
                                                 const Tokenizer& tokenizer);
 

@@ -153,7 +153,7 @@ Assembled assemble(const Recipe& recipe) {
   if (used > rows)
     fail("{}: the tokenizer has {} tokens, the vocab_size of {} is {}", out.tokenizer.where, used,
          assembly.backbone.string(), rows);
-  const int64_t image_token = out.tokenizer.find_or_add(assembly.image_token, used);
+  const int64_t image_token = out.tokenizer.find_or_add(assembly.image_token);
   const int64_t vocab = std::max(rows, image_token + 1);
   const Json vision = vision_keys(recipe, tower.get());
   out.config = config_from_json(new_config(recipe, *backbone, vision, vocab, image_token),

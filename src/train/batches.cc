@@ -143,8 +143,8 @@ BatchMaker::Tokens BatchMaker::tokenize(std::span<const ChatMessage> messages,
   return out;
 }
 
-void BatchMaker::add_rows(std::span<const int32_t> ids, int prefix, int64_t first_position,
-                          Batch& batch) const {
+int BatchMaker::add_rows(std::span<const int32_t> ids, int prefix, int64_t first_position,
+                         Batch& batch) const {
   const auto count = static_cast<int64_t>(ids.size());
   batch.rows.segments.push_back(
       {nullptr, batch.rows.size(), count, first_position + count, prefix});
@@ -156,15 +156,11 @@ void BatchMaker::add_rows(std::span<const int32_t> ids, int prefix, int64_t firs
     batch.rows.is_image.push_back(image);
     batch.ids.push_back(id);
   }
-}
-
-int BatchMaker::add_prefix(std::span<const int32_t> ids, Batch& batch) const {
-  add_rows(ids, -1, 0, batch);
   return static_cast<int>(batch.rows.segments.size()) - 1;
 }
 
-void BatchMaker::add_segment(const Tokens& tokens, size_t from, int prefix, size_t first_answer,
-                             bool rejected, Batch& batch) const {
+int BatchMaker::add_segment(const Tokens& tokens, size_t from, int prefix, size_t first_answer,
+                            bool rejected, Batch& batch) const {
   const int64_t shift = batch.rows.size() - static_cast<int64_t>(from);  // of tokens to rows
   for (size_t a = first_answer; a < tokens.answers.size(); ++a) {
     const auto [begin, end] = tokens.answers[a];
@@ -176,8 +172,8 @@ void BatchMaker::add_segment(const Tokens& tokens, size_t from, int prefix, size
     }
   }
   // The last token predicts nothing and isn't run.
-  add_rows(std::span(tokens.ids).subspan(from, tokens.ids.size() - 1 - from), prefix,
-           static_cast<int64_t>(from), batch);
+  return add_rows(std::span(tokens.ids).subspan(from, tokens.ids.size() - 1 - from), prefix,
+                  static_cast<int64_t>(from), batch);
 }
 
 void BatchMaker::add(const Example& example, std::span<const size_t> turns, bool wrong,
@@ -197,7 +193,8 @@ void BatchMaker::add(const Example& example, std::span<const size_t> turns, bool
     const QuestionAnswer& qa = example.turns[turn];
     const Tokens tokens = tokens_of(qa, qa.answer);
     const size_t shared = tokens.pictures_end;
-    if (shared > 0 && prefix < 0) prefix = add_prefix(std::span(tokens.ids).first(shared), batch);
+    if (shared > 0 && prefix < 0)
+      prefix = add_rows(std::span(tokens.ids).first(shared), -1, 0, batch);
     // The row that predicts an answer's first token must be the question's own.
     if (shared > 0 && tokens.answers[0].begin <= shared)
       fail("{}: nothing stands between a picture and the answer '{}', expected a question",
@@ -212,25 +209,27 @@ void BatchMaker::add(const Example& example, std::span<const size_t> turns, bool
 void BatchMaker::add_conversation(const Example& example, std::span<const int64_t> image_tokens,
                                   bool wrong, Batch& batch) const {
   const Tokens tokens = tokenize(example.conversation, image_tokens);
-  if (!wrong) return add_segment(tokens, 0, -1, 0, /*rejected=*/false, batch);
+  if (!wrong) {
+    add_segment(tokens, 0, -1, 0, /*rejected=*/false, batch);
+    return;
+  }
   std::vector<ChatMessage> other = example.conversation;
   if (example.rejected.empty())
     fail_without_wrong_answer(other.size() > 1 ? other[other.size() - 2].content : "");
   other.back().content = example.rejected;
   const Tokens rejected = tokenize(other, image_tokens);
   const size_t last = tokens.answers.size() - 1;
-  // What both have in common, less the row that predicts where they part.
-  const size_t begin = std::min(tokens.answers[last].begin, rejected.answers[last].begin);
-  const size_t shared = std::min(begin, common_length(tokens.ids, rejected.ids)) - 1;
-  if (shared == 0) {
-    add_segment(tokens, 0, -1, last, /*rejected=*/false, batch);
-    return add_segment(rejected, 0, -1, last, /*rejected=*/true, batch);
+  // All before the last answer, less the row that predicts its first token.
+  const size_t begin = tokens.answers[last].begin, shared = begin - 1;
+  if (shared == 0 || common_length(tokens.ids, rejected.ids) < begin) {  // nothing to share
+    add_segment(tokens, 0, -1, 0, /*rejected=*/false, batch);
+    add_segment(rejected, 0, -1, last, /*rejected=*/true, batch);
+    return;
   }
   Tokens before = tokens;
   before.ids.resize(shared + 1);
   before.answers.pop_back();
-  add_segment(before, 0, -1, 0, /*rejected=*/false, batch);
-  const int prefix = static_cast<int>(batch.rows.segments.size()) - 1;
+  const int prefix = add_segment(before, 0, -1, 0, /*rejected=*/false, batch);
   add_segment(tokens, shared, prefix, last, /*rejected=*/false, batch);
   add_segment(rejected, shared, prefix, last, /*rejected=*/true, batch);
 }

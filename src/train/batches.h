@@ -67,13 +67,12 @@ class BatchMaker {
   Tokens tokenize(std::span<const ChatMessage> messages,
                   std::span<const int64_t> image_tokens) const;
   // Appends the tokens from `from` on as a segment behind segment `prefix` (-1: none), which holds
-  // those before, and the targets of answers[first_answer ...].
-  void add_segment(const Tokens& tokens, size_t from, int prefix, size_t first_answer,
-                   bool rejected, Batch& batch) const;
+  // those before, and the targets of answers[first_answer ...]. Both give the segment's number.
+  int add_segment(const Tokens& tokens, size_t from, int prefix, size_t first_answer, bool rejected,
+                  Batch& batch) const;
+  int add_rows(std::span<const int32_t> ids, int prefix, int64_t first_position,
+               Batch& batch) const;
   [[noreturn]] void fail_without_wrong_answer(const std::string& question) const;
-  int add_prefix(std::span<const int32_t> ids, Batch& batch) const;
-  void add_rows(std::span<const int32_t> ids, int prefix, int64_t first_position,
-                Batch& batch) const;
 
   const Recipe& recipe_;
   const ModelConfig& config_;

@@ -1,6 +1,7 @@
 #include "train/examples.h"
 
 #include <map>
+#include <optional>
 #include <sstream>
 
 #include "base/error.h"
@@ -43,21 +44,16 @@ struct Line {
   std::vector<std::filesystem::path> images;
   QuestionAnswer turn;                    // set where the conversation is empty
   std::vector<ChatMessage> conversation;  // as Example's
-  std::string rejected;
+  std::string rejected;                   // of the conversation
 };
 
 std::vector<std::filesystem::path> read_images(const JsonObject& object,
                                                const std::filesystem::path& folder) {
-  std::vector<std::filesystem::path> images;
-  if (const auto image = object.find_string("image")) images.push_back(folder / *image);
-  if (!object.has("images")) return images;
-  if (!images.empty()) object.fail_at("images", "is given beside 'image', expected one of them");
-  const Json& list = object.json()["images"];
-  const auto is_name = [](const Json& item) { return item.is_string(); };
-  if (!list.is_array() || !std::all_of(list.begin(), list.end(), is_name))
-    object.fail_at("images", "expected an array of file names");
-  for (const Json& item : list) images.push_back(folder / item.get<std::string>());
-  return images;
+  const auto image = object.find_string("image");
+  if (!image) return read_picture_names(object, folder);
+  if (object.has("images"))
+    object.fail_at("images", "is given beside 'image', expected one of them");
+  return {folder / *image};
 }
 
 Line read_line(const std::string& text, const std::string& where,
@@ -65,7 +61,7 @@ Line read_line(const std::string& text, const std::string& where,
   const Json json = parse_json(text, where);
   const JsonObject object(json, where);
   Line line;
-  line.rejected = object.find_string("rejected").value_or("");
+  const std::string rejected = object.find_string("rejected").value_or("");
   std::string answer;
   if (object.has("messages")) {
     for (const char* key : {"question", "answer", "image", "images"})
@@ -80,12 +76,13 @@ Line read_line(const std::string& text, const std::string& where,
       object.fail_at("messages",
                      "expected the last to be the assistant's, found '" + last.role + "'");
     answer = last.content;
+    line.rejected = rejected;
   } else {
-    line.turn = {object.get_string("question"), object.get_string("answer"), line.rejected};
+    line.turn = {object.get_string("question"), object.get_string("answer"), rejected};
     line.images = read_images(object, folder);
     answer = line.turn.answer;
   }
-  if (line.rejected == answer && object.has("rejected"))
+  if (rejected == answer && object.has("rejected"))
     object.fail_at("rejected", "is the right answer, expected a wrong one");
   return line;
 }
@@ -122,10 +119,7 @@ class QuestionFile : public ExampleSource {
         entries_.push_back(std::move(entry));
       }
       Example& example = entries_[index].example;
-      if (example.conversation.empty()) {
-        example.rejected.clear();
-        example.turns.push_back(std::move(line.turn));
-      }
+      if (example.conversation.empty()) example.turns.push_back(std::move(line.turn));
     }
     if (entries_.empty()) fail("{}: holds no questions", file.string());
   }

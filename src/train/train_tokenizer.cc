@@ -9,51 +9,45 @@ namespace {
 constexpr const char* kTokens = "tokenizer.ggml.tokens";
 constexpr const char* kTypes = "tokenizer.ggml.token_type";
 constexpr const char* kScores = "tokenizer.ggml.scores";
-enum GgufTokenType : int32_t { kControl = 3, kUnused = 5 };
+constexpr int32_t kControl = 3;  // of token_type
 
-// A special token more in the text of a tokenizer.json.
+Json special_token(const std::string& text) {
+  return {{"content", text}, {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false},  {"special", true}};
+}
+
 void add_to_tokenizer_json(const std::string& text, int64_t id, std::string& json,
                            const std::string& where) {
   Json root = parse_json(json, where);
-  root["added_tokens"].push_back({{"id", id},
-                                  {"content", text},
-                                  {"single_word", false},
-                                  {"lstrip", false},
-                                  {"rstrip", false},
-                                  {"normalized", false},
-                                  {"special", true}});
+  Json token = special_token(text);
+  token["id"] = id;
+  root["added_tokens"].push_back(token);
   json = root.dump();
 }
 
-// A special token more beside a vocabulary without a tokenizer.json. Where the config has a list of
-// added tokens that list counts alone (slow_config.h).
+// Beside a vocabulary without a tokenizer.json. Where the config has a list of added tokens that
+// list counts alone (slow_config.h).
 void add_to_slow_files(const std::string& text, int64_t id, TokenizerFiles& files) {
   Json config = files.find_json("tokenizer_config.json").value_or(Json::object());
-  if (config.contains("added_tokens_decoder")) {
-    config["added_tokens_decoder"][std::to_string(id)] = {
-        {"content", text}, {"single_word", false}, {"lstrip", false},
-        {"rstrip", false}, {"normalized", false},  {"special", true}};
-  } else {
+  if (config.contains("added_tokens_decoder"))
+    config["added_tokens_decoder"][std::to_string(id)] = special_token(text);
+  else
     config["additional_special_tokens"].push_back(text);  // takes the next id
-  }
   files.contents["tokenizer_config.json"] = config.dump();
 }
 
-void add_to_keys(const std::string& text, int64_t id, GgufMetadata& keys) {
+void add_to_keys(const std::string& text, GgufMetadata& keys) {
   std::vector<std::string> tokens = keys.get_strings(kTokens);
   std::vector<int32_t> types(tokens.size(), 1);
   if (keys.has(kTypes)) {
     const std::vector<int64_t> found = keys.get_ints(kTypes);
     types.assign(found.begin(), found.end());
   }
-  for (auto i = static_cast<int64_t>(tokens.size()); i < id; ++i)
-    tokens.push_back(fmt::format("[PAD{}]", i));
-  types.resize(tokens.size(), kUnused);
   tokens.push_back(text);
   types.push_back(kControl);
   if (keys.has(kScores)) {
     std::vector<float> scores = keys.get_floats(kScores);
-    scores.resize(tokens.size());
+    scores.push_back(0);
     keys.set(kScores, GgufValue(GgufArray{std::move(scores)}));
   }
   keys.set(kTokens, std::move(tokens));
@@ -68,15 +62,17 @@ std::unique_ptr<Tokenizer> TrainTokenizer::make() const {
 
 int64_t TrainTokenizer::size() const { return make()->vocab_size(); }
 
-int64_t TrainTokenizer::find_or_add(const std::string& text, int64_t id) {
-  if (const auto found = make()->find(text)) return *found;
+int64_t TrainTokenizer::find_or_add(const std::string& text) {
+  const auto tokenizer = make();
+  if (const auto found = tokenizer->find(text)) return *found;
+  const int64_t id = tokenizer->vocab_size();
   if (files.has("tokenizer.json"))
     add_to_tokenizer_json(text, id, files.contents["tokenizer.json"],
                           files.path_of("tokenizer.json"));
   else if (files.has_vocabulary())
     add_to_slow_files(text, id, files);
   else
-    add_to_keys(text, id, keys);
+    add_to_keys(text, keys);
   const auto added = make()->find(text);
   if (added != id)
     fail("{}: '{}' could not be added as token {}; name a token that is there", where, text, id);

@@ -18,9 +18,8 @@ struct TrainTokenizer {
 
   // Throws Error naming file and key.
   std::unique_ptr<Tokenizer> make() const;
-  // The id of the token with this text; a new special token `id`, which none has, where there is
-  // none.
-  int64_t find_or_add(const std::string& text, int64_t id);
+  // The id of the token with this text; a new special token behind all others where there is none.
+  int64_t find_or_add(const std::string& text);
   int64_t size() const;  // ids are 0 .. size - 1
   // As keys of a GGUF file to be written.
   void write(GgufMetadata& metadata) const;

@@ -135,9 +135,8 @@ void Trainer::make_model() {
 }
 
 ChatFormat Trainer::make_format() {
-  if (leaves_image_token_open(model_->config()))
-    if (const auto id = image_token_by_tokenizer(model_->config(), *tokenizer_))
-      model_->set_image_token(*id);
+  if (const auto id = image_token_by_tokenizer(model_->config(), *tokenizer_))
+    model_->set_image_token(*id);
   auto format = find_chat_format(recipe_.chat_format, model_->config(), tokenizer_.get(),
                                  files_tokenizer_.where);
   if (!format)

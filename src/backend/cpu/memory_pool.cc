@@ -31,7 +31,7 @@ size_t size_class(size_t bytes) {
 // Not aligned_alloc: what glibc before 2.38 frees of it is a little too small for the next one of
 // the same size (its bug 14581), so the heap grows by every large block that comes and goes.
 std::byte* allocate_block(size_t size) {
-  if (size >= kLarge) return map_huge(round_up(size, kHugePage));
+  if (size >= kLarge) return allocate_huge(size);
   auto* const whole = static_cast<std::byte*>(std::malloc(size + kAlignment));
   if (!whole) return nullptr;
   const size_t skip = kAlignment - reinterpret_cast<size_t>(whole) % kAlignment;  // malloc: >= 16
@@ -41,7 +41,7 @@ std::byte* allocate_block(size_t size) {
 }
 
 void free_block(std::byte* block, size_t size) {
-  if (size >= kLarge) return unmap_huge(block, round_up(size, kHugePage));
+  if (size >= kLarge) return free_huge(block, size);
   std::byte* whole = nullptr;
   std::memcpy(&whole, block - sizeof(whole), sizeof(whole));
   std::free(whole);
@@ -57,7 +57,7 @@ size_t slab_size(size_t part) { return round_up(std::max(kHugePage, 8 * part), k
 }  // namespace
 
 MemoryPool::~MemoryPool() {
-  for (const std::span<std::byte> slab : slabs_) unmap_huge(slab.data(), slab.size());
+  for (const std::span<std::byte> slab : slabs_) free_huge(slab.data(), slab.size());
   for (auto& [size, blocks] : free_)
     for (std::byte* block : blocks) free_block(block, size);
 }
@@ -106,7 +106,7 @@ std::byte* MemoryPool::take_part(size_t size) {
   std::vector<std::byte*>& free = free_parts_[size];
   if (free.empty()) {
     const size_t bytes = slab_size(size);
-    std::byte* slab = map_huge(bytes);
+    std::byte* slab = allocate_huge(bytes);
     if (!slab) return nullptr;
     slabs_.push_back({slab, bytes});
     slab_bytes_ += bytes;
@@ -122,7 +122,7 @@ std::byte* MemoryPool::take_part(size_t size) {
 void MemoryPool::give_back_part(std::byte* part, size_t size) {
   free_parts_[size].push_back(part);
   if (--parts_used_ > 0 || slab_bytes_ <= kMaxIdleSlabs) return;
-  for (const std::span<std::byte> slab : slabs_) unmap_huge(slab.data(), slab.size());
+  for (const std::span<std::byte> slab : slabs_) free_huge(slab.data(), slab.size());
   slabs_.clear();
   free_parts_.clear();
   slab_bytes_ = 0;

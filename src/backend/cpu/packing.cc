@@ -14,9 +14,10 @@ namespace {
 
 constexpr int64_t kBlock = 32;     // values per quantization block
 constexpr size_t kAlignment = 64;  // one cache line, one AVX-512 vector
+constexpr size_t kSmallestHuge = 2 * kHugePage;
 
 std::byte* allocate(size_t bytes) {
-  std::byte* memory = bytes >= 2 * kHugePage
+  std::byte* memory = bytes >= kSmallestHuge
                           ? allocate_huge(bytes)
                           : static_cast<std::byte*>(std::aligned_alloc(
                                 kAlignment, round_up(std::max<size_t>(bytes, 1), kAlignment)));
@@ -46,7 +47,12 @@ BlockLayout layout_of(DType type) {
 
 }  // namespace
 
-void PackedWeights::Free::operator()(std::byte* memory) const { std::free(memory); }
+void PackedWeights::Free::operator()(std::byte* memory) const {
+  if (bytes >= kSmallestHuge)
+    free_huge(memory, bytes);
+  else
+    std::free(memory);
+}
 
 PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows, int panel,
                    ThreadPool* pool) {
@@ -63,7 +69,8 @@ PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows,
   PackedWeights packed;
   const size_t quant_bytes = round_up(static_cast<size_t>(groups * group_quants), kAlignment);
   packed.bytes_ = static_cast<int64_t>(quant_bytes) + groups * group_scales * 2;
-  packed.memory_.reset(allocate(static_cast<size_t>(packed.bytes_)));
+  const auto bytes = static_cast<size_t>(packed.bytes_);
+  packed.memory_ = {allocate(bytes), PackedWeights::Free{bytes}};
   std::byte* const quants = packed.memory_.get();
   uint16_t* const scales = reinterpret_cast<uint16_t*>(quants + quant_bytes);
   packed.matrix_ = {type, panel, n, k, quants, scales};

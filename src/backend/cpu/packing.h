@@ -22,6 +22,7 @@ class PackedWeights {
   friend PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows, int panel,
                             ThreadPool* pool);
   struct Free {
+    size_t bytes;
     void operator()(std::byte* memory) const;
   };
   std::unique_ptr<std::byte, Free> memory_;

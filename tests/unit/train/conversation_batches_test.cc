@@ -29,7 +29,7 @@ class ConversationBatches : public testing::TestWithParam<Kind> {
       files = read_tokenizer(test::source_dir() / kind.tokenizer);
     else
       files.files = test::slow_tokenizer_files(kind.tokenizer);
-    const int64_t image = files.find_or_add(format_.image_placeholder, files.size());
+    const int64_t image = files.find_or_add(format_.image_placeholder);
     tokenizer_ = files.make();
     ASSERT_EQ(tokenizer_->find(format_.image_placeholder), image);
     Json json = load_json(test::source_dir() / "recipes/tiny-trol/config.json");
