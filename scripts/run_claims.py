@@ -53,7 +53,6 @@ TRAINED = {
     "phantom/dimension": ("phantom", {"phantom": {"gate": False}}, "sft"),
     "phantom/gate": ("phantom", {}, "sft"),
     "phantom/gate+po": ("phantom", {}, "sft+po"),
-    "phantom/gate-eta-1": ("phantom", {"phantom": {"eta": 1.0}}, "sft"),
     "phantom/gate+po-eta-1": ("phantom", {"phantom": {"eta": 1.0}}, "sft+po"),
 }
 # Measured on trained weights with other options: name -> (trained variant, options of eval).

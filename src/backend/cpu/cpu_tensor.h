@@ -55,14 +55,16 @@ inline const float* floats(const Tensor& x) {
 // For the operation that has just made x.
 inline float* new_floats(const Tensor& x) { return reinterpret_cast<float*>(data_of(x).bytes); }
 
-// Entries of kKvPageTokens tokens: keys [heads][kKvPageTokens][k_dim], then values
-// [heads][kKvPageTokens][v_dim], so that what one head reads lies together.
+// Entries of kKvPageTokens tokens: keys [heads][k_dim][kKvPageTokens], component by component as
+// attention reads them (KvRun), then values [heads][kKvPageTokens][v_dim]. What one head reads lies
+// together.
 class CpuKvPage final : public KvPage {
  public:
   CpuKvPage(std::shared_ptr<std::byte> bytes, const KvSpec& page_spec)
       : memory(std::move(bytes)), spec(page_spec) {}
+  // The first of spec.k_dim elements that lie kKvPageTokens apart.
   std::byte* key(int64_t head, int64_t token) const {
-    return memory.get() + (head * kKvPageTokens + token) * spec.k_dim * block_bytes(spec.type);
+    return memory.get() + (head * kKvPageTokens * spec.k_dim + token) * block_bytes(spec.type);
   }
   std::byte* value(int64_t head, int64_t token) const {
     return memory.get() + (int64_t{spec.heads} * kKvPageTokens * spec.k_dim +

@@ -8,6 +8,8 @@
 namespace reprise::cpu {
 namespace {
 
+static_assert(kKvPageTokens == kAttendBlock, "the keys of a page are a block of the kernels");
+
 // Bounds of a kernel call: scores that fit a second-level cache, and queries enough to pay for
 // passing over the keys.
 constexpr int64_t kCallScores = 96 << 10;
@@ -104,8 +106,9 @@ int64_t page_runs(const KvRow& row, int64_t head, int64_t begin, int64_t end,
     runs->push_back({.k = memory.key(head, 0),
                      .v = memory.value(head, 0),
                      .count = std::min<int64_t>(kKvPageTokens, end - page * kKvPageTokens),
-                     .k_stride = row.spec.k_dim,
+                     .k_stride = 0,
                      .v_stride = row.spec.v_dim,
+                     .page = true,
                      .f16 = row.spec.type == DType::F16});
   }
   return first * kKvPageTokens;
@@ -170,6 +173,7 @@ Tensor CpuBackend::attention(const AttentionSpec& spec, const Tensor& q, const T
                           .count = part->rows,
                           .k_stride = kv_heads * k_dim,
                           .v_stride = kv_heads * v_dim,
+                          .page = false,
                           .f16 = false});
     }
     std::vector<AttendQuery> calls;
@@ -216,6 +220,7 @@ Tensor CpuBackend::full_attention(const Tensor& q, const Tensor& k, const Tensor
                        .count = n,
                        .k_stride = heads * dim,
                        .v_stride = heads * v_dim,
+                       .page = false,
                        .f16 = false};
     std::vector<AttendQuery> calls;
     for (int64_t i = tile * rows; i < std::min(m, (tile + 1) * rows); ++i) {

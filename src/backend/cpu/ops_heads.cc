@@ -24,6 +24,15 @@ void check_square(const LinearWeight* w, int64_t dim) {
                 "a matrix of heads of width {}", dim);
 }
 
+// Asks for a matrix of heads before it is used. In decode it comes from memory, a few kilobytes at
+// a time, too little for the hardware to guess what comes next.
+void ask_for(const LinearWeight& w) {
+  const CpuData& data = data_of(w.weight);
+  if (!data.bytes) return;
+  const int64_t bytes = w.weight.size() * block_bytes(w.weight.dtype());
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(data.bytes + at, 0, 2);
+}
+
 }  // namespace
 
 std::vector<Tensor> CpuBackend::fused_cross_heads(std::span<const HeadCross> parts, float scale,
@@ -46,7 +55,8 @@ std::vector<Tensor> CpuBackend::fused_cross_heads(std::span<const HeadCross> par
     results.push_back(new_tensor({part.x.dim(0), heads, 2 * dim}));
     const int64_t step = count > 4 * kManyHeads ? kManyHeads : kFewHeads;
     first_task.push_back(first_task.back() + (count + step - 1) / step);
-    work += count * dim * (2 * dim + 2 * n + 64) / 8;
+    // Reading the matrices counts too: for one row it takes as long as the products.
+    work += (count * dim * (2 * dim + 2 * n + 64) + 16 * dim * dim) / 8;
   }
   const auto sources = static_cast<int32_t>(parts.empty() ? 0 : parts[0].keys.size());
   for (const int32_t source : source_of_row) REPRISE_CHECK(source >= 0 && source < sources);
@@ -61,6 +71,8 @@ std::vector<Tensor> CpuBackend::fused_cross_heads(std::span<const HeadCross> par
     const int64_t begin = (task - *at) * step, end = std::min(all, begin + step);
     const int64_t count = end - begin;
     const float* x = floats(part.x) + begin * dim;
+    ask_for(*part.q);
+    ask_for(*part.o);
 
     float* const queries = scratch(2 * count * dim + count * (n + kAttendPad) + kAttendBlock * dim);
     float* const mixed = queries + count * dim;
@@ -78,6 +90,7 @@ std::vector<Tensor> CpuBackend::fused_cross_heads(std::span<const HeadCross> par
                          .count = n,
                          .k_stride = dim,
                          .v_stride = dim,
+                         .page = false,
                          .f16 = false};
       kernels_.vector.attend(calls, of_source, &run, 1, dim, dim, scale, attend_scratch);
     }

@@ -8,13 +8,17 @@
 namespace reprise::cpu {
 namespace {
 
-void load_entry(const std::byte* from, DType type, int64_t count, float* out) {
-  if (type == DType::F32) {
-    std::memcpy(out, from, static_cast<size_t>(count) * sizeof(float));
-    return;
-  }
-  const auto* half = reinterpret_cast<const uint16_t*>(from);
-  for (int64_t i = 0; i < count; ++i) out[i] = f16_to_float(half[i]);
+// Elements of one entry, `stride` apart in a page: keys lie component by component there.
+template <class T>
+void store_entry(const T* from, int64_t count, int64_t stride, std::byte* to) {
+  T* at = reinterpret_cast<T*>(to);
+  for (int64_t i = 0; i < count; ++i) at[i * stride] = from[i];
+}
+void load_entry(const std::byte* from, DType type, int64_t count, int64_t stride, float* out) {
+  const auto* floats = reinterpret_cast<const float*>(from);
+  const auto* halves = reinterpret_cast<const uint16_t*>(from);
+  for (int64_t i = 0; i < count; ++i)
+    out[i] = type == DType::F32 ? floats[i * stride] : f16_to_float(halves[i * stride]);
 }
 
 int64_t page_bytes(const KvSpec& spec) { return kKvPageTokens * spec.bytes_per_token(); }
@@ -62,24 +66,31 @@ void CpuBackend::append_kv(const AttentionSpec& spec, const float* k, const floa
                   spec.v_dim);
     const int64_t filled = row.filled();
     extend_row(segment);
-    const auto store = [&](const float* from, int64_t count, std::byte* to) {
-      if (row.spec.type == DType::F16)
-        kernels_.vector.to_f16(from, count, reinterpret_cast<uint16_t*>(to));
-      else
-        std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
-    };
-    const int64_t heads = spec.kv_heads;
-    run_chunks(segment.rows, heads * (spec.k_dim + spec.v_dim), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const CpuKvPage& page = page_of(row, (filled + i) / kKvPageTokens);
-        const int64_t token = (filled + i) % kKvPageTokens;
-        const int64_t entry = (segment.first_row + i) * heads;
+    const int64_t heads = spec.kv_heads, entries = filled + segment.rows;
+    const bool f16 = row.spec.type == DType::F16;
+    const auto store_page = [&](int64_t index) {
+      const CpuKvPage& page = page_of(row, index);
+      std::vector<uint16_t> half(static_cast<size_t>(f16 ? std::max(spec.k_dim, spec.v_dim) : 0));
+      const auto store = [&](const float* from, int64_t count, int64_t stride, std::byte* to) {
+        if (!f16) return store_entry(from, count, stride, to);
+        kernels_.vector.to_f16(from, count, half.data());
+        store_entry(half.data(), count, stride, to);
+      };
+      const int64_t end = std::min(entries, (index + 1) * kKvPageTokens);
+      for (int64_t at = std::max(filled, index * kKvPageTokens); at < end; ++at) {
+        const int64_t token = at % kKvPageTokens, from = (segment.first_row + at - filled) * heads;
         for (int64_t h = 0; h < heads; ++h) {
-          store(k + (entry + h) * spec.k_dim, spec.k_dim, page.key(h, token));
-          store(v + (entry + h) * spec.v_dim, spec.v_dim, page.value(h, token));
+          store(k + (from + h) * spec.k_dim, spec.k_dim, kKvPageTokens, page.key(h, token));
+          store(v + (from + h) * spec.v_dim, spec.v_dim, 1, page.value(h, token));
         }
       }
-    });
+    };
+    // A page is one thread's: its entries share lines.
+    const int64_t first = filled / kKvPageTokens, last = (entries - 1) / kKvPageTokens;
+    run_chunks(last + 1 - first, kKvPageTokens * heads * (spec.k_dim + spec.v_dim),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) store_page(first + i);
+               });
   }
 }
 
@@ -94,9 +105,9 @@ std::pair<Tensor, Tensor> CpuBackend::read_kv(const KvRow& row, int64_t begin, i
       const CpuKvPage& page = page_of(row, (begin + i) / kKvPageTokens);
       const int64_t token = (begin + i) % kKvPageTokens;
       for (int64_t h = 0; h < heads; ++h) {
-        load_entry(page.key(h, token), row.spec.type, k_dim,
+        load_entry(page.key(h, token), row.spec.type, k_dim, kKvPageTokens,
                    new_floats(k) + (i * heads + h) * k_dim);
-        load_entry(page.value(h, token), row.spec.type, v_dim,
+        load_entry(page.value(h, token), row.spec.type, v_dim, 1,
                    new_floats(v) + (i * heads + h) * v_dim);
       }
     }

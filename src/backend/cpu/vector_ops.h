@@ -7,15 +7,23 @@ namespace reprise::cpu {
 
 enum class UnaryKind { Gelu, GeluTanh, QuickGelu, Silu, Sigmoid, Tanh };
 
+// Keys are taken in blocks of at most this many, so that a block stays in the nearest cache while
+// all queries of a call pass over it.
+constexpr int64_t kAttendBlock = 32;
+
 // Keys and values of one KV head as attention walks over them, one page (or one dense run) at a
 // time.
 struct KvRun {
-  const void* k;  // [count, k_dim], rows k_stride elements apart
+  // A page of the cache: [k_dim][kAttendBlock], the keys of one block component by component, so
+  // that a vector holds one component of many keys and scores need no sums across lanes; k_stride
+  // isn't used. Elsewhere rows of floats: [count, k_dim], k_stride elements apart.
+  const void* k;
   const void* v;  // [count, v_dim], rows v_stride elements apart
-  int64_t count;
+  int64_t count;  // of a page at most kAttendBlock
   int64_t k_stride;
   int64_t v_stride;
-  bool f16;  // stored as F16, else F32
+  bool page;
+  bool f16;  // stored as F16 (pages only), else F32
 };
 
 // One query of an `attend` call: it sees keys [begin, end) of all the runs laid end to end.
@@ -26,12 +34,9 @@ struct AttendQuery {
   int64_t end;  // > begin
 };
 
-// Keys are taken in blocks of at most this many, so that a block stays in the nearest cache while
-// all queries of a call pass over it.
-constexpr int64_t kAttendBlock = 32;
 // Floats of scratch an `attend` call needs: queries * (span + kAttendPad) + kAttendBlock *
 // max(k_dim, v_dim), where span = largest end - smallest begin.
-constexpr int64_t kAttendPad = 32;
+constexpr int64_t kAttendPad = 2 * kAttendBlock;
 
 // Element-wise kernels may work in place (out == a or out == x). Their result for one element
 // doesn't depend on where in the call it stands, so callers may cut rows as they like.

@@ -100,6 +100,9 @@ float element(const void* base, int64_t at, bool f16) {
   return f16 ? f16_to_float(static_cast<const uint16_t*>(base)[at])
              : static_cast<const float*>(base)[at];
 }
+float key_element(const KvRun& run, int64_t key, int64_t d) {
+  return element(run.k, run.page ? d * kAttendBlock + key : key * run.k_stride + d, run.f16);
+}
 
 // Calls visit(key, run, index in the run) for the keys in [begin, end), in order.
 template <class Visit>
@@ -117,8 +120,7 @@ void attend(const AttendQuery* queries, int64_t n, const KvRun* runs, int64_t n_
     float largest = -INFINITY;
     for_keys(runs, n_runs, query->begin, query->end, [&](int64_t key, const KvRun& run, int64_t i) {
       double dot = 0;
-      for (int64_t d = 0; d < k_dim; ++d)
-        dot += double{query->q[d]} * element(run.k, i * run.k_stride + d, run.f16);
+      for (int64_t d = 0; d < k_dim; ++d) dot += double{query->q[d]} * key_element(run, i, d);
       scores[key - query->begin] = static_cast<float>(dot) * scale;
       largest = std::max(largest, scores[key - query->begin]);
     });

@@ -164,6 +164,21 @@ TEST(CpuVector, ToF16RoundsAsTheOracleDoes) {
 
 // ---- attend
 
+enum class Stored { Rows, Pages, HalfPages };
+
+// How the runs of a call hold their keys: component by component in pages, whose lanes without a
+// key are NaN.
+template <class T>
+struct PageKeys {
+  std::vector<T> elements;
+  PageKeys(const T* rows, int64_t count, int64_t dim, T nan)
+      : elements(static_cast<size_t>(dim * kAttendBlock), nan) {
+    for (int64_t key = 0; key < count; ++key)
+      for (int64_t d = 0; d < dim; ++d)
+        elements[static_cast<size_t>(d * kAttendBlock + key)] = rows[key * dim + d];
+  }
+};
+
 struct Attention {
   static constexpr int64_t kDim = 40, kValueDim = 24, kKeys = 101, kQueries = 9;
   std::vector<float> q = random_values(kQueries * kDim, 2);
@@ -183,20 +198,31 @@ struct Attention {
     return {.q = q.data() + i * kDim, .out = out, .begin = i * 3, .end = 60 + 5 * i};
   }
   // The keys cut into runs of `each`.
-  std::vector<KvRun> runs(int64_t each, bool f16) const {
+  std::vector<float> run(const VectorKernels& kernels, int64_t first, int64_t last, int64_t each,
+                         Stored stored) const {
+    const bool f16 = stored == Stored::HalfPages;
+    std::vector<PageKeys<float>> pages;
+    std::vector<PageKeys<uint16_t>> half_pages;
     std::vector<KvRun> list;
     for (int64_t at = 0; at < kKeys; at += each) {
       const auto key = static_cast<size_t>(at);
-      const void* keys = f16 ? static_cast<const void*>(k_half.data() + key * kDim)
-                             : static_cast<const void*>(k.data() + key * kDim);
+      const int64_t count = std::min(each, kKeys - at);
+      const void* keys = k.data() + key * kDim;
+      if (stored == Stored::Pages)
+        keys = pages.emplace_back(k.data() + key * kDim, count, kDim, NAN).elements.data();
+      else if (f16)
+        keys = half_pages.emplace_back(k_half.data() + key * kDim, count, kDim, uint16_t{0x7e00})
+                   .elements.data();
       const void* values = f16 ? static_cast<const void*>(v_half.data() + key * kValueDim)
                                : static_cast<const void*>(v.data() + key * kValueDim);
-      list.push_back({keys, values, std::min(each, kKeys - at), kDim, kValueDim, f16});
+      list.push_back({.k = keys,
+                      .v = values,
+                      .count = count,
+                      .k_stride = kDim,
+                      .v_stride = kValueDim,
+                      .page = stored != Stored::Rows,
+                      .f16 = f16});
     }
-    return list;
-  }
-  std::vector<float> run(const VectorKernels& kernels, int64_t first, int64_t last, int64_t each,
-                         bool f16) const {
     std::vector<float> out(static_cast<size_t>((last - first) * kValueDim));
     std::vector<AttendQuery> queries;
     for (int64_t i = first; i < last; ++i)
@@ -204,7 +230,6 @@ struct Attention {
     const int64_t span = queries.back().end - queries.front().begin;
     std::vector<float> scratch(static_cast<size_t>((last - first) * (span + kAttendPad) +
                                                    kAttendBlock * std::max(kDim, kValueDim)));
-    const auto list = runs(each, f16);
     kernels.attend(queries.data(), last - first, list.data(), static_cast<int64_t>(list.size()),
                    kDim, kValueDim, 0.3f, scratch.data());
     return out;
@@ -214,7 +239,8 @@ struct Attention {
 TEST(CpuVector, AttendIsAccurate) {
   const Attention attention;
   on_every_table([&](const VectorKernels& kernels) {
-    const auto found = attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, false);
+    const auto found =
+        attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, Stored::Rows);
     for (int64_t i = 0; i < Attention::kQueries; ++i) {
       const AttendQuery query = attention.query(i, nullptr);
       std::vector<double> result(Attention::kValueDim);
@@ -238,16 +264,19 @@ TEST(CpuVector, AttendIsAccurate) {
 TEST(CpuVector, AttendDependsOnNeitherRunsNorNeighbours) {
   const Attention attention;
   on_every_table([&](const VectorKernels& kernels) {
-    const auto expected = attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, false);
-    for (const int64_t each : {1, 7, 32, 64})
-      for (const bool f16 : {false, true})
-        EXPECT_EQ(attention.run(kernels, 0, Attention::kQueries, each, f16), expected)
-            << "runs of " << each << (f16 ? ", F16" : "");
+    const auto expected =
+        attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, Stored::Rows);
+    for (const Stored stored : {Stored::Rows, Stored::Pages, Stored::HalfPages})
+      for (const int64_t each : {1, 7, 32, 64}) {
+        if (stored != Stored::Rows && each > kAttendBlock) continue;
+        EXPECT_EQ(attention.run(kernels, 0, Attention::kQueries, each, stored), expected)
+            << "runs of " << each << ", stored as " << static_cast<int>(stored);
+      }
     for (int64_t first = 0; first < Attention::kQueries; ++first)
       for (int64_t last = first + 1; last <= Attention::kQueries; ++last) {
         const std::vector<float> part(expected.begin() + first * Attention::kValueDim,
                                       expected.begin() + last * Attention::kValueDim);
-        EXPECT_EQ(attention.run(kernels, first, last, 32, false), part)
+        EXPECT_EQ(attention.run(kernels, first, last, 32, Stored::Pages), part)
             << "queries " << first << " to " << last;
       }
   });
