@@ -1,4 +1,4 @@
-// Attention in decode against read bandwidth: one query row, many requests' KV rows in turn, so
+// Attention in decode against read bandwidth: one new token, many requests' KV rows in turn, so
 // that keys and values come from memory as they do behind a model's weights. Shapes are those of
 // the TroL and Phantom releases (Phantom's heads are twice as wide). Best times, taken in turns, as
 // in matmul_bench. Options: --quick, --isa NAME, --shape NAME, --cached (one request's rows again
@@ -88,9 +88,10 @@ void decode(const Shape& s, DType type, const BackendOptions& options, int64_t c
                     }));
     ours = std::min(ours, seconds([&] {
                       for (int i = 0; i < repeats; ++i)
-                        for (const KvRow& row : rows) {
-                          const AttentionSegment segment = {0, 1, at, nullptr, &row};
+                        for (KvRow& row : rows) {
+                          const AttentionSegment segment = {0, 1, at, &row, &row};
                           be->attention(spec, query, entry, entry, {&segment, 1});
+                          row.truncate(context);
                         }
                     }));
   }

@@ -56,8 +56,8 @@ inline const float* floats(const Tensor& x) {
 inline float* new_floats(const Tensor& x) { return reinterpret_cast<float*>(data_of(x).bytes); }
 
 // Entries of kKvPageTokens tokens: keys [heads][k_dim][kKvPageTokens], component by component as
-// attention reads them (KvRun), then values [heads][kKvPageTokens][v_dim]. What one head reads lies
-// together.
+// attention reads them (KvLayout), then values [heads][kKvPageTokens][v_dim]. What one head reads
+// lies together.
 class CpuKvPage final : public KvPage {
  public:
   CpuKvPage(std::shared_ptr<std::byte> bytes, const KvSpec& page_spec)

@@ -103,13 +103,12 @@ int64_t page_runs(const KvRow& row, int64_t head, int64_t begin, int64_t end,
   const int64_t first = begin / kKvPageTokens;
   for (int64_t page = first; page * kKvPageTokens < end; ++page) {
     const CpuKvPage& memory = page_of(row, page);
-    runs->push_back({.k = memory.key(head, 0),
-                     .v = memory.value(head, 0),
-                     .count = std::min<int64_t>(kKvPageTokens, end - page * kKvPageTokens),
-                     .k_stride = 0,
-                     .v_stride = row.spec.v_dim,
-                     .page = true,
-                     .f16 = row.spec.type == DType::F16});
+    runs->push_back(
+        {.k = memory.key(head, 0),
+         .v = memory.value(head, 0),
+         .count = std::min<int64_t>(kKvPageTokens, end - page * kKvPageTokens),
+         .v_stride = row.spec.v_dim,
+         .layout = row.spec.type == DType::F16 ? KvLayout::PageF16 : KvLayout::PageF32});
   }
   return first * kKvPageTokens;
 }
@@ -172,9 +171,7 @@ Tensor CpuBackend::attention(const AttentionSpec& spec, const Tensor& q, const T
                           .v = values + (part->first_row * kv_heads + head) * v_dim,
                           .count = part->rows,
                           .k_stride = kv_heads * k_dim,
-                          .v_stride = kv_heads * v_dim,
-                          .page = false,
-                          .f16 = false});
+                          .v_stride = kv_heads * v_dim});
     }
     std::vector<AttendQuery> calls;
     for (int64_t i = first; i < last; ++i)
@@ -219,9 +216,7 @@ Tensor CpuBackend::full_attention(const Tensor& q, const Tensor& k, const Tensor
                        .v = values + (source * n * heads + head) * v_dim,
                        .count = n,
                        .k_stride = heads * dim,
-                       .v_stride = heads * v_dim,
-                       .page = false,
-                       .f16 = false};
+                       .v_stride = heads * v_dim};
     std::vector<AttendQuery> calls;
     for (int64_t i = tile * rows; i < std::min(m, (tile + 1) * rows); ++i) {
       const int64_t at = (item * m + i) * heads + head;

@@ -24,13 +24,14 @@ void check_square(const LinearWeight* w, int64_t dim) {
                 "a matrix of heads of width {}", dim);
 }
 
-// Asks for a matrix of heads before it is used. In decode it comes from memory, a few kilobytes at
-// a time, too little for the hardware to guess what comes next.
-void ask_for(const LinearWeight& w) {
-  const CpuData& data = data_of(w.weight);
-  if (!data.bytes) return;
-  const int64_t bytes = w.weight.size() * block_bytes(w.weight.dtype());
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(data.bytes + at, 0, 2);
+// In decode a matrix of heads comes from memory, a few kilobytes at a time: too little for the
+// hardware to guess what comes next.
+void prefetch(const LinearWeight& w) {
+  constexpr int64_t kLine = 64;
+  const std::byte* from = data_of(w.weight).bytes;
+  if (!from) return;  // packed
+  const int64_t bytes = tensor_bytes(w.weight.dtype(), w.weight.shape());
+  for (int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(from + at, 0, 2);
 }
 
 }  // namespace
@@ -71,8 +72,10 @@ std::vector<Tensor> CpuBackend::fused_cross_heads(std::span<const HeadCross> par
     const int64_t begin = (task - *at) * step, end = std::min(all, begin + step);
     const int64_t count = end - begin;
     const float* x = floats(part.x) + begin * dim;
-    ask_for(*part.q);
-    ask_for(*part.o);
+    if (count <= kFewHeads) {
+      prefetch(*part.q);
+      prefetch(*part.o);
+    }
 
     float* const queries = scratch(2 * count * dim + count * (n + kAttendPad) + kAttendBlock * dim);
     float* const mixed = queries + count * dim;
@@ -89,9 +92,7 @@ std::vector<Tensor> CpuBackend::fused_cross_heads(std::span<const HeadCross> par
                          .v = floats(part.values[static_cast<size_t>(source)]),
                          .count = n,
                          .k_stride = dim,
-                         .v_stride = dim,
-                         .page = false,
-                         .f16 = false};
+                         .v_stride = dim};
       kernels_.vector.attend(calls, of_source, &run, 1, dim, dim, scale, attend_scratch);
     }
     float* const y = queries;

@@ -15,10 +15,13 @@ void store_entry(const T* from, int64_t count, int64_t stride, std::byte* to) {
   for (int64_t i = 0; i < count; ++i) at[i * stride] = from[i];
 }
 void load_entry(const std::byte* from, DType type, int64_t count, int64_t stride, float* out) {
-  const auto* floats = reinterpret_cast<const float*>(from);
-  const auto* halves = reinterpret_cast<const uint16_t*>(from);
-  for (int64_t i = 0; i < count; ++i)
-    out[i] = type == DType::F32 ? floats[i * stride] : f16_to_float(halves[i * stride]);
+  const auto load = [&](const auto* at, const auto& to_float) {
+    for (int64_t i = 0; i < count; ++i) out[i] = to_float(at[i * stride]);
+  };
+  if (type == DType::F32)
+    load(reinterpret_cast<const float*>(from), [](float x) { return x; });
+  else
+    load(reinterpret_cast<const uint16_t*>(from), f16_to_float);
 }
 
 int64_t page_bytes(const KvSpec& spec) { return kKvPageTokens * spec.bytes_per_token(); }
@@ -76,18 +79,20 @@ void CpuBackend::append_kv(const AttentionSpec& spec, const float* k, const floa
         kernels_.vector.to_f16(from, count, half.data());
         store_entry(half.data(), count, stride, to);
       };
+      const int64_t begin = std::max(filled, index * kKvPageTokens);
       const int64_t end = std::min(entries, (index + 1) * kKvPageTokens);
-      for (int64_t at = std::max(filled, index * kKvPageTokens); at < end; ++at) {
-        const int64_t token = at % kKvPageTokens, from = (segment.first_row + at - filled) * heads;
-        for (int64_t h = 0; h < heads; ++h) {
-          store(k + (from + h) * spec.k_dim, spec.k_dim, kKvPageTokens, page.key(h, token));
-          store(v + (from + h) * spec.v_dim, spec.v_dim, 1, page.value(h, token));
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t at = begin; at < end; ++at) {
+          const int64_t token = at % kKvPageTokens;
+          const int64_t entry = (segment.first_row + at - filled) * heads + h;
+          store(k + entry * spec.k_dim, spec.k_dim, kKvPageTokens, page.key(h, token));
+          store(v + entry * spec.v_dim, spec.v_dim, 1, page.value(h, token));
         }
-      }
     };
     // A page is one thread's: its entries share lines.
-    const int64_t first = filled / kKvPageTokens, last = (entries - 1) / kKvPageTokens;
-    run_chunks(last + 1 - first, kKvPageTokens * heads * (spec.k_dim + spec.v_dim),
+    const int64_t first = filled / kKvPageTokens;
+    const int64_t pages = (entries - 1) / kKvPageTokens + 1 - first;
+    run_chunks(pages, segment.rows * heads * (spec.k_dim + spec.v_dim) / pages,
                [&](int64_t begin, int64_t end) {
                  for (int64_t i = begin; i < end; ++i) store_page(first + i);
                });

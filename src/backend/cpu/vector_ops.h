@@ -8,22 +8,27 @@ namespace reprise::cpu {
 enum class UnaryKind { Gelu, GeluTanh, QuickGelu, Silu, Sigmoid, Tanh };
 
 // Keys are taken in blocks of at most this many, so that a block stays in the nearest cache while
-// all queries of a call pass over it.
+// all queries of a call pass over it. A page of the KV cache holds one block.
 constexpr int64_t kAttendBlock = 32;
 
-// Keys and values of one KV head as attention walks over them, one page (or one dense run) at a
+enum class KvLayout {
+  Rows,  // floats; k [count, k_dim] and v [count, v_dim], rows k_stride and v_stride elements apart
+  // A page of the cache, count <= kAttendBlock, with room for kAttendBlock keys: k [k_dim,
+  // kAttendBlock], component by component, so that a vector holds one component of many keys and
+  // scores need no sums across lanes; v [kAttendBlock, v_dim], rows v_stride elements apart.
+  PageF32,
+  PageF16,
+};
+
+// Keys and values of one KV head as attention walks over them, one page or one stretch of rows at a
 // time.
 struct KvRun {
-  // A page of the cache: [k_dim][kAttendBlock], the keys of one block component by component, so
-  // that a vector holds one component of many keys and scores need no sums across lanes; k_stride
-  // isn't used. Elsewhere rows of floats: [count, k_dim], k_stride elements apart.
   const void* k;
-  const void* v;  // [count, v_dim], rows v_stride elements apart
-  int64_t count;  // of a page at most kAttendBlock
-  int64_t k_stride;
+  const void* v;
+  int64_t count;
+  int64_t k_stride = 0;  // Rows only
   int64_t v_stride;
-  bool page;
-  bool f16;  // stored as F16 (pages only), else F32
+  KvLayout layout = KvLayout::Rows;
 };
 
 // One query of an `attend` call: it sees keys [begin, end) of all the runs laid end to end.
@@ -61,7 +66,7 @@ struct VectorKernels {
                bool interleaved, float* out);
   // softmax(scale * q.k) v for each query over the keys it sees. A query's result depends only on
   // its own keys and values in order: not on the other queries of the call, nor on where runs begin
-  // and end.
+  // and end. A dot product is one sum along k_dim.
   void (*attend)(const AttendQuery* queries, int64_t n, const KvRun* runs, int64_t n_runs,
                  int64_t k_dim, int64_t v_dim, float scale, float* scratch);
 };

@@ -96,12 +96,16 @@ void rope(const float* x, const float* cos, const float* sin, int64_t m, int64_t
   std::copy(x + 2 * m, x + dim, out + 2 * m);
 }
 
-float element(const void* base, int64_t at, bool f16) {
-  return f16 ? f16_to_float(static_cast<const uint16_t*>(base)[at])
-             : static_cast<const float*>(base)[at];
+float element(const KvRun& run, const void* base, int64_t at) {
+  return run.layout == KvLayout::PageF16 ? f16_to_float(static_cast<const uint16_t*>(base)[at])
+                                         : static_cast<const float*>(base)[at];
 }
 float key_element(const KvRun& run, int64_t key, int64_t d) {
-  return element(run.k, run.page ? d * kAttendBlock + key : key * run.k_stride + d, run.f16);
+  const bool rows = run.layout == KvLayout::Rows;
+  return element(run, run.k, rows ? key * run.k_stride + d : d * kAttendBlock + key);
+}
+float value_element(const KvRun& run, int64_t key, int64_t d) {
+  return element(run, run.v, key * run.v_stride + d);
 }
 
 // Calls visit(key, run, index in the run) for the keys in [begin, end), in order.
@@ -131,11 +135,10 @@ void attend(const AttendQuery* queries, int64_t n, const KvRun* runs, int64_t n_
     }
     for (int64_t d = 0; d < v_dim; ++d) {
       double total = 0;
-      for_keys(
-          runs, n_runs, query->begin, query->end, [&](int64_t key, const KvRun& run, int64_t i) {
-            total +=
-                double{scores[key - query->begin]} * element(run.v, i * run.v_stride + d, run.f16);
-          });
+      for_keys(runs, n_runs, query->begin, query->end,
+               [&](int64_t key, const KvRun& run, int64_t i) {
+                 total += double{scores[key - query->begin]} * value_element(run, i, d);
+               });
       query->out[d] = static_cast<float>(total / sum);
     }
   }

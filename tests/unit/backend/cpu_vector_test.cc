@@ -164,26 +164,25 @@ TEST(CpuVector, ToF16RoundsAsTheOracleDoes) {
 
 // ---- attend
 
-enum class Stored { Rows, Pages, HalfPages };
-
-// How the runs of a call hold their keys: component by component in pages, whose lanes without a
-// key are NaN.
+// `count` rows of keys as a page holds them: component by component, NaN where there is no key.
 template <class T>
-struct PageKeys {
-  std::vector<T> elements;
-  PageKeys(const T* rows, int64_t count, int64_t dim, T nan)
-      : elements(static_cast<size_t>(dim * kAttendBlock), nan) {
-    for (int64_t key = 0; key < count; ++key)
-      for (int64_t d = 0; d < dim; ++d)
-        elements[static_cast<size_t>(d * kAttendBlock + key)] = rows[key * dim + d];
-  }
-};
+std::vector<T> page_keys(const T* rows, int64_t count, int64_t stride, int64_t dim, T nan) {
+  std::vector<T> page(static_cast<size_t>(dim * kAttendBlock), nan);
+  for (int64_t key = 0; key < count; ++key)
+    for (int64_t d = 0; d < dim; ++d)
+      page[static_cast<size_t>(d * kAttendBlock + key)] = rows[key * stride + d];
+  return page;
+}
 
+// Widths that need every number of vectors at a time and a part of one; rows of keys and values lie
+// further apart than they are wide.
 struct Attention {
-  static constexpr int64_t kDim = 40, kValueDim = 24, kKeys = 101, kQueries = 9;
+  static constexpr int64_t kDim = 45, kValueDim = 253, kKeys = 141, kQueries = 30;
+  static constexpr int64_t kStride = 48, kValueStride = 260;
+  static constexpr uint16_t kHalfNan = 0x7e00;
   std::vector<float> q = random_values(kQueries * kDim, 2);
-  std::vector<float> k = random_values(kKeys * kDim, 1);
-  std::vector<float> v = random_values(kKeys * kValueDim, 1);
+  std::vector<float> k = random_values(kKeys * kStride, 1);
+  std::vector<float> v = random_values((kKeys + kAttendBlock) * kValueStride, 1);
   std::vector<uint16_t> k_half, v_half;
 
   Attention() {
@@ -193,45 +192,50 @@ struct Attention {
     for (size_t i = 0; i < v.size(); ++i) v[i] = f16_to_float(v_half[i]);
   }
 
-  // What query i sees: both ends differ from query to query.
+  // What query i sees: the same as its neighbours, as the heads of a row do, or not; later ones
+  // begin behind the first block.
   AttendQuery query(int64_t i, float* out) const {
-    return {.q = q.data() + i * kDim, .out = out, .begin = i * 3, .end = 60 + 5 * i};
+    const int64_t row = i < 21 ? i / 7 : i - 18;
+    return {.q = q.data() + i * kDim, .out = out, .begin = row * 4, .end = 60 + 5 * row};
   }
   // The keys cut into runs of `each`.
   std::vector<float> run(const VectorKernels& kernels, int64_t first, int64_t last, int64_t each,
-                         Stored stored) const {
-    const bool f16 = stored == Stored::HalfPages;
-    std::vector<PageKeys<float>> pages;
-    std::vector<PageKeys<uint16_t>> half_pages;
+                         KvLayout layout) const {
+    std::vector<std::vector<float>> pages;
+    std::vector<std::vector<uint16_t>> half_pages;
     std::vector<KvRun> list;
     for (int64_t at = 0; at < kKeys; at += each) {
-      const auto key = static_cast<size_t>(at);
-      const int64_t count = std::min(each, kKeys - at);
-      const void* keys = k.data() + key * kDim;
-      if (stored == Stored::Pages)
-        keys = pages.emplace_back(k.data() + key * kDim, count, kDim, NAN).elements.data();
-      else if (f16)
-        keys = half_pages.emplace_back(k_half.data() + key * kDim, count, kDim, uint16_t{0x7e00})
-                   .elements.data();
-      const void* values = f16 ? static_cast<const void*>(v_half.data() + key * kValueDim)
-                               : static_cast<const void*>(v.data() + key * kValueDim);
-      list.push_back({.k = keys,
-                      .v = values,
-                      .count = count,
-                      .k_stride = kDim,
-                      .v_stride = kValueDim,
-                      .page = stored != Stored::Rows,
-                      .f16 = f16});
+      KvRun run = {.k = k.data() + at * kStride,
+                   .v = v.data() + at * kValueStride,
+                   .count = std::min(each, kKeys - at),
+                   .k_stride = kStride,
+                   .v_stride = kValueStride,
+                   .layout = layout};
+      if (layout == KvLayout::PageF32) {
+        pages.push_back(page_keys<float>(k.data() + at * kStride, run.count, kStride, kDim, NAN));
+        run.k = pages.back().data();
+      } else if (layout == KvLayout::PageF16) {
+        half_pages.push_back(
+            page_keys(k_half.data() + at * kStride, run.count, kStride, kDim, kHalfNan));
+        run.k = half_pages.back().data();
+        run.v = v_half.data() + at * kValueStride;
+      }
+      list.push_back(run);
     }
     std::vector<float> out(static_cast<size_t>((last - first) * kValueDim));
     std::vector<AttendQuery> queries;
     for (int64_t i = first; i < last; ++i)
       queries.push_back(query(i, out.data() + (i - first) * kValueDim));
     const int64_t span = queries.back().end - queries.front().begin;
-    std::vector<float> scratch(static_cast<size_t>((last - first) * (span + kAttendPad) +
-                                                   kAttendBlock * std::max(kDim, kValueDim)));
+    const int64_t size =
+        (last - first) * (span + kAttendPad) + kAttendBlock * std::max(kDim, kValueDim);
+    constexpr float kCanary = 99;
+    std::vector<float> scratch(static_cast<size_t>(size) + 2, NAN);
+    scratch.front() = scratch.back() = kCanary;
     kernels.attend(queries.data(), last - first, list.data(), static_cast<int64_t>(list.size()),
-                   kDim, kValueDim, 0.3f, scratch.data());
+                   kDim, kValueDim, 0.3f, scratch.data() + 1);
+    EXPECT_EQ(scratch.front(), kCanary);
+    EXPECT_EQ(scratch.back(), kCanary);
     return out;
   }
 };
@@ -240,19 +244,19 @@ TEST(CpuVector, AttendIsAccurate) {
   const Attention attention;
   on_every_table([&](const VectorKernels& kernels) {
     const auto found =
-        attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, Stored::Rows);
+        attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, KvLayout::Rows);
     for (int64_t i = 0; i < Attention::kQueries; ++i) {
       const AttendQuery query = attention.query(i, nullptr);
       std::vector<double> result(Attention::kValueDim);
       double sum = 0;
       for (int64_t key = query.begin; key < query.end; ++key) {
-        const float* row = attention.k.data() + key * Attention::kDim;
+        const float* row = attention.k.data() + key * Attention::kStride;
         const double dot = std::inner_product(query.q, query.q + Attention::kDim, row, 0.0);
         const double weight = std::exp(0.3f * dot);
         sum += weight;
         for (int64_t d = 0; d < Attention::kValueDim; ++d)
           result[static_cast<size_t>(d)] +=
-              weight * attention.v[static_cast<size_t>(key * Attention::kValueDim + d)];
+              weight * attention.v[static_cast<size_t>(key * Attention::kValueStride + d)];
       }
       for (int64_t d = 0; d < Attention::kValueDim; ++d)
         EXPECT_NEAR(found[static_cast<size_t>(i * Attention::kValueDim + d)],
@@ -265,18 +269,18 @@ TEST(CpuVector, AttendDependsOnNeitherRunsNorNeighbours) {
   const Attention attention;
   on_every_table([&](const VectorKernels& kernels) {
     const auto expected =
-        attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, Stored::Rows);
-    for (const Stored stored : {Stored::Rows, Stored::Pages, Stored::HalfPages})
+        attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, KvLayout::Rows);
+    for (const KvLayout layout : {KvLayout::Rows, KvLayout::PageF32, KvLayout::PageF16})
       for (const int64_t each : {1, 7, 32, 64}) {
-        if (stored != Stored::Rows && each > kAttendBlock) continue;
-        EXPECT_EQ(attention.run(kernels, 0, Attention::kQueries, each, stored), expected)
-            << "runs of " << each << ", stored as " << static_cast<int>(stored);
+        if (layout != KvLayout::Rows && each > kAttendBlock) continue;
+        EXPECT_EQ(attention.run(kernels, 0, Attention::kQueries, each, layout), expected)
+            << "runs of " << each << ", layout " << static_cast<int>(layout);
       }
     for (int64_t first = 0; first < Attention::kQueries; ++first)
       for (int64_t last = first + 1; last <= Attention::kQueries; ++last) {
         const std::vector<float> part(expected.begin() + first * Attention::kValueDim,
                                       expected.begin() + last * Attention::kValueDim);
-        EXPECT_EQ(attention.run(kernels, first, last, 32, Stored::Pages), part)
+        EXPECT_EQ(attention.run(kernels, first, last, 32, KvLayout::PageF32), part)
             << "queries " << first << " to " << last;
       }
   });
