@@ -169,24 +169,41 @@ def report(results: dict) -> None:
         print(f"| {name} | {len(v)} | {statistics.mean(v):.1f} | {min(v):.1f} to {max(v):.1f} | {steps} | {means} |")
     try:
         import matplotlib
-
-        matplotlib.use("svg")
-        import matplotlib.pyplot as plt
     except ImportError:
         print("(no plot: matplotlib is not installed)", file=sys.stderr)
         return
-    names = sorted(values, key=order.index)
-    figure, axis = plt.subplots(figsize=(8, 0.35 * len(names) + 1))
+    matplotlib.use("svg")
+    draw(results, values, sorted(values, key=order.index))
+
+
+def draw(results: dict, values: dict, names: list) -> None:
+    """docs/claims.svg: exact match of every variant, and how the training loss fell along the budget."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(9, 0.28 * len(names) + 4.5))
+    grid = figure.add_gridspec(2, 2, height_ratios=(0.28 * len(names) + 0.5, 3.2))
+    axis = figure.add_subplot(grid[0, :])
     for row, name in enumerate(names):
         axis.plot(values[name], [row] * len(values[name]), "o", color="#999999", markersize=4)
         axis.plot(statistics.mean(values[name]), row, "|", color="#0072b2", markersize=14, markeredgewidth=3)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    axis.axvline(67.0, color="#d55e00", linewidth=1, label="best answer without looking, 67.0%")
-    axis.set_xlabel("exact match, %")
-    axis.legend(frameon=False)
+    axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axis.set_xlabel("exact match, %: every seed and the mean (best answer without looking: 67.0%)")
+    for column, family in enumerate(("trol", "phantom")):
+        axis = figure.add_subplot(grid[1, column])
+        for name in (n for n in TRAINED if n.startswith(family) and results["runs"].get(n)):
+            losses = [run["loss"] for run in results["runs"][name].values()]
+            axis.plot([100 * share for share in CURVE],
+                      [statistics.mean(loss[f"{share:g}"] for loss in losses) for share in CURVE],
+                      marker=".", linewidth=1.2, label=name.removeprefix(family + "/"))
+        axis.set_yscale("log")
+        axis.set_xlabel("% of the budget")
+        axis.set_title(f"{family}: training loss", fontsize=10)
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    figure.savefig(ROOT / "docs/claims.svg")
+    figure.savefig(ROOT / "docs/claims.svg", metadata={"Date": None})
 
 
 def main() -> None:
