@@ -4,7 +4,7 @@
 
 namespace reprise::tools {
 
-void add_beam_options(CLI::App& app, BeamOptions& options) {
+void add_beam_options(CLI::App& app, BeamOptions& options, bool answers) {
   app.add_option(
          "--beams", options.beams,
          "Beam search over N continuations, as transformers' num_beams; 1: greedy or sampled. "
@@ -22,6 +22,7 @@ void add_beam_options(CLI::App& app, BeamOptions& options) {
          "while one is possible (never)")
       ->check(CLI::IsMember({"no", "yes", "never"}))
       ->default_str("no");
+  if (!answers) return;
   app.add_option("--num-return-sequences", options.returned, "Answers to show, the best first")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();

@@ -7,6 +7,7 @@
 
 namespace reprise::tools {
 
-void add_beam_options(CLI::App& app, BeamOptions& options);
+// answers: --num-return-sequences too, for commands that show or write more than the best one.
+void add_beam_options(CLI::App& app, BeamOptions& options, bool answers = true);
 
 }  // namespace reprise::tools

@@ -90,6 +90,7 @@ class BenchCommand : public Command {
       app.add_option(name, values, text)
           ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
           ->expected(1)
+          ->allow_extra_args(false)
           ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     };
     list("--prefill", prefill_,

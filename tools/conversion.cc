@@ -28,7 +28,10 @@ void ConversionFlags::add(CLI::App& app) {
   app.add_option("--keep", overrides,
                  "PATTERN=TYPE: tensors whose name matches ('*' is any text) get this type; 'keep' "
                  "leaves them as they are. Repeatable, the first match counts")
-      ->type_name("PATTERN=TYPE");
+      ->type_name("PATTERN=TYPE")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--threads", threads, "Threads; 0: all that this process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

@@ -41,12 +41,12 @@ class EvalCommand : public Command {
         ->needs(qa);
     app.add_flag("--blind", qa_.blind, "Leave the pictures out")->needs(qa);
     app.add_option("--limit", limit_, "Only the first N questions; 0: all")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(int64_t{0}, kMostCount))
         ->needs(qa);
     app.add_option("--max-tokens", qa_.generation.max_tokens, "Most tokens of an answer")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(int64_t{1}, kMostCount))
         ->capture_default_str();
-    add_beam_options(app, qa_.generation.beam);
+    add_beam_options(app, qa_.generation.beam, /*answers=*/false);
     app.add_flag("--exif", qa_.apply_exif, "Turn pictures as their EXIF orientation says");
     app.add_option("--predictions", predictions_, "Write questions with the answers given")
         ->type_name("OUT.jsonl")
@@ -112,6 +112,7 @@ class EvalCommand : public Command {
   int answer() {
     const EngineOptions options = engine_.options();
     qa_.generation.beam.check();
+    if (!predictions_.empty()) check_output_path(predictions_, "--predictions");
     const std::vector<Question> questions = load_questions(questions_, images_, limit_);
     const auto engine = Engine::load(options);
     const auto exact = reference(*engine);

@@ -74,9 +74,10 @@ void add_plan_options(CLI::App& app, PlanOptions& options) {
       ->check(CLI::Range(0.0f, 1.0f));
   static const std::map<std::string, MixTokens> kinds = {
       {"all", MixTokens::All}, {"image", MixTokens::Image}, {"text", MixTokens::Text}};
-  app.add_option("--traverse", options.traverse,
-                 "TroL: tokens of a prompt that make the second visit: all, image or text")
-      ->transform(CLI::CheckedTransformer(kinds, CLI::ignore_case))
+  app.add_option_function<std::string>(
+         "--traverse", [&options](const std::string& kind) { options.traverse = kinds.at(kind); },
+         "TroL: tokens of a prompt that make the second visit")
+      ->check(CLI::IsMember({"all", "image", "text"}))
       ->default_str("all");
 }
 

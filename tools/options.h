@@ -26,6 +26,9 @@ struct EngineFlags {
   EngineOptions options() const;
 };
 
+// Upper end of options that are numbers of tokens, questions and the like.
+constexpr int64_t kMostCount = int64_t{1} << 40;
+
 // --plan and --passes: how deep to run.
 void add_plan_options(CLI::App& app, PlanOptions& options);
 

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "convert/report.h"
 #include "engine/compare.h"
+#include "text/tokenizer_files.h"
 #include "tools/commands.h"
 #include "tools/conversion.h"
 #include "tools/options.h"
@@ -58,11 +59,14 @@ class QuantizeCommand : public Command {
           "--sensitive {}: expected keep, f32, f16 or bf16 (--keep PATTERN=TYPE quantizes single "
           "tensors)",
           flags_.sensitive);
-    if (!text_.empty()) read_file(text_);  // a wrong name is said before the work, not after it
+    // What is needed only at the end is tried before the work.
+    if (!text_.empty()) read_file(text_);
+    if (!report_.empty()) check_output_path(report_, "--report");
     std::optional<TraceInputs> inputs;
     if (!inputs_.empty()) inputs = read_trace_inputs(inputs_);
     const ModelSource source = open_source(flags_.source, flags_.load_options());
     if (!source.config) fail("{}", source.unknown);
+    if (!text_.empty()) tokenizer_from_model(flags_.source);
     ConvertResult result;
     const bool done = run_conversion(options, [&](const ConvertOptions& with_progress) {
       result = convert_to_gguf(source, flags_.target, with_progress);

@@ -44,6 +44,7 @@ class RunCommand : public Command {
         app.add_option("--image", images_, "A picture (PNG or JPEG) to show; may be repeated")
             ->type_name("FILE")
             ->expected(1)
+            ->allow_extra_args(false)
             ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     CLI::Option* system_option =
         app.add_option("--system", system_, "System message")->type_name("TEXT");
@@ -57,7 +58,7 @@ class RunCommand : public Command {
         ->excludes(raw_option);
     app.add_option("--max-tokens", generation_.max_tokens,
                    "Most tokens to generate; 0: until the model stops")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(int64_t{0}, kMostCount))
         ->capture_default_str();
     app.add_option("--temperature", sampler.temperature, "0: always the most likely token")
         ->capture_default_str();
@@ -76,6 +77,7 @@ class RunCommand : public Command {
     app.add_option("--stop", generation_.stop, "Text that ends the answer; may be repeated")
         ->type_name("TEXT")
         ->expected(1)
+        ->allow_extra_args(false)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     app.add_option("--chunk", generator_.chunk, "Prompt tokens of one forward call")
         ->check(CLI::Range(1, 1 << 30))

@@ -45,6 +45,7 @@ class TraceCommand : public Command {
       if (options_.steps == 0) fail("--beams: expected --steps, the most tokens of a beam");
     }
     const EngineOptions options = engine_.options();
+    check_output_path(out_, "--out");
     if (has_labels(inputs_)) return run_loss(options);
     const TraceInputs inputs = read_trace_inputs(inputs_);
     const auto engine = Engine::load(options);

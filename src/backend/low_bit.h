@@ -6,7 +6,8 @@
 // quantization"): their mean is taken off, then blocks of 256 are held in 8 bits by the dynamic map
 // of arXiv 2110.02861. Int8: symmetric, one scale a row (the storage of LLM.int8(), arXiv
 // 2208.07339, without its outlier columns, which belong to activations). The same bits as
-// bitsandbytes makes from the same F32 values.
+// bitsandbytes makes from the same F32 values, but for scales in 8 bits close to the middle of two
+// codes, where its CPU kernel sometimes takes the farther one.
 #pragma once
 
 #include <array>

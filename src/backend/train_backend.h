@@ -48,7 +48,8 @@ class TrainBackend : public Backend {
   virtual Tensor log_sigmoid(const Tensor& x) = 0;
   // Sums of x [n] with constant weights [m, n], row-major -> [m]. Always in F32.
   virtual Tensor weighted_sums(const Tensor& x, std::span<const float> weights) = 0;
-  // Adds d loss / d weight to the gradients of all trainable weights and frees the graph.
+  // Adds d loss / d weight to the gradients of all trainable weights that it depends on, if any,
+  // and frees the graph.
   virtual void backward(const Tensor& loss) = 0;
   virtual std::vector<float> gradient(const Tensor& weight) = 0;  // zeros where none has arrived
   virtual void zero_gradients(std::span<const Tensor> weights) = 0;

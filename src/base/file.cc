@@ -124,6 +124,22 @@ std::string link_beside(int fd, const std::filesystem::path& path) {
 
 }  // namespace
 
+void check_output_path(const std::filesystem::path& path, const std::string& option) {
+  std::error_code ignored;
+  if (path.empty()) fail("{}: the name is empty", option);
+  if (std::filesystem::is_directory(path, ignored))
+    fail("{} {}: is a folder, expected a file", option, path.string());
+  if (std::filesystem::exists(path, ignored) &&
+      !std::filesystem::is_regular_file(path, ignored))  // a device or pipe: needs no folder
+    return;
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  if (!std::filesystem::is_directory(folder, ignored))
+    fail("{} {}: there is no folder {}", option, path.string(), folder.string());
+  if (::access(folder.c_str(), W_OK) != 0)
+    fail("{} {}: folder {} can't be written to: {}", option, path.string(), folder.string(),
+         std::strerror(errno));
+}
+
 void write_file_atomically(const std::filesystem::path& path,
                            const std::function<void(const ByteSink&)>& write) {
   struct stat status{};

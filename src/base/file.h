@@ -38,6 +38,10 @@ class MappedFile {
 // The whole file as text. Throws Error when it can't be read or is larger than max_bytes.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 30);
 
+// For what is written at the end of long work: throws Error, beginning with `option`, where `path`
+// can't be a file to write to (its folder doesn't exist or is closed, or it is a folder itself).
+void check_output_path(const std::filesystem::path& path, const std::string& option);
+
 // Writes a temporary file in the same folder, flushes it and renames it over `path`, which is then
 // the old file or the whole new one, also when the program is killed. `write` may call its sink any
 // number of times. Throws Error naming the path (disk full, no permission...) and leaves nothing

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/folder.h"
+#include "base/pattern.h"
 #include "formats/gguf_writer.h"
 #include "formats/safetensors_writer.h"
 #include "model/scheme_files.h"
@@ -15,6 +16,17 @@ namespace reprise {
 namespace {
 
 using OrderedJson = nlohmann::ordered_json;
+
+// A pattern that no tensor has is a mistake in it.
+void check_overrides(const ModelSource& source, const TypeRules& rules) {
+  for (const auto& [pattern, type] : rules.overrides) {
+    const auto& tensors = source.weights.tensors();
+    if (std::ranges::none_of(tensors, [&](const TensorView& tensor) {
+          return matches_pattern(pattern, tensor.name);
+        }))
+      fail("--keep '{}': no tensor of {} has such a name", pattern, source.path.string());
+  }
+}
 
 // What is to be written, and what is known about it once it has been.
 class Conversion {
@@ -160,6 +172,7 @@ ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::
   std::error_code ignored;
   if (std::filesystem::is_directory(target, ignored)) fail("{}: is a folder", target.string());
   check_target(source, target, options.replace);
+  check_overrides(source, options.types);
   Conversion conversion(source, options);
   std::vector<OutputTensor> tensors;
   OrderedJson forms = OrderedJson::object();
@@ -194,6 +207,7 @@ ConvertResult convert_to_folder(const ModelSource& source, const std::filesystem
     fail("--type: a Hugging Face folder has no type {}, expected keep, f32, f16 or bf16",
          dtype_name(*options.types.type));
   check_target(source, target, options.replace);
+  check_overrides(source, options.types);
   std::error_code ignored;
   if (std::filesystem::is_directory(target, ignored) &&
       !std::filesystem::is_empty(target, ignored) &&

@@ -61,6 +61,9 @@ std::vector<std::string> conversion_notes(const ConvertResult& result) {
   for (std::string& note : list(TypeNote::AlreadySmaller,
                                 "are quantized already and no larger than asked for; they stay"))
     notes.push_back(std::move(note));
+  for (std::string& note :
+       list(TypeNote::Vector, "are no matrices and can't be quantized; they stay"))
+    notes.push_back(std::move(note));
   return notes;
 }
 

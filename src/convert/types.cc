@@ -24,6 +24,11 @@ bool is_delicate(Role role) {
          role == Role::Phantom;
 }
 
+// Norms, biases, position tables: nothing computes with quantized ones.
+bool is_vector(const TensorView& tensor, const TensorSlot* slot) {
+  return slot ? slot->use == WeightUse::Vector : tensor.shape.size() < 2;
+}
+
 // What the rules ask for, before it is known whether the tensor can have that type.
 std::optional<DType> wanted_type(const TensorView& tensor, const TensorSlot* slot,
                                  const TypeRules& rules) {
@@ -32,8 +37,7 @@ std::optional<DType> wanted_type(const TensorView& tensor, const TensorSlot* slo
   if (!rules.type) return std::nullopt;
   const DType type = *rules.type;
   if (type == DType::F32) return type;
-  const bool vector = slot ? slot->use == WeightUse::Vector : tensor.shape.size() < 2;
-  if (vector) return std::nullopt;
+  if (is_vector(tensor, slot)) return std::nullopt;
   if (!is_quantized(type)) {
     const bool small = slot && (slot->role == Role::Gate || slot->role == Role::Phantom);
     return small ? std::nullopt : std::optional(type);
@@ -59,6 +63,7 @@ TypeChoice choose_type(const TensorView& tensor, const TensorSlot* slot, const T
   const std::optional<DType> wanted = wanted_type(tensor, slot, rules);
   if (!wanted || !has_values(tensor.type) || *wanted == tensor.type) return {tensor.type};
   if (is_quantized(*wanted)) {
+    if (is_vector(tensor, slot)) return {tensor.type, TypeNote::Vector};
     if (is_quantized(tensor.type) && bits_per_value(*wanted) >= bits_per_value(tensor.type))
       return {tensor.type, TypeNote::AlreadySmaller};
     const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();

@@ -9,7 +9,8 @@
 //                  as they are (or `delicate`); norms and biases as they are
 //
 // A row whose length is no multiple of 32 can't be quantized: such a tensor becomes F16 (BF16 where
-// it was). A tensor that is quantized already and no larger than asked for stays as it is.
+// it was). A tensor that is quantized already and no larger than asked for stays as it is, and so
+// does a vector that an override asks to quantize.
 #pragma once
 
 #include <optional>
@@ -29,7 +30,7 @@ struct TypeRules {
   std::vector<std::pair<std::string, std::optional<DType>>> overrides;
 };
 
-enum class TypeNote { None, OddRows, AlreadySmaller };
+enum class TypeNote { None, OddRows, AlreadySmaller, Vector };
 
 struct TypeChoice {
   DType type;

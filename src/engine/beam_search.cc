@@ -11,7 +11,11 @@ namespace reprise {
 
 namespace {
 
-constexpr float kNever = -1e9f;  // added to the score of what must not be chosen
+constexpr float kNever = -1e9f;  // added to the score of what must not be chosen to run on
+// A place without a hypothesis, and what must not take one; below any score (transformers has -1e9
+// here too, which a large negative length penalty goes below).
+constexpr float kNoHypothesis = -1e30f;
+constexpr float kLowestScore = -1e29f;
 
 // row <- log softmax(row), [vocab].
 void log_softmax(std::span<float> row) {
@@ -80,7 +84,7 @@ BeamSearch::BeamSearch(const BeamOptions& options, BeamLimits limits, float repe
   const auto n = static_cast<size_t>(options_.beams);
   running_.resize(n);
   for (size_t i = 1; i < n; ++i) running_[i].score = kNever;  // all begin as the same beam
-  finished_.assign(n, {.tokens = {}, .score = kNever, .ended = false});
+  finished_.assign(n, {.tokens = {}, .score = kNoHypothesis, .ended = false});
 }
 
 // Makes tokens of the prompt and of the beam less likely.
@@ -121,7 +125,7 @@ void BeamSearch::accumulate(std::span<const float> logits, int64_t vocab, int64_
 
 float BeamSearch::normalised(float score, int64_t length) const {
   const double divisor = std::pow(static_cast<double>(length), double{options_.length_penalty});
-  return score / static_cast<float>(divisor);
+  return std::max(kLowestScore, score / static_cast<float>(divisor));  // NaN: the lowest
 }
 
 // Whether the best running beam may still beat the worst hypothesis.
@@ -129,7 +133,8 @@ bool BeamSearch::may_improve() const {
   const bool longest = options_.early_stop == EarlyStop::Never && options_.length_penalty > 0;
   const float best = normalised(running_[0].score, longest ? limits_.max_tokens : length_);
   float worst = finished_[0].score;
-  for (const Beam& beam : finished_) worst = std::min(worst, beam.ended ? beam.score : kNever);
+  for (const Beam& beam : finished_)
+    worst = std::min(worst, beam.ended ? beam.score : kNoHypothesis);
   return best > worst;
 }
 
@@ -165,8 +170,8 @@ void BeamSearch::step(std::span<const float> logits, int64_t vocab, int64_t allo
                  (limits_.text_ends && limits_.text_ends(beam.tokens));
     to_run.push_back(beam.score + (beam.ended ? kNever : 0.0f));
     const bool counts = beam.ended && std::ssize(candidates) < n;
-    to_keep.push_back(normalised(beam.score, length_) + (counts ? 0.0f : kNever));
-    parents.push_back(static_cast<int>(parent));
+    to_keep.push_back(counts ? normalised(beam.score, length_) : kNoHypothesis);
+    parents.push_back(length_ == 1 ? 0 : static_cast<int>(parent));  // all begin as the same
     candidates.push_back(std::move(beam));
   }
 

@@ -14,11 +14,19 @@ std::string culprit(const Model& model) {
   const ModelFiles& files = model.files();
   if (!files.folder && !files.gguf) return "";  // made in memory
   const WeightFile& weights = files.folder ? files.folder->weights : files.gguf->weights;
-  for (const TensorView& tensor : weights.tensors()) {
+  std::vector<TensorView> tensors = weights.tensors();
+  if (files.folder) {
+    LoadOptions options;
+    options.last_gate = true;  // the loader has decided on it
+    for (TensorView& extra : model.scheme().extra_files(files.path, options))
+      tensors.push_back(std::move(extra));
+  }
+  for (const TensorView& tensor : tensors) {
     if (!is_float(tensor.type) && !is_quantized(tensor.type)) continue;
     const std::vector<float> values = to_floats(tensor);
     if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
-      return fmt::format("; {}: tensor '{}' holds NaN or infinity", weights.where(), tensor.name);
+      return fmt::format("; {}: tensor '{}' holds NaN or infinity",
+                         tensor.file ? tensor.file->path().string() : weights.where(), tensor.name);
   }
   return fmt::format("; the weights in {} are finite, so sums went beyond float32",
                      weights.where());

@@ -71,8 +71,10 @@ void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std
         config.where);
   }
   if (found != rows) {
-    fail("{}: {} image placeholders (token {}) in the prompt, but the pictures give {} rows", where,
-         found, config.image_token, rows);
+    fail(
+        "{}: {} image placeholders (token {}) in the prompt, but the pictures give {} rows; a text "
+        "that holds the placeholder itself counts too",
+        where, found, config.image_token, rows);
   }
   if (found == 0) return;
   for (const int32_t id : prompt.ids) prompt.is_image.push_back(id == config.image_token);

@@ -9,18 +9,6 @@ namespace reprise {
 
 namespace {
 
-// Whether a prompt of length `a` rotates its keys as one of length `b` does.
-bool same_rope(const RopeConfig& rope, int64_t a, int64_t b) {
-  switch (rope.kind) {
-    case RopeConfig::Kind::Dynamic:
-      return a == b || std::max(a, b) <= rope.max_position;
-    case RopeConfig::Kind::LongRope:
-      return (a > rope.original_max_position) == (b > rope.original_max_position);
-    default:
-      return true;
-  }
-}
-
 int64_t placeholders(const TokenPrompt& prompt, int64_t begin, int64_t end) {
   if (prompt.is_image.empty()) return 0;
   return std::accumulate(prompt.is_image.begin() + begin, prompt.is_image.begin() + end,

@@ -69,8 +69,8 @@ struct TracePage {
   std::string model;    // file or folder name, without the path to it
   std::string scheme;
   std::string backend;
-  std::string prefill, decode;  // plans in words
-  std::string answer;  // collect_trace: the text of all its tokens
+  std::string prefill, decode;     // plans in words
+  std::string answer;              // collect_trace: the text of all its tokens
   std::vector<TraceToken> tokens;  // of the prompt, then of the answer
   std::vector<TracePicture> pictures;
   std::vector<TraceMeasure> measures;
@@ -94,7 +94,8 @@ Json trace_json(const TracePage& page);
 // The page. Numbers per head are rounded to 1/65534, all others are exact.
 std::string trace_html(const TracePage& page);
 
-// Throws Error naming --trace unless the name ends in .html, .htm or .json.
+// Throws Error naming --trace unless the name ends in .html, .htm or .json and lies in a folder
+// that can be written to.
 void check_trace_path(const std::filesystem::path& path);
 // By the name's ending; written whole or not at all.
 void write_trace(const std::filesystem::path& path, const TracePage& page);

@@ -194,6 +194,7 @@ void check_trace_path(const std::filesystem::path& path) {
   if (ending != ".html" && ending != ".htm" && ending != ".json")
     fail("--trace {}: expected a name ending in .html (a page) or .json (the numbers)",
          path.string());
+  check_output_path(path, "--trace");
 }
 
 void write_trace(const std::filesystem::path& path, const TracePage& page) {

@@ -36,17 +36,15 @@ HfFolder HfFolder::open(const std::filesystem::path& path, Problems* noted) {
   folder.merges_txt = folder.find_file("merges.txt");
   folder.special_tokens_map = folder.find_file("special_tokens_map.json");
   folder.added_tokens = folder.find_file("added_tokens.json");
-  const size_t before = problems.list().size();
-  problems.attempt([&] {
+  folder.weights_known = problems.attempt([&] {
     if (const auto single = folder.find_file("model.safetensors"))
       folder.weights = open_safetensors(*single).weights;
     else if (const auto index = folder.find_file("model.safetensors.index.json"))
-      folder.weights = open_safetensors_index(*index, &problems);
+      folder.weights = open_safetensors_index(*index, &problems, &folder.unread_tensors);
     else
       fail("{}: has no weights: expected model.safetensors or model.safetensors.index.json",
            path.string());
   });
-  folder.weights_complete = problems.list().size() == before;
   if (!noted) own.raise();
   return folder;
 }

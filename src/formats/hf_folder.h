@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "base/json.h"
@@ -25,7 +26,11 @@ struct HfFolder {
   std::optional<std::filesystem::path> added_tokens;
   // model.safetensors, or else the shards of model.safetensors.index.json.
   WeightFile weights;
-  bool weights_complete = true;  // false: a shard could not be read, see `problems` below
+  // With `problems` below. weights_known: false where neither a file nor an index could be read, so
+  // that nothing is known about what the model has; unread_tensors: those that the index names and
+  // whose shard could not be read, or lacks them.
+  bool weights_known = true;
+  std::set<std::string> unread_tensors;
 
   // Throws one Error that lists all that is wrong: no folder, config.json or weights missing, a
   // JSON file that can't be parsed, missing or damaged shards, ...

@@ -143,16 +143,19 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path) {
   return result;
 }
 
-WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* noted) {
+WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* noted,
+                                  std::set<std::string>* unread) {
   const std::string where = index.string();
   const Json json = load_json(index);
   const JsonObject top(json, where);
   const Json map = top.get_object("weight_map").json();
   std::vector<std::string> problems;
+  std::set<std::string> lost;
   std::map<std::string, std::vector<std::string>> shards;  // shard -> its tensors
   for (const auto& [tensor, shard] : map.items()) {
     if (!shard.is_string()) {
       problems.push_back(fmt::format("weight_map: '{}' does not name a file", tensor));
+      lost.insert(tensor);
       continue;
     }
     shards[shard.get<std::string>()].push_back(tensor);
@@ -163,19 +166,22 @@ WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* 
     if (shard.empty() || shard == "." || shard == ".." || name.filename() != name ||
         shard.find('\0') != std::string::npos) {
       problems.push_back(fmt::format("weight_map: shard '{}' is not a plain file name", shard));
+      lost.insert(names.begin(), names.end());
       continue;
     }
     try {
       const WeightFile weights = open_safetensors(index.parent_path() / name).weights;
       for (const std::string& tensor : names) {
-        if (!weights.find(tensor))
-          problems.push_back(fmt::format("tensor '{}' is not in {}", tensor, weights.where()));
+        if (weights.find(tensor)) continue;
+        problems.push_back(fmt::format("tensor '{}' is not in {}", tensor, weights.where()));
+        lost.insert(tensor);
       }
       const std::set<std::string> wanted(names.begin(), names.end());
       for (const TensorView& tensor : weights.tensors())
         if (wanted.count(tensor.name)) tensors.push_back(tensor);
     } catch (const Error& error) {
       problems.push_back(error.what());
+      lost.insert(names.begin(), names.end());
     }
   }
   if (!problems.empty()) {
@@ -183,6 +189,7 @@ WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* 
     if (!noted) throw Error(text);
     noted->add(text);
   }
+  if (unread) *unread = std::move(lost);
   return WeightFile(where, std::move(tensors));
 }
 

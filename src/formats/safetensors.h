@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,10 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path);
 // Opens `index` (model.safetensors.index.json) and the shards beside it that it names. Shards that
 // don't exist, names that leave the folder, tensors that are not in the shard given for them: all
 // that is wrong is listed in one Error, or noted in `problems` and what could be read returned.
-// Tensors that the index doesn't name are left out.
-WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* problems = nullptr);
+// Tensors that the index doesn't name are left out. `unread` gets the names that it does name and
+// that could not be read.
+WeightFile open_safetensors_index(const std::filesystem::path& index, Problems* problems = nullptr,
+                                  std::set<std::string>* unread = nullptr);
 
 // Writes one file, atomically. Data is stored with the widest element types first, else in the
 // given order, so that each tensor is aligned for its type. Throws Error when a tensor is

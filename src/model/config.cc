@@ -1,5 +1,7 @@
 #include "model/config.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "model/architecture.h"
 #include "model/config_parts.h"
@@ -10,7 +12,8 @@ namespace {
 // ImageNet's, which the official preprocessing of InternViT models uses.
 constexpr float kImageNetMean[] = {0.485f, 0.456f, 0.406f};
 constexpr float kImageNetStd[] = {0.229f, 0.224f, 0.225f};
-constexpr int kMostTiles = 6;  // without the thumbnail; constants in the official code
+constexpr int kMostTiles = 6;      // without the thumbnail; constants in the official code
+constexpr int kMostOwnTiles = 64;  // as the image module's
 constexpr int kOfficialShuffle = 2;
 // OpenAI's CLIP.
 constexpr float kClipMean[] = {0.48145466f, 0.4578275f, 0.40821073f};
@@ -18,24 +21,9 @@ constexpr float kClipStd[] = {0.26862954f, 0.26130258f, 0.27577711f};
 constexpr int kOfficialImageLoraRank = 256;  // alpha 256 too, hence scale 1
 const std::string kOfficialTiles = "official tiles: 1 to 6 and a thumbnail, ImageNet mean and std";
 
-void read_eos(const JsonObject& json, ModelConfig& config) {
-  if (!json.has("eos_token_id")) return;
-  const Json& value = json.json()["eos_token_id"];
-  const auto add = [&](const Json& id) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0)
-      json.fail_at("eos_token_id", "expected a token id or an array of them");
-    config.eos_tokens.push_back(id.get<int64_t>());
-  };
-  if (value.is_array())
-    for (const Json& id : value) add(id);
-  else
-    add(value);
-}
-
 // Keys of our own, which any config.json may carry:
 //   "reprise": {"scheme": NAME, NAME: {...}, "chat_format": NAME,
-//               "image": {"kind": "square" | "tiles", "size": S, "max_tiles": N, "mean": [..],
-//               "std": [..]}}
+//               "image": {"kind": "square" | "tiles", "max_tiles": N, "mean": [..], "std": [..]}}
 void read_own_keys(const JsonObject& own, ModelConfig& config) {
   if (const auto scheme = own.find_string("scheme")) config.scheme = *scheme;
   if (const auto keys = own.find_object(config.scheme)) config.scheme_config = keys->json();
@@ -49,7 +37,9 @@ void read_own_keys(const JsonObject& own, ModelConfig& config) {
       config.image.kind = ImageConfig::Kind::Tiles;
     else
       image->fail_at("kind", "expected \"square\" or \"tiles\", found \"" + kind + "\"");
-    config.image.max_tiles = static_cast<int>(image->find_int("max_tiles").value_or(1));
+    config.image.max_tiles = 1;
+    if (image->has("max_tiles"))
+      config.image.max_tiles = static_cast<int>(image->get_int("max_tiles", 1, kMostOwnTiles));
     for (const auto& [key, values] :
          {std::pair{"mean", &config.image.mean}, std::pair{"std", &config.image.std}}) {
       values->clear();
@@ -66,6 +56,7 @@ void read_vision_language(const JsonObject& json, ModelConfig& config) {
                  "is missing; a model of type \"trol\" or \"phantom\" has its language model's "
                  "config there (TroL on InternLM2 has model_type \"internlm\")");
   config.text = read_text_config(*llm);
+  config.text.stored_head_counts = true;
   config.tensor_prefix = "language_model.";
   config.vision = read_vision_config(json.get_object("vision_config"));
   VisionConfig& vision = *config.vision;
@@ -106,8 +97,10 @@ void read_trol_internlm2(const JsonObject& json, ModelConfig& config) {
   config.presets.push_back("TroL-InternLM2: adapters of rank 256 at image tokens");
   if (const auto vision = json.find_object("vision_config")) {
     config.vision = read_vision_config(*vision);
-    if (config.vision->kind != VisionConfig::Kind::Clip)
+    if (config.vision->kind != VisionConfig::Kind::Clip) {
       vision->problem_at("model_type", "expected \"clip_vision_model\" beside model_type internlm");
+      config.vision->layers = 0;
+    }
   } else {
     VisionConfig clip;
     clip.kind = VisionConfig::Kind::Clip;
@@ -159,14 +152,27 @@ void read_config(const JsonObject& root, ModelConfig& config) {
     config.scheme = "dense";
     config.text = read_text_config(root);
   }
-  read_eos(root, config);
+  read_end_tokens(root, config.eos_tokens);
   if (config.eos_tokens.empty())
-    if (const auto llm = root.find_object("llm_config")) read_eos(*llm, config);
+    if (const auto llm = root.find_object("llm_config")) read_end_tokens(*llm, config.eos_tokens);
   config.bos_token = root.find_int("bos_token_id").value_or(-1);
   if (const auto own = root.find_object("reprise")) read_own_keys(*own, config);
 }
 
 }  // namespace
+
+void read_end_tokens(const JsonObject& json, std::vector<int64_t>& tokens) {
+  if (!json.has("eos_token_id")) return;
+  const Json& value = json.json()["eos_token_id"];
+  for (const Json& id : value.is_array() ? value : Json::array({value})) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
+      json.problem_at("eos_token_id", "expected a token id or an array of them");
+      return;
+    }
+    if (std::find(tokens.begin(), tokens.end(), id.get<int64_t>()) == tokens.end())
+      tokens.push_back(id.get<int64_t>());
+  }
+}
 
 bool knows_architecture(const Json& json) {
   if (!json.is_object()) return true;
@@ -183,15 +189,18 @@ bool knows_architecture(const Json& json) {
   return is_text_architecture(name) || (!wrapped && name == "TroLForCausalLM");
 }
 
-ModelConfig config_from_json(const Json& json, const std::string& where) {
-  Problems problems;
+ModelConfig config_from_json(const Json& json, const std::string& where, Problems* noted) {
+  Problems own;
+  Problems& problems = noted ? *noted : own;
   ModelConfig config;
   config.where = where;
   config.source = json;
   config.scheme_config = Json::object();
   // What can't be gone on after is thrown, all else noted.
-  problems.attempt([&] { read_config(JsonObject(json, where, "", &problems), config); });
-  problems.raise();
+  if (!problems.attempt([&] { read_config(JsonObject(json, where, "", &problems), config); }))
+    config.text.layers = 0;
+  if (config.vision && config.vision->layers == 0) config.text.layers = 0;
+  if (!noted) own.raise();
   return config;
 }
 

@@ -50,6 +50,9 @@ struct TextConfig {
   bool grouped_qkv = false;    // fused, by KV head: its q heads, its k, its v (InternLM2)
   bool fused_gate_up = false;  // one matrix: gate half, up half (Phi-3)
   bool tied_head = false;
+  // The head is tied only where the file holds none of its own: the wrappers of TroL and Phantom
+  // don't tie what from_pretrained has read, whatever tie_word_embeddings says.
+  bool stored_head_counts = false;
   int image_lora_rank = 0;  // TroL on InternLM2: adapters at image tokens only; 0: none
   int64_t window = 0;       // 0: none. A token sees itself and `window` before it
   int64_t max_position = 0;
@@ -107,7 +110,10 @@ struct ModelConfig {
 };
 
 // From config.json (as parsed) of a Hugging Face folder. Throws one Error that lists what is wrong,
-// a line and a key each.
-ModelConfig config_from_json(const Json& json, const std::string& where);
+// a line and a key each. With `problems` it is noted there instead and the config holds what could
+// be read: harmless sizes where they are wrong, and 0 layers where it isn't known which tensors
+// there are.
+ModelConfig config_from_json(const Json& json, const std::string& where,
+                             Problems* problems = nullptr);
 
 }  // namespace reprise

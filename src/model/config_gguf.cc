@@ -1,12 +1,15 @@
 // Config from the keys of a GGUF file: our own files carry config.json as it was under
 // "reprise.config"; files of llama.cpp have keys by architecture.
 #include "base/error.h"
+#include "model/config_parts.h"
 #include "model/load.h"
 
 namespace reprise {
 namespace {
 
 constexpr int64_t kMostWidth = 1 << 20;
+// The folder's file of that name, as convert/stored_files.h keeps it.
+constexpr const char* kGenerationConfigKey = "reprise.files.generation_config.json";
 
 // llama.cpp's keys into the ones config_from_json reads, so that there is one reader.
 Json decoder_keys(const GgufFile& file, const std::string& arch, const std::string& name) {
@@ -50,9 +53,16 @@ Json decoder_keys(const GgufFile& file, const std::string& arch, const std::stri
 
 ModelConfig config_from_gguf(const GgufFile& file) {
   const GgufMetadata& meta = file.metadata;
-  if (const auto own = meta.find_string("reprise.config"))
-    return config_from_json(parse_json(*own, meta.where() + ": key 'reprise.config'"),
-                            meta.where());
+  if (const auto own = meta.find_string("reprise.config")) {
+    ModelConfig config =
+        config_from_json(parse_json(*own, meta.where() + ": key 'reprise.config'"), meta.where());
+    if (const auto generation = meta.find_string(kGenerationConfigKey)) {
+      const std::string where = fmt::format("{}: key '{}'", meta.where(), kGenerationConfigKey);
+      const Json json = parse_json(*generation, where);
+      read_end_tokens(JsonObject(json, where), config.eos_tokens);
+    }
+    return config;
+  }
   const std::string arch = meta.get_string("general.architecture");
   std::string name;
   if (arch == "llama")

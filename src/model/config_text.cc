@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kMostLayers = 10000;
 constexpr int64_t kMostWidth = 1 << 20;
+constexpr int64_t kMostTileSide = 4096;  // as the image module's
 constexpr int64_t kMostTokens = int64_t{1} << 32;
 // Beyond any model, and far from where float32 ends.
 constexpr double kMostTheta = 1e15;
@@ -71,6 +72,13 @@ double number_in(const JsonObject& json, const std::string& key, double low, dou
   if (json.problems() == before)  // there, and a number
     json.problem_at(key, fmt::format("expected {} to {}, found {}", low, high, value));
   return low;
+}
+
+// 0 where the number is wrong and problems are collected.
+int read_layers(const JsonObject& json) {
+  const size_t before = json.problems();
+  const int64_t layers = json.get_int("num_hidden_layers", 1, kMostLayers);
+  return json.problems() == before ? static_cast<int>(layers) : 0;
 }
 
 RopeConfig read_rope(const JsonObject& json, int head_dim, int64_t max_position) {
@@ -142,7 +150,8 @@ TextConfig read_text_config(const JsonObject& json) {
   if (it == architectures().end())
     json.fail_at("architectures", "unknown architecture '" + name +
                                       "'; this program knows LlamaForCausalLM, Qwen2ForCausalLM, "
-                                      "Phi3ForCausalLM and InternLM2ForCausalLM");
+                                      "Phi3ForCausalLM and InternLM2ForCausalLM, and models of "
+                                      "type trol and phantom around them");
   return read_text_config(json, it->second, name);
 }
 
@@ -156,7 +165,7 @@ TextConfig read_text_config(const JsonObject& json, TextFamily family, std::stri
   text.fused_gate_up = family == TextFamily::Phi3;
   if (family == TextFamily::InternLm2 && json.get_bool("bias"))
     json.problem_at("bias", "true is not supported: expected false");
-  text.layers = static_cast<int>(json.get_int("num_hidden_layers", 1, kMostLayers));
+  text.layers = read_layers(json);
   const size_t before = json.problems();
   text.d = static_cast<int>(json.get_int("hidden_size", 1, kMostWidth));
   text.heads = static_cast<int>(json.get_int("num_attention_heads", 1, kMostWidth));
@@ -181,7 +190,9 @@ TextConfig read_text_config(const JsonObject& json, TextFamily family, std::stri
   text.norm_eps = static_cast<float>(number_in(json, "rms_norm_eps", kLeastEps, kMostEps));
   text.activation = activation(json, "hidden_act");
   // Absent means false in transformers for all of these.
+  const size_t before_head = json.problems();
   text.tied_head = json.find_bool("tie_word_embeddings").value_or(false);
+  if (json.problems() > before_head) text.layers = 0;  // decides which tensors there are
   for (const char* key : {"attention_bias", "mlp_bias"})
     if (json.find_bool(key).value_or(false))
       json.problem_at(key, "true is not supported: expected false");
@@ -208,10 +219,13 @@ TextConfig read_text_config(const JsonObject& json, TextFamily family, std::stri
 
 VisionConfig read_vision_config(const JsonObject& json) {
   VisionConfig vision;
+  const size_t before = json.problems();
+  bool tensors_known = true;
   const std::string type = json.get_string("model_type");
   if (type == "intern_vit_6b" || type == "intern_vit_300m") {
     vision.kind = VisionConfig::Kind::InternVit;
     vision.qkv_bias = json.get_bool("qkv_bias");
+    tensors_known = json.problems() == before;
     if (json.get_bool("qk_normalization"))
       json.problem_at("qk_normalization", "true is not supported: expected false");
     if (json.get_string("norm_type") != "layer_norm")
@@ -224,14 +238,15 @@ VisionConfig read_vision_config(const JsonObject& json) {
                                    "clip_vision_model");
   }
   vision.d = static_cast<int>(json.get_int("hidden_size", 1, kMostWidth));
-  vision.layers = static_cast<int>(json.get_int("num_hidden_layers", 1, kMostLayers));
+  vision.layers = read_layers(json);
+  if (!tensors_known) vision.layers = 0;
   vision.heads = static_cast<int>(json.get_int("num_attention_heads", 1, vision.d));
   if (vision.d % vision.heads != 0)
     json.problem_at("num_attention_heads",
                     fmt::format("{} does not divide hidden_size {}", vision.heads, vision.d));
   vision.ffn = static_cast<int>(json.get_int("intermediate_size", 1, kMostWidth));
   vision.patch = static_cast<int>(json.get_int("patch_size", 1, 1024));
-  vision.image_size = static_cast<int>(json.get_int("image_size", vision.patch, 16384));
+  vision.image_size = static_cast<int>(json.get_int("image_size", vision.patch, kMostTileSide));
   vision.norm_eps = static_cast<float>(number_in(json, "layer_norm_eps", kLeastEps, kMostEps));
   vision.activation = activation(json, "hidden_act");
   return vision;

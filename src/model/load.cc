@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "base/error.h"
+#include "model/config_parts.h"
 #include "model/model.h"
+#include "model/scheme_files.h"
 
 namespace reprise {
 namespace {
@@ -31,6 +34,13 @@ HostTensor host_tensor(const TensorView& view, const TensorSlot& slot) {
   return host;
 }
 
+// What a tensor of this use may be stored as; nullptr where `type` is among it.
+const char* expected_types(WeightUse use, DType type) {
+  if (use == WeightUse::Vector) return is_float(type) ? nullptr : "F32, F16, BF16 or F64";
+  const bool fits = is_quantized(type) || (is_float(type) && type != DType::F64);
+  return fits ? nullptr : "F32, F16, BF16, Q8_0, Q4_0 or Q4_1";
+}
+
 // One problem of many lines for all tensors, cut where it grows too long to be read.
 std::string list_problems(const std::string& where, const std::vector<std::string>& problems) {
   constexpr size_t kMostShown = 30;
@@ -43,6 +53,19 @@ std::string list_problems(const std::string& where, const std::vector<std::strin
 
 }  // namespace
 
+ModelConfig config_from_folder(const HfFolder& folder, Problems& problems, bool& holds) {
+  const size_t before = problems.list().size();
+  ModelConfig config =
+      config_from_json(folder.config, (folder.path / "config.json").string(), &problems);
+  holds = problems.list().size() == before;
+  if (folder.generation_config)
+    problems.attempt([&] {
+      const std::string where = (folder.path / "generation_config.json").string();
+      read_end_tokens(JsonObject(*folder.generation_config, where), config.eos_tokens);
+    });
+  return config;
+}
+
 TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
   TensorNames names;
   names.style = gguf_style                                    ? TensorNames::Style::Gguf
@@ -53,20 +76,24 @@ TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
   return names;
 }
 
-// complete: false where some files could not be read, so that nothing can be said about tensors
-// that aren't there.
-void Model::check_tensors(const WeightFile& weights, bool complete, Problems& found) {
+void Model::check_tensors(const WeightFile& weights, const TensorCheck& check, Problems& found) {
   std::vector<std::string> problems;
   std::set<std::string> known;
   visit_tensors([&](const TensorSlot& slot) {
     known.insert(slot.name);
     const TensorView* view = weights.find(slot.name);
-    if (!view && complete)
-      problems.push_back(fmt::format("tensor '{}' is missing, expected shape {}", slot.name,
-                                     shape_string(slot.shape)));
-    else if (view && view->shape != slot.shape)
+    if (!view) {
+      if (check.may_be_missing && check.may_be_missing(slot.name)) return;
+      problems.push_back(fmt::format("tensor '{}' is missing", slot.name));
+      if (check.shapes) problems.back() += ", expected shape " + shape_string(slot.shape);
+      return;
+    }
+    if (check.shapes && view->shape != slot.shape)
       problems.push_back(fmt::format("tensor '{}' has shape {}, expected {}", slot.name,
                                      shape_string(view->shape), shape_string(slot.shape)));
+    if (const char* expected = expected_types(slot.use, view->type))
+      problems.push_back(fmt::format("tensor '{}' has type {}, expected {}", slot.name,
+                                     dtype_name(view->type), expected));
   });
   for (const TensorView& view : weights.tensors()) {
     const bool tied_copy =  // a tied head may be stored all the same
@@ -75,6 +102,13 @@ void Model::check_tensors(const WeightFile& weights, bool complete, Problems& fo
       problems.push_back(fmt::format("tensor '{}' is unexpected", view.name));
   }
   if (!problems.empty()) found.add(list_problems(weights.where(), problems));
+}
+
+// Where the config leaves it to the files whether the head is tied. Files that could not be read
+// leave it at the config's word.
+void Model::find_head(const WeightFile& weights) {
+  if (config_.text.stored_head_counts && weights.find(names_.of("head") + ".weight"))
+    config_.text.tied_head = false;
 }
 
 void Model::bind(const WeightFile& weights) {
@@ -88,23 +122,35 @@ std::unique_ptr<Model> Model::load_folder(ModelFiles files, Backend& backend,
   const std::filesystem::path& path = files.path;
   Problems problems;
   files.folder = std::make_shared<HfFolder>(HfFolder::open(path, &problems));
+  const HfFolder& folder = *files.folder;
   std::unique_ptr<Model> model;
-  std::vector<TensorView> tensors;
-  if (files.folder->config.is_object())
-    problems.attempt([&] {
-      ModelConfig config = config_from_json(files.folder->config, (path / "config.json").string());
-      model.reset(new Model(std::move(config), backend, options));
-    });
-  if (model) {
-    model->names_ = tensor_names(model->config_, /*gguf_style=*/false);
-    tensors = files.folder->weights.tensors();
-    bool complete = files.folder->weights_complete;
-    complete &= problems.attempt([&] {
-      const std::vector<TensorView> extra = model->scheme_->extra_files(path, options);
+  std::vector<TensorView> tensors = folder.weights.tensors();
+  // What can be said of the files in spite of all that is wrong before is said with it.
+  if (folder.config.is_object()) {
+    TensorCheck check;
+    const ModelConfig config = config_from_folder(folder, problems, check.shapes);
+    const SchemeFiles* own_files = scheme_files(config.scheme);
+    const bool layers_known = config.text.layers > 0;
+    if (layers_known) problems.attempt([&] { model.reset(new Model(config, backend, options)); });
+    std::unique_ptr<Scheme> scheme_alone;
+    if (!layers_known && own_files) problems.attempt([&] { scheme_alone = make_scheme(config); });
+    const Scheme* scheme = model ? model->scheme_.get() : scheme_alone.get();
+    const bool extra_known = scheme && problems.attempt([&] {
+      const std::vector<TensorView> extra = scheme->extra_files(path, options);
       tensors.insert(tensors.end(), extra.begin(), extra.end());
     });
-    problems.attempt(
-        [&] { model->check_tensors(WeightFile(path.string(), tensors), complete, problems); });
+    if (model) {
+      check.may_be_missing = [&](const std::string& name) {
+        if (own_files && std::ranges::count(own_files->tensors, name) > 0) return !extra_known;
+        return !folder.weights_known || folder.unread_tensors.contains(name);
+      };
+      model->names_ = tensor_names(model->config_, /*gguf_style=*/false);
+      problems.attempt([&] {
+        const WeightFile weights(path.string(), tensors);
+        model->find_head(weights);
+        model->check_tensors(weights, check, problems);
+      });
+    }
   }
   problems.raise();
   model->bind(WeightFile(path.string(), std::move(tensors)));
@@ -124,8 +170,9 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& path, Backend& b
   std::unique_ptr<Model> model(new Model(config_from_gguf(*files.gguf), backend, options));
   const bool own = files.gguf->metadata.has("reprise.config");
   model->names_ = tensor_names(model->config_, /*gguf_style=*/!own);
+  model->find_head(files.gguf->weights);
   Problems problems;
-  model->check_tensors(files.gguf->weights, /*complete=*/true, problems);
+  model->check_tensors(files.gguf->weights, {}, problems);
   problems.raise();
   model->bind(files.gguf->weights);
   model->files_ = std::move(files);

@@ -2,11 +2,15 @@
 #pragma once
 
 #include "formats/gguf.h"
+#include "formats/hf_folder.h"
 #include "model/config.h"
 #include "model/tensor_table.h"
 
 namespace reprise {
 
+// From config.json and generation_config.json. What is wrong is noted, see config_from_json;
+// `holds`: nothing is wrong with config.json.
+ModelConfig config_from_folder(const HfFolder& folder, Problems& problems, bool& holds);
 // Throws Error naming file and key.
 ModelConfig config_from_gguf(const GgufFile& file);
 // Rope factors that GGUF files keep as tensors.

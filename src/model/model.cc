@@ -100,8 +100,10 @@ void Model::set_image_token(int64_t id) {
 Tensor Model::embed(std::span<const int32_t> ids) {
   for (size_t i = 0; i < ids.size(); ++i)
     if (ids[i] < 0 || ids[i] >= config_.text.embed_rows)
-      fail("token {} at position {}: the model's embedding has {} rows", ids[i], i,
-           config_.text.embed_rows);
+      fail(
+          "{}: token {} at position {}: the model's embedding has {} rows; expected a tokenizer "
+          "that belongs to the model",
+          config_.where, ids[i], i, config_.text.embed_rows);
   return backend_.embed(embed_.weight, ids);
 }
 

@@ -26,8 +26,8 @@ struct ModelFiles {
 class Model {
  public:
   // A Hugging Face folder or a GGUF file. Throws one Error that lists all that is wrong: keys of
-  // the config, missing files, tensors that are missing, unexpected or mis-shaped. The backend must
-  // outlive the model.
+  // the config, missing files, tensors that are missing, unexpected, mis-shaped or of a type that
+  // nothing computes with. The backend must outlive the model.
   static std::unique_ptr<Model> load(const std::filesystem::path& path, Backend& backend,
                                      const LoadOptions& options = {});
   // A model with weights made by `initial` (training from scratch).
@@ -36,11 +36,12 @@ class Model {
       const std::function<std::vector<float>(const TensorSlot&)>& initial);
 
   const ModelConfig& config() const { return config_; }
-  // For a config that leaves the image placeholder to the tokenizer. Throws Error when the embedding
-  // has no such row.
+  // For a config that leaves the image placeholder to the tokenizer. Throws Error when the
+  // embedding has no such row.
   void set_image_token(int64_t id);
   const ModelFiles& files() const { return files_; }
   Scheme& scheme() { return *scheme_; }
+  const Scheme& scheme() const { return *scheme_; }
   Backend& backend() { return backend_; }
   const VisionTower* vision() const { return vision_ ? &*vision_ : nullptr; }
   std::vector<Block>& blocks() { return blocks_; }
@@ -73,7 +74,13 @@ class Model {
   Model(ModelConfig config, Backend& backend, const LoadOptions& options);
   static std::unique_ptr<Model> load_folder(ModelFiles files, Backend& backend,
                                             const LoadOptions& options);
-  void check_tensors(const WeightFile& weights, bool complete, Problems& problems);
+  // How much a check of the files' tensors may rely on.
+  struct TensorCheck {
+    bool shapes = true;  // false: the config's sizes don't hold, only names and types count
+    std::function<bool(const std::string& name)> may_be_missing;  // empty: none
+  };
+  void check_tensors(const WeightFile& weights, const TensorCheck& check, Problems& problems);
+  void find_head(const WeightFile& weights);
   void bind(const WeightFile& weights);
   // active: the rows that run the visit as a whole (others only write their KV and keep x); null:
   // all.
@@ -97,5 +104,7 @@ class Model {
 // Rope's cosines and sines for rows: [rows, dim] as Backend::rope wants them. Frequencies follow
 // each segment's total_length (see RopeConfig), arithmetic as the official code's float32.
 Tensor rope_angles(Backend& be, const RopeConfig& config, const Rows& rows);
+// Whether positions are turned alike in requests of these two total lengths.
+bool same_rope(const RopeConfig& config, int64_t length, int64_t other);
 
 }  // namespace reprise

@@ -1,5 +1,6 @@
 // Rope's angles. Arithmetic follows the official implementations, which work in float32: inverse
 // frequencies, then position * frequency, each rounded to float32.
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <numbers>
@@ -52,6 +53,14 @@ std::vector<float> inverse_frequencies(const RopeConfig& config, int64_t total_l
 }
 
 }  // namespace
+
+bool same_rope(const RopeConfig& config, int64_t length, int64_t other) {
+  if (config.kind == RopeConfig::Kind::Dynamic)
+    return length == other || std::max(length, other) <= config.max_position;
+  if (config.kind == RopeConfig::Kind::LongRope)
+    return (length > config.original_max_position) == (other > config.original_max_position);
+  return true;
+}
 
 Tensor rope_angles(Backend& be, const RopeConfig& config, const Rows& rows) {
   const int64_t half = config.dim / 2;

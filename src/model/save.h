@@ -1,5 +1,6 @@
 // One GGUF file with everything inside: weights under their Hugging Face names, config.json under
-// "reprise.config", the tokenizer's files. Lossless for F32: a folder can be made from it again.
+// "reprise.config" (its end tokens with those of generation_config.json, which the file doesn't
+// carry), the tokenizer's files. Lossless for F32: a folder can be made from it again.
 #pragma once
 
 #include <filesystem>

@@ -128,7 +128,9 @@ std::unique_ptr<Tokenizer> tokenizer_from_files(const TokenizerFiles& files) {
 
 std::unique_ptr<Tokenizer> tokenizer_from_gguf_or_files(const GgufMetadata& metadata) {
   const TokenizerFiles files = tokenizer_files_from_gguf(metadata);
-  if (files.has_vocabulary()) return tokenizer_from_files(files);
+  // Without keys of llama.cpp's either this says that there is no tokenizer.
+  if (files.has_vocabulary() || !metadata.has("tokenizer.ggml.model"))
+    return tokenizer_from_files(files);
   return metadata.find_string("tokenizer.ggml.model") == "llama" ? sentencepiece_from_gguf(metadata)
                                                                  : tokenizer_from_gguf(metadata);
 }

@@ -31,7 +31,10 @@ Source open_source(const std::filesystem::path& path, const std::string& key,
   bool gguf_style = false;
   if (std::filesystem::is_directory(path)) {
     source.files.folder = std::make_shared<HfFolder>(HfFolder::open(path));
-    source.config = config_from_json(source.files.folder->config, (path / "config.json").string());
+    Problems problems;
+    bool holds = true;
+    source.config = config_from_folder(*source.files.folder, problems, holds);
+    problems.raise();
   } else {
     source.files.gguf = std::make_shared<GgufFile>(open_gguf(path));
     source.config = config_from_gguf(*source.files.gguf);

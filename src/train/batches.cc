@@ -66,8 +66,11 @@ BatchMaker::BatchMaker(const Recipe& recipe, const ModelConfig& config, const To
       sources_.back() =
           with_wrong_answers(std::move(sources_.back()), source.wrong_answers, recipe.seed);
   }
-  if (!recipe.validation.empty())
-    validation_ = load_question_file(recipe.validation, recipe.validation_images);
+  for (size_t i = 0; i < sources_.size(); ++i)
+    check_examples(recipe.train[i].file, *sources_[i], recipe.preference);
+  if (recipe.validation.empty()) return;
+  validation_ = load_question_file(recipe.validation, recipe.validation_images);
+  check_examples(recipe.validation, *validation_, /*wrong=*/false);
 }
 
 int64_t BatchMaker::validation_size() const { return validation_ ? validation_->size() : 0; }
@@ -83,13 +86,17 @@ int64_t Batch::pairs() const {
                        [](const AnswerTargets& answer) { return answer.rejected; });
 }
 
+void BatchMaker::check_takes_pictures() const {
+  if (!config_.vision) fail("{}: pictures, but the model has no vision tower", config_.where);
+  if (config_.image_token < 0)
+    fail("{}: which token is a picture's place is said neither by the config nor the tokenizer",
+         config_.where);
+}
+
 std::vector<int64_t> BatchMaker::add_pixels(const Example& example, Batch& batch) const {
   std::vector<int64_t> image_tokens;
+  if (!example.images.empty()) check_takes_pictures();
   for (const Image& image : example.images) {
-    if (!config_.vision) fail("{}: pictures, but the model has no vision tower", config_.where);
-    if (config_.image_token < 0)
-      fail("{}: which token is a picture's place is said neither by the config nor the tokenizer",
-           config_.where);
     const Tiles tiles = preprocess(image, preprocess_);
     const std::vector<float> pixels = normalise(tiles, preprocess_);
     batch.pixels.insert(batch.pixels.end(), pixels.begin(), pixels.end());
@@ -144,10 +151,9 @@ BatchMaker::Tokens BatchMaker::tokenize(std::span<const ChatMessage> messages,
 }
 
 int BatchMaker::add_rows(std::span<const int32_t> ids, int prefix, int64_t first_position,
-                         Batch& batch) const {
+                         int64_t total_length, Batch& batch) const {
   const auto count = static_cast<int64_t>(ids.size());
-  batch.rows.segments.push_back(
-      {nullptr, batch.rows.size(), count, first_position + count, prefix});
+  batch.rows.segments.push_back({nullptr, batch.rows.size(), count, total_length, prefix});
   for (int64_t i = 0; i < count; ++i) {
     const int32_t id = ids[static_cast<size_t>(i)];
     const bool image = id == config_.image_token;
@@ -173,36 +179,91 @@ int BatchMaker::add_segment(const Tokens& tokens, size_t from, int prefix, size_
   }
   // The last token predicts nothing and isn't run.
   return add_rows(std::span(tokens.ids).subspan(from, tokens.ids.size() - 1 - from), prefix,
-                  static_cast<int64_t>(from), batch);
+                  static_cast<int64_t>(from), std::ssize(tokens.ids), batch);
+}
+
+bool BatchMaker::can_share(int64_t shared, const Tokens& whole) const {
+  return shared > 0 && same_rope(config_.text.rope, shared, std::ssize(whole.ids));
+}
+
+BatchMaker::Tokens BatchMaker::question_tokens(const QuestionAnswer& turn,
+                                               const std::string& answer,
+                                               std::span<const int64_t> image_tokens) const {
+  const std::array messages = {
+      ChatMessage{"user", turn.question, static_cast<int>(image_tokens.size())},
+      ChatMessage{"assistant", answer}};
+  const Tokens tokens = tokenize(messages, image_tokens);
+  // The row that predicts an answer's first token must be the question's own.
+  if (tokens.pictures_end > 0 && tokens.answers[0].begin <= tokens.pictures_end)
+    fail("{}: nothing stands between a picture and the answer '{}', expected a question",
+         recipe_.path.string(), answer);
+  return tokens;
+}
+
+BatchMaker::Tokens BatchMaker::rejected_tokens(const Example& example,
+                                               std::span<const int64_t> image_tokens) const {
+  std::vector<ChatMessage> messages = example.conversation;
+  if (example.rejected.empty())
+    fail_without_wrong_answer(messages.size() > 1 ? messages[messages.size() - 2].content : "");
+  messages.back().content = example.rejected;
+  return tokenize(messages, image_tokens);
+}
+
+void BatchMaker::check_examples(const std::filesystem::path& file, const ExampleSource& examples,
+                                bool wrong) const {
+  for (int64_t i = 0; i < examples.size(); ++i) {
+    try {
+      size_t pictures = 0;
+      const Example example = examples.texts(i, &pictures);
+      if (pictures > 0) check_takes_pictures();
+      const std::vector<int64_t> image_tokens(pictures, 1);
+      if (!example.conversation.empty()) {
+        tokenize(example.conversation, image_tokens);
+        if (wrong) rejected_tokens(example, image_tokens);
+      }
+      for (const QuestionAnswer& turn : example.turns) {
+        question_tokens(turn, turn.answer, image_tokens);
+        if (!wrong) continue;
+        if (turn.rejected.empty()) fail_without_wrong_answer(turn.question);
+        question_tokens(turn, turn.rejected, image_tokens);
+      }
+    } catch (const Error& error) {
+      fail("{}: {}", file.string(), error.what());
+    }
+  }
 }
 
 void BatchMaker::add(const Example& example, std::span<const size_t> turns, bool wrong,
                      Batch& batch) const {
   const std::vector<int64_t> image_tokens = add_pixels(example, batch);
   if (!example.conversation.empty()) return add_conversation(example, image_tokens, wrong, batch);
-  const auto tokens_of = [&](const QuestionAnswer& qa, const std::string& answer) {
-    const std::array messages = {
-        ChatMessage{"user", qa.question, static_cast<int>(example.images.size())},
-        ChatMessage{"assistant", answer}};
-    return tokenize(messages, image_tokens);
+  bool shown = false;  // whether rows stand for the pixels above
+  const auto show_again = [&] {
+    if (shown) add_pixels(example, batch);
+    shown = true;
   };
   // Everything up to the pictures' end is the same for all questions about them, so it stands in
-  // the batch once.
+  // the batch once, unless a question is so long that rope turns it differently.
   int prefix = -1;
+  const auto place = [&](const Tokens& tokens, bool rejected) {
+    const auto shared = static_cast<int64_t>(tokens.pictures_end);
+    if (!can_share(shared, tokens)) {
+      if (shared > 0) show_again();
+      add_segment(tokens, 0, -1, 0, rejected, batch);
+      return;
+    }
+    if (prefix < 0) {
+      show_again();
+      prefix = add_rows(std::span(tokens.ids).first(tokens.pictures_end), -1, 0, shared, batch);
+    }
+    add_segment(tokens, tokens.pictures_end, prefix, 0, rejected, batch);
+  };
   for (const size_t turn : turns) {
     const QuestionAnswer& qa = example.turns[turn];
-    const Tokens tokens = tokens_of(qa, qa.answer);
-    const size_t shared = tokens.pictures_end;
-    if (shared > 0 && prefix < 0)
-      prefix = add_rows(std::span(tokens.ids).first(shared), -1, 0, batch);
-    // The row that predicts an answer's first token must be the question's own.
-    if (shared > 0 && tokens.answers[0].begin <= shared)
-      fail("{}: nothing stands between a picture and the answer '{}', expected a question",
-           recipe_.path.string(), qa.answer);
-    add_segment(tokens, shared, prefix, 0, /*rejected=*/false, batch);
+    place(question_tokens(qa, qa.answer, image_tokens), /*rejected=*/false);
     if (!wrong) continue;
     if (qa.rejected.empty()) fail_without_wrong_answer(qa.question);
-    add_segment(tokens_of(qa, qa.rejected), shared, prefix, 0, /*rejected=*/true, batch);
+    place(question_tokens(qa, qa.rejected, image_tokens), /*rejected=*/true);
   }
 }
 
@@ -213,16 +274,18 @@ void BatchMaker::add_conversation(const Example& example, std::span<const int64_
     add_segment(tokens, 0, -1, 0, /*rejected=*/false, batch);
     return;
   }
-  std::vector<ChatMessage> other = example.conversation;
-  if (example.rejected.empty())
-    fail_without_wrong_answer(other.size() > 1 ? other[other.size() - 2].content : "");
-  other.back().content = example.rejected;
-  const Tokens rejected = tokenize(other, image_tokens);
+  const Tokens rejected = rejected_tokens(example, image_tokens);
   const size_t last = tokens.answers.size() - 1;
-  // All before the last answer, less the row that predicts its first token.
-  const size_t begin = tokens.answers[last].begin, shared = begin - 1;
-  if (shared == 0 || common_length(tokens.ids, rejected.ids) < begin) {  // nothing to share
+  // All before the last answers, less the rows that predict their first tokens. (An answer's first
+  // letter may have become one token with what stands before it.)
+  const size_t shared = std::min(tokens.answers[last].begin, rejected.answers[last].begin) - 1;
+  const bool fits = shared >= tokens.pictures_end &&
+                    (last == 0 || tokens.answers[last - 1].end <= shared) &&
+                    can_share(static_cast<int64_t>(shared), tokens) &&
+                    can_share(static_cast<int64_t>(shared), rejected);
+  if (!fits) {  // both whole
     add_segment(tokens, 0, -1, 0, /*rejected=*/false, batch);
+    if (!image_tokens.empty()) add_pixels(example, batch);
     add_segment(rejected, 0, -1, last, /*rejected=*/true, batch);
     return;
   }

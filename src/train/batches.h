@@ -63,15 +63,28 @@ class BatchMaker {
   void add(const Example& example, std::span<const size_t> turns, bool wrong, Batch& batch) const;
   void add_conversation(const Example& example, std::span<const int64_t> image_tokens, bool wrong,
                         Batch& batch) const;
+  // Appends the pictures' pixels; gives how many tokens each of them has.
   std::vector<int64_t> add_pixels(const Example& example, Batch& batch) const;
+  Tokens question_tokens(const QuestionAnswer& turn, const std::string& answer,
+                         std::span<const int64_t> image_tokens) const;
+  // The same conversation with its wrong last answer.
+  Tokens rejected_tokens(const Example& example, std::span<const int64_t> image_tokens) const;
+  void check_takes_pictures() const;  // Error where the model doesn't
+  // Throws Error naming `file` where an example's texts can't be trained on, before a run has
+  // begun. wrong: with wrong answers.
+  void check_examples(const std::filesystem::path& file, const ExampleSource& examples,
+                      bool wrong) const;
+  // Whether rope turns the rows before `shared` alike in requests of that length and of `whole`.
+  bool can_share(int64_t shared, const Tokens& whole) const;
   Tokens tokenize(std::span<const ChatMessage> messages,
                   std::span<const int64_t> image_tokens) const;
   // Appends the tokens from `from` on as a segment behind segment `prefix` (-1: none), which holds
-  // those before, and the targets of answers[first_answer ...]. Both give the segment's number.
+  // those before, and the targets of answers[first_answer ...]. total_length: as RowSegment's. Both
+  // give the segment's number.
   int add_segment(const Tokens& tokens, size_t from, int prefix, size_t first_answer, bool rejected,
                   Batch& batch) const;
   int add_rows(std::span<const int32_t> ids, int prefix, int64_t first_position,
-               Batch& batch) const;
+               int64_t total_length, Batch& batch) const;
   [[noreturn]] void fail_without_wrong_answer(const std::string& question) const;
 
   const Recipe& recipe_;

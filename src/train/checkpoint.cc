@@ -48,7 +48,8 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
                     {{"format", "reprise checkpoint"},
                      {"step", std::to_string(checkpoint.step)},
                      {"seconds", fmt::format("{:.3f}", checkpoint.seconds)},
-                     {"frozen", checkpoint.frozen}});
+                     {"frozen", checkpoint.frozen},
+                     {"recipe", checkpoint.recipe}});
 }
 
 Checkpoint read_checkpoint(const std::filesystem::path& path) {
@@ -69,6 +70,8 @@ Checkpoint read_checkpoint(const std::filesystem::path& path) {
   number("seconds", checkpoint.seconds);
   if (const auto it = file.metadata.find("frozen"); it != file.metadata.end())
     checkpoint.frozen = it->second;
+  if (const auto it = file.metadata.find("recipe"); it != file.metadata.end())
+    checkpoint.recipe = it->second;
   for (const TensorView& view : file.weights.tensors()) {
     if (view.name.starts_with("adam.")) continue;
     CheckpointEntry entry{view.name, view.shape, to_floats(view), {}};

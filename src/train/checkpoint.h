@@ -22,6 +22,7 @@ struct Checkpoint {
   int64_t step = 0;    // steps done
   double seconds = 0;  // spent on them
   std::string frozen;  // fingerprint of the weights that aren't trained and not in the file
+  std::string recipe;  // identity_text; empty in files of earlier versions
   std::vector<CheckpointEntry> weights;
 };
 

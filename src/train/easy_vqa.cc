@@ -72,6 +72,18 @@ constexpr Template kTemplates[] = {
     {"is no {} present?", Kind::NoShape, 3 * 25},
 };
 
+// Of a scene: a question about its own shape or colour has one text, others one for each of them.
+constexpr int distinct_questions() {
+  int count = 0;
+  for (const Template& t : kTemplates) {
+    const bool shape = t.kind == Kind::HasShape || t.kind == Kind::NoShape;
+    const bool colour = t.kind == Kind::HasColour || t.kind == Kind::NoColour;
+    count += static_cast<int>(shape ? std::size(kShapes) : colour ? std::size(kColours) : 1);
+  }
+  return count;
+}
+static_assert(distinct_questions() == kEasyVqaQuestions);
+
 int between(Philox& random, int low, int high) {  // both included
   return low + static_cast<int>(random.next_below(static_cast<uint32_t>(high - low + 1)));
 }
@@ -220,6 +232,7 @@ Example draw_easy_vqa(uint64_t seed, int64_t i, int questions, EasyVqaScene* sce
   drawn.colour = between(random, 0, 7);
   Example example;
   example.images.push_back(draw(drawn, random));
+  questions = std::min(questions, kEasyVqaQuestions);
   while (static_cast<int>(example.turns.size()) < questions) {
     const QuestionAnswer turn = ask(drawn, random);
     const bool asked =

@@ -29,7 +29,10 @@ struct EasyVqaScene {
 // tells pictures apart. Throws Error where the right answer is none of the thirteen.
 std::string confusing_easy_vqa_answer(const QuestionAnswer& turn, uint64_t seed, uint64_t stream);
 
-// Scene i of a seed: the picture [64, 64, 3] and `questions` different questions about it.
+// How many different questions there are about a picture.
+constexpr int kEasyVqaQuestions = 96;
+// Scene i of a seed: the picture [64, 64, 3] and `questions` different questions about it, or all
+// there are where that is fewer.
 Example draw_easy_vqa(uint64_t seed, int64_t i, int questions, EasyVqaScene* scene = nullptr);
 
 }  // namespace reprise

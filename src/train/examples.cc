@@ -130,6 +130,11 @@ class QuestionFile : public ExampleSource {
     for (const auto& path : entry.images) example.images.push_back(pictures_.get(path));
     return example;
   }
+  Example texts(int64_t i, size_t* pictures) const override {
+    const Entry& entry = entries_[static_cast<size_t>(i)];
+    *pictures = entry.images.size();
+    return entry.example;
+  }
 
  private:
   struct Entry {
@@ -145,11 +150,16 @@ class WithWrongAnswers : public ExampleSource {
   WithWrongAnswers(std::unique_ptr<ExampleSource> source, uint64_t seed)
       : source_(std::move(source)), seed_(seed) {}
   int64_t size() const override { return source_->size(); }
-  Example get(int64_t i) const override {
+  Example get(int64_t i) const override { return answered_wrongly(source_->get(i), i); }
+  Example texts(int64_t i, size_t* pictures) const override {
+    return answered_wrongly(source_->texts(i, pictures), i);
+  }
+
+ private:
+  Example answered_wrongly(Example example, int64_t i) const {
     const auto wrong = [&](const QuestionAnswer& turn) {
       return confusing_easy_vqa_answer(turn, seed_, static_cast<uint64_t>(i));
     };
-    Example example = source_->get(i);
     for (QuestionAnswer& turn : example.turns)
       if (turn.rejected.empty()) turn.rejected = wrong(turn);
     const std::vector<ChatMessage>& messages = example.conversation;
@@ -158,7 +168,6 @@ class WithWrongAnswers : public ExampleSource {
     return example;
   }
 
- private:
   std::unique_ptr<ExampleSource> source_;
   uint64_t seed_;
 };
@@ -168,6 +177,12 @@ class EasyVqaGenerator : public ExampleSource {
   EasyVqaGenerator(uint64_t seed, int64_t turns) : seed_(seed), turns_(static_cast<int>(turns)) {}
   int64_t size() const override { return 0; }
   Example get(int64_t i) const override { return draw_easy_vqa(seed_, i, turns_); }
+  Example texts(int64_t i, size_t* pictures) const override {
+    Example example = get(i);
+    *pictures = example.images.size();
+    example.images.clear();
+    return example;
+  }
 
  private:
   uint64_t seed_;

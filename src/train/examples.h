@@ -37,6 +37,8 @@ class ExampleSource {
   virtual int64_t size() const = 0;
   // Example i: the same for the same i.
   virtual Example get(int64_t i) const = 0;
+  // The same without its pictures, and how many they are.
+  virtual Example texts(int64_t i, size_t* pictures) const = 0;
 };
 
 // JSON lines, each one of

@@ -8,10 +8,13 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 
 namespace reprise {
 namespace {
 
+constexpr double kMostGateBias = 1000;
+constexpr int64_t kMostRank = 1 << 16;
 constexpr int64_t kMostBatch = 1 << 16;  // far above what fits; a typing error ends here
 
 // One mapping of the file; remembers which keys were asked for, so that the rest can be refused.
@@ -124,7 +127,9 @@ void read_model(Section section, Recipe& recipe, const std::filesystem::path& fo
   section.read_path("vision", assembly.vision, folder);
   section.read("image_token", assembly.image_token, "a string");
   if (section.has("eta")) section.read_number("eta", assembly.eta.emplace(), 0);
-  section.read("gate_bias", assembly.gate_bias, "a number");
+  section.read_number("gate_bias", assembly.gate_bias, -kMostGateBias);
+  if (assembly.gate_bias > kMostGateBias)
+    section.bad("gate_bias", fmt::format("expected at most {}", kMostGateBias));
   section.finish();
   const int ways = !recipe.from.empty() + !recipe.config.empty() + !assembly.backbone.empty();
   if (ways != 1)
@@ -164,7 +169,7 @@ void read_data(Section section, Recipe& recipe, const std::string& where,
   section.read_path("validation_images", recipe.validation_images, folder);
   section.read_int("validation_every", recipe.validation_every, 1);
   section.read_int("validation_limit", recipe.validation_limit, 1);
-  section.read_int("questions_per_image", recipe.questions_per_image, 1);
+  section.read_int("questions_per_image", recipe.questions_per_image, 1, kMostBatch);
   section.finish();
   double sum = 0;
   for (const DataSource& source : recipe.train) sum += source.weight;
@@ -181,8 +186,10 @@ void read_optimizer(Section section, OptimizerRecipe& o) {
   section.read_number("weight_decay", o.weight_decay, 0);
   section.read_number("clip", o.clip, 0);
   section.finish();
-  if (!(o.eps > 0)) section.bad("eps", "expected a positive number");
-  if (o.beta1 >= 1 || o.beta2 >= 1) section.bad("beta1", "expected betas below 1");
+  // As the optimizer's float32 sees them.
+  if (!(static_cast<float>(o.eps) > 0)) section.bad("eps", "expected a positive number");
+  for (const auto& [key, beta] : {std::pair{"beta1", o.beta1}, std::pair{"beta2", o.beta2}})
+    if (static_cast<float>(beta) >= 1) section.bad(key, "expected a number below 1");
   if (o.min_lr > o.lr) section.bad("min_lr", "is larger than lr");
 }
 
@@ -200,7 +207,7 @@ void read_loss(Section& top, Section section, Recipe& recipe) {
 
 void read_lora(Section section, Recipe& recipe) {
   LoraRecipe& lora = recipe.lora.emplace();
-  section.read_int("r", lora.rank, 1);
+  section.read_int("r", lora.rank, 1, kMostRank);
   section.read_number("alpha", lora.alpha, 0);
   section.read_number("dropout", lora.dropout, 0);
   read_strings(section, "targets", lora.targets);
@@ -279,6 +286,85 @@ Recipe load_recipe(const std::filesystem::path& path) {
   read_run(Section(top.node("run"), where, "run"), recipe);
   top.finish();
   return recipe;
+}
+
+namespace {
+
+Json recipe_identity(const Recipe& recipe) {
+  // Files by their names: a folder may have moved.
+  const auto name = [](const std::filesystem::path& path) { return path.filename().string(); };
+  Json json = {{"model.config", name(recipe.config)},
+               {"model.tokenizer", name(recipe.tokenizer)},
+               {"model.from", name(recipe.from)},
+               {"model.backbone", name(recipe.assembly.backbone)},
+               {"model.scheme", recipe.assembly.scheme},
+               {"model.eta", recipe.assembly.eta ? Json(*recipe.assembly.eta) : Json()},
+               {"model.vision", name(recipe.assembly.vision)},
+               {"model.vision_from", name(recipe.assembly.vision_from)},
+               {"model.image_token", recipe.assembly.image_token},
+               {"model.chat_format", recipe.chat_format},
+               {"data.questions_per_image", recipe.questions_per_image},
+               {"loss", recipe.preference ? "sft+po" : "sft"},
+               {"run.batch", recipe.batch},
+               {"run.accumulate", recipe.accumulate},
+               {"run.precision", recipe.bf16 ? "bf16" : "fp32"},
+               {"run.seed", recipe.seed},
+               {"run.adapter_dropout", recipe.adapter_dropout}};
+  if (recipe.preference) {
+    json["po.beta"] = recipe.po.beta;
+    json["po.gamma"] = recipe.po.gamma;
+  }
+  Json& sources = json["data.train"] = Json::array();
+  for (const DataSource& source : recipe.train)
+    sources.push_back({name(source.file), name(source.images), source.generator,
+                       source.wrong_answers, source.weight, source.flips, source.quarter_turns});
+  const OptimizerRecipe& o = recipe.optimizer;
+  for (const auto& [key, value] :
+       {std::pair{"lr", o.lr}, std::pair{"min_lr", o.min_lr}, std::pair{"beta1", o.beta1},
+        std::pair{"beta2", o.beta2}, std::pair{"eps", o.eps},
+        std::pair{"weight_decay", o.weight_decay}, std::pair{"clip", o.clip}})
+    json[std::string("optimizer.") + key] = value;
+  json["optimizer.warmup_steps"] = o.warmup_steps;
+  if (const auto& lora = recipe.lora) {
+    json["lora.r"] = lora->rank;
+    json["lora.alpha"] = lora->alpha;
+    json["lora.dropout"] = lora->dropout;
+    json["lora.targets"] = lora->targets;
+  }
+  if (const auto& quantize = recipe.quantize) {
+    json["quantize.type"] = quantize->type;
+    json["quantize.double"] = quantize->double_quantization;
+    json["quantize.targets"] = quantize->targets;
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string identity_text(const Recipe& recipe) {
+  // A file's name may be any bytes.
+  return recipe_identity(recipe).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+void check_same_recipe(const Recipe& recipe, const std::string& identity,
+                       const std::filesystem::path& checkpoint) {
+  if (identity.empty()) return;  // of a version that didn't keep it
+  const std::string where = checkpoint.string() + ": metadata 'recipe'";
+  const Json then = parse_json(identity, where);
+  JsonObject(then, where);  // Error unless it is an object
+  const Json now = parse_json(identity_text(recipe), where);
+  std::set<std::string> keys;
+  for (const Json* side : {&then, &now})
+    for (const auto& [key, value] : side->items()) keys.insert(key);
+  std::string list;
+  for (const std::string& key : keys) {
+    const Json before = then.value(key, Json()), after = now.value(key, Json());
+    if (before != after)
+      list += fmt::format("\n  {}: {}, now {}", key, before.dump(), after.dump());
+  }
+  if (!list.empty())
+    fail("{}: was begun with another recipe than {}:{}", checkpoint.string(), recipe.path.string(),
+         list);
 }
 
 double learning_rate(const OptimizerRecipe& o, int64_t step, int64_t steps, double at_least) {

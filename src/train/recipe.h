@@ -105,6 +105,14 @@ struct Recipe {
 
 Recipe load_recipe(const std::filesystem::path& path);
 
+// What must stay the same where a run is resumed, as a JSON object by key. Not in it: lengths
+// (steps, minutes), how often things are written, what matters at the start only, and what changes
+// no result.
+std::string identity_text(const Recipe& recipe);
+// Throws Error that lists the keys which differ; `identity` is an identity_text, or empty.
+void check_same_recipe(const Recipe& recipe, const std::string& identity,
+                       const std::filesystem::path& checkpoint);
+
 // The learning rate of a step (0-based): linear warm-up, then a cosine from lr to min_lr that ends
 // at `steps`.
 // at_least: share of the cosine that is over by other means (the clock), 0 to 1.

@@ -38,6 +38,20 @@ uint64_t fingerprint(const std::string& name, const std::vector<float>& values) 
   return hash;
 }
 
+// Numbers that are no longer finite: the last checkpoint is better than the weights as they are.
+class Diverged : public Error {
+ public:
+  using Error::Error;
+};
+
+[[noreturn]] void diverged(const Recipe& recipe, const std::string& what, int64_t step) {
+  throw Diverged(fmt::format("{}: {} at step {}; the last checkpoint is from before",
+                             recipe.path.string(), what, step));
+}
+
+// Gives the memory back, which assigning {} would not.
+void drop_pixels(Batch& batch) { batch.pixels = std::vector<float>(); }
+
 }  // namespace
 
 std::vector<float> initial_values(const TensorSlot& slot, double std, uint64_t seed) {
@@ -91,7 +105,11 @@ LossAndGradients loss_and_gradients(Model& model, TrainBackend& backend, const T
 
 Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions& options)
     : recipe_(recipe), backend_(backend), options_(options) {
-  std::filesystem::create_directories(options_.output);
+  std::error_code error;
+  std::filesystem::create_directories(options_.output, error);
+  if (!std::filesystem::is_directory(options_.output))
+    fail("{}: can't be made a folder: {}", options_.output.string(),
+         error ? error.message() : "it is a file");
   backend_.set_recording(true);
   backend_.set_bf16(recipe_.bf16);
   make_model();
@@ -213,25 +231,34 @@ AnswerLoss Trainer::batch_loss(const Batch& batch) {
                      batch.answers, recipe_.po);
 }
 
-StepReport Trainer::step(int64_t index) {
-  const auto start = Clock::now();
+std::vector<Batch> Trainer::make_batches(int64_t index) const {
+  std::vector<Batch> micro;
+  for (int64_t m = 0; m < recipe_.accumulate; ++m) {
+    micro.push_back(batches_->make(index * recipe_.accumulate + m));
+    // The pixels of a step of hundreds of pictures are gigabytes, so each call's are made anew.
+    if (recipe_.accumulate > 1) drop_pixels(micro.back());
+  }
+  return micro;
+}
+
+StepReport Trainer::step(int64_t index, std::span<Batch> micro) {
   StepReport report;
   report.step = index + 1;
   report.steps = recipe_.steps;
   // The mean runs over all counted tokens of the step, so their number must be known first.
-  std::vector<Batch> micro;
   int64_t counted = 0, pairs = 0;
-  for (int64_t m = 0; m < recipe_.accumulate; ++m) {
-    micro.push_back(batches_->make(index * recipe_.accumulate + m));
-    counted += micro.back().right_targets();
-    pairs += micro.back().pairs();
-    report.tokens += micro.back().rows.size();
+  for (const Batch& batch : micro) {
+    counted += batch.right_targets();
+    pairs += batch.pairs();
+    report.tokens += batch.rows.size();
   }
   backend_.zero_gradients(trainable_);
   double preference = 0, preferred = 0;
   for (size_t m = 0; m < micro.size(); ++m) {
-    const Batch& batch = micro[m];
-    backend_.begin_pass(recipe_.seed, static_cast<uint64_t>(index * recipe_.accumulate) + m);
+    Batch& batch = micro[m];
+    const int64_t number = index * recipe_.accumulate + static_cast<int64_t>(m);
+    if (batch.tiles > 0 && batch.pixels.empty()) batch.pixels = batches_->make(number).pixels;
+    backend_.begin_pass(recipe_.seed, static_cast<uint64_t>(number));
     const AnswerLoss parts = batch_loss(batch);
     Tensor loss =
         backend_.scale(parts.sft, 1.0f / static_cast<float>(std::max<int64_t>(1, counted)));
@@ -243,15 +270,17 @@ StepReport Trainer::step(int64_t index) {
     }
     report.loss += backend_.to_host(loss)[0];
     backend_.backward(loss);
+    drop_pixels(batch);
   }
   if (pairs > 0) {
     report.preference_loss = preference;
     report.preferred = preferred;
   }
   if (!std::isfinite(report.loss))
-    fail("{}: the loss is {} at step {}; the last checkpoint is from before", recipe_.path.string(),
-         report.loss, index + 1);
+    diverged(recipe_, fmt::format("the loss is {}", report.loss), index + 1);
   report.gradient_norm = backend_.clip_gradients(trainable_, recipe_.optimizer.clip);
+  if (!std::isfinite(report.gradient_norm))
+    diverged(recipe_, fmt::format("the gradients' norm is {}", report.gradient_norm), index + 1);
   report.learning_rate =
       learning_rate(recipe_.optimizer, index, recipe_.steps, std::min(1.0, time_used()));
   AdamWOptions adam;
@@ -264,7 +293,6 @@ StepReport Trainer::step(int64_t index) {
     adam.weight_decay = weight.decays ? static_cast<float>(recipe_.optimizer.weight_decay) : 0.0f;
     backend_.adamw_step(weight.tensor, adam);
   }
-  report.tokens_per_second = static_cast<double>(report.tokens) / seconds_since(start);
   return report;
 }
 
@@ -296,6 +324,9 @@ void Trainer::validate(StepReport& report) {
   }
   backend_.set_recording(true);
   report.validation_loss = loss / static_cast<double>(std::max<int64_t>(1, tokens));
+  if (!std::isfinite(*report.validation_loss))
+    diverged(recipe_, fmt::format("the validation loss is {}", *report.validation_loss),
+             report.step);
   report.validation_exact =
       static_cast<double>(right) / static_cast<double>(std::max<int64_t>(1, answers));
 }
@@ -310,11 +341,17 @@ void Trainer::save_checkpoint(int64_t step) {
   checkpoint.step = step;
   checkpoint.seconds = seconds_before_ + seconds_since(start_);
   checkpoint.frozen = frozen_;
-  for (const Weight& weight : weights_)
-    if (weight.trained)
-      checkpoint.weights.push_back({weight.name, weight.tensor.shape(),
-                                    backend_.to_host(weight.tensor),
-                                    backend_.adam_state(weight.tensor)});
+  checkpoint.recipe = identity_text(recipe_);
+  for (const Weight& weight : weights_) {
+    if (!weight.trained) continue;
+    checkpoint.weights.push_back({weight.name, weight.tensor.shape(),
+                                  backend_.to_host(weight.tensor),
+                                  backend_.adam_state(weight.tensor)});
+    // A good checkpoint is never replaced by one that nothing can be made of.
+    if (!std::ranges::all_of(checkpoint.weights.back().values,
+                             [](float x) { return std::isfinite(x); }))
+      diverged(recipe_, fmt::format("tensor '{}' is NaN or infinite", weight.name), step);
+  }
   write_checkpoint(options_.output / "checkpoint.safetensors", checkpoint);
 }
 
@@ -339,6 +376,9 @@ int64_t Trainer::load_checkpoint() {
         "{}: the frozen weights are not the ones it was trained with: the model files of {} have "
         "changed",
         path.string(), recipe_.path.string());
+  check_same_recipe(recipe_, checkpoint.recipe, path);
+  if (checkpoint.step > recipe_.steps)
+    fail("{}: {} steps are done, the recipe has {}", path.string(), checkpoint.step, recipe_.steps);
   seconds_before_ = checkpoint.seconds;
   return checkpoint.step;
 }
@@ -375,8 +415,25 @@ bool Trainer::run() {
   rewrite_log(options_.output / "log.jsonl", history_);
   start_ = Clock::now();
   const int64_t end = time_used() < 1 ? recipe_.steps : first;  // a budget may be used up already
+  int64_t saved = first;
   for (int64_t index = first; index < end; ++index) {
-    StepReport report = step(index);
+    const auto start = Clock::now();
+    StepReport report;
+    try {
+      std::vector<Batch> micro = make_batches(index);
+      report = step(index, micro);
+    } catch (const Diverged&) {
+      throw;
+    } catch (const Error& error) {  // a picture that is gone, say: nothing done is lost by it
+      if (index == saved) throw;
+      try {
+        save_checkpoint(index);
+      } catch (const Error& other) {
+        fail("{}\n{}", error.what(), other.what());
+      }
+      throw;
+    }
+    report.tokens_per_second = static_cast<double>(report.tokens) / seconds_since(start);
     const int64_t done = index + 1;
     const double per_step = seconds_since(start_) / static_cast<double>(done - first);
     report.seconds_left = per_step * static_cast<double>(recipe_.steps - done);
@@ -391,6 +448,7 @@ bool Trainer::run() {
                       (options_.cancelled && options_.cancelled->load());
     if (done % recipe_.checkpoint_every == 0 || last || stop) {
       save_checkpoint(done);
+      saved = done;
       write_plot(options_.output / "plot.svg", history_);
     }
     if (last) break;

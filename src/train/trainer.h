@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -73,7 +74,9 @@ class Trainer {
   // Share of the time budget that is used; 0 without one.
   double time_used() const;
   AnswerLoss batch_loss(const Batch& batch);
-  StepReport step(int64_t index);
+  // A step's forward calls; without their pixels where they are several (step makes those anew).
+  std::vector<Batch> make_batches(int64_t index) const;
+  StepReport step(int64_t index, std::span<Batch> batches);
   void validate(StepReport& report);
   void save_checkpoint(int64_t step);
   int64_t load_checkpoint();

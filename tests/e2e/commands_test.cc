@@ -322,6 +322,11 @@ TEST_F(CommandTest, EvalQuestions) {
        folder_.path().string(), "--predictions", (folder_ / "never.jsonl").string()},
       HasSubstr("none.png"));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "never.jsonl"));
+  // Said before the questions are answered, not after it.
+  const std::string nowhere = (folder_ / "no/such.jsonl").string();
+  expect_error({"eval", phantom, "--qa", questions, "--images", folder_.path().string(),
+                "--predictions", nowhere},
+               HasSubstr("--predictions " + nowhere + ": there is no folder"));
 }
 
 }  // namespace

@@ -266,5 +266,34 @@ TEST_F(ConvertTest, QuantizeReportsWhatItCosts) {
   EXPECT_EQ(again["bytes"], q8["bytes"]);
 }
 
+TEST_F(ConvertTest, OverridesOfTypes) {
+  // In front of the names, and for everything: what can't be quantized stays, and the file runs.
+  const std::string inputs = test_data("golden/trol/phi3-vit/case-image.safetensors").string();
+  const ProgramResult all = expect_ok({"quantize", "--keep", "*=q4_0", model_.string(),
+                                       path("all.gguf"), "--type", "q8_0", "--inputs", inputs});
+  EXPECT_THAT(all.out, HasSubstr("can't be quantized; they stay"));
+  expect_error({"quantize", model_.string(), path("m.gguf"), "--type", "q8_0", "--keep",
+                "*.no_such.weight=f16"},
+               AllOf(HasSubstr("--keep '*.no_such.weight'"), HasSubstr(model_.string())));
+}
+
+TEST_F(ConvertTest, WhatIsMissingIsSaidBeforeTheWork) {
+  const std::vector<std::string> quantize = {"quantize", model_.string(), path("m.gguf"), "--type",
+                                             "q8_0"};
+  std::vector<std::string> report = quantize;
+  report.insert(report.end(), {"--report", path("no/such.json")});
+  expect_error(report, HasSubstr("--report " + path("no/such.json") + ": there is no folder"));
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json"})
+    std::filesystem::remove(model_ / file);
+  std::vector<std::string> text = quantize;
+  text.insert(text.end(), {"--text", test_data("engine/make.py").string()});
+  expect_error(text, AllOf(HasSubstr(model_.string()), HasSubstr("no tokenizer")));
+  EXPECT_THAT(names(), ::testing::ElementsAre("model"));
+  // A GGUF file of such a folder says the same.
+  expect_ok({"convert", model_.string(), path("m.gguf")});
+  expect_error({"run", path("m.gguf"), "--prompt", "a"},
+               AllOf(HasSubstr("m.gguf"), HasSubstr("no tokenizer")));
+}
+
 }  // namespace
 }  // namespace reprise::testing

@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
+#include "formats/pickle.h"
+#include "model/scheme_files.h"
 #include "support/golden.h"
 #include "support/test_models.h"
 
@@ -48,7 +52,26 @@ TEST_F(ReleaseFolder, EverythingWrongIsListedAtOnce) {
   });
   EXPECT_THAT(refusal(model), AllOf(HasSubstr("trol_gating.pt: is missing"),
                                     HasSubstr("'model.layers.1.feed_forward.w2.ffn.weight'"),
-                                    HasSubstr("'model.norm.scale' is unexpected")));
+                                    HasSubstr("'model.norm.scale' is unexpected"),
+                                    HasSubstr("'model.norm.weight' is missing"),
+                                    Not(HasSubstr("'trol_gating.weight' is missing"))));
+}
+
+TEST_F(ReleaseFolder, TypesThatNothingComputesWith) {
+  const auto model = copy("phantom/qwen2-vit");
+  const auto store_as = [](TensorView& tensor, DType type) {
+    const auto bytes = static_cast<size_t>(tensor_bytes(type, tensor.shape));
+    tensor = make_view(tensor.name, type, tensor.shape, std::vector<std::byte>(bytes));
+  };
+  edit_tensors(model / "model.safetensors", [&](TensorView& tensor) {
+    if (tensor.name == "language_model.lm_head.weight") store_as(tensor, DType::I8);
+    if (tensor.name == "language_model.model.norm.weight") store_as(tensor, DType::I64);
+    if (tensor.name == "vision_proj.0.bias") store_as(tensor, DType::Bool);
+  });
+  EXPECT_THAT(refusal(model),
+              AllOf(HasSubstr("'language_model.lm_head.weight' has type I8, expected F32"),
+                    HasSubstr("'language_model.model.norm.weight' has type I64, expected F32"),
+                    HasSubstr("'vision_proj.0.bias' has type BOOL")));
 }
 
 TEST_F(ReleaseFolder, MissingShardsAndOtherProblemsTogether) {
@@ -77,6 +100,12 @@ TEST_F(ReleaseFolder, MissingShardsAndOtherProblemsTogether) {
   if (reshaped) {
     EXPECT_THAT(message, HasSubstr("vision_proj.0.weight"));
   }
+  // What the index doesn't name is nowhere, whatever the other shard holds.
+  const std::string lost = all.back().name;
+  map.erase(lost);
+  write_file_atomically(model / "model.safetensors.index.json", Json{{"weight_map", map}}.dump());
+  EXPECT_THAT(refusal(model), AllOf(HasSubstr("model-2.safetensors"),
+                                    HasSubstr("'" + lost + "' is missing, expected shape")));
 }
 
 TEST_F(ReleaseFolder, AConfigThatContradictsItselfAndAMissingGate) {
@@ -85,7 +114,20 @@ TEST_F(ReleaseFolder, AConfigThatContradictsItselfAndAMissingGate) {
     json["llm_config"]["num_key_value_heads"] = 3;
     json["vision_config"]["hidden_act"] = "relu";
   });
-  EXPECT_THAT(refusal(model), AllOf(HasSubstr("num_key_value_heads"), HasSubstr("relu")));
+  std::filesystem::remove(model / "trol_gating.pt");
+  const std::string norm = "language_model.model.norm.";
+  edit_tensors(model / "model.safetensors", [&](TensorView& tensor) {
+    if (tensor.name == norm + "weight") tensor.name = norm + "scale";
+  });
+  // Sizes that don't hold say nothing about shapes, but the names are known.
+  EXPECT_THAT(refusal(model),
+              AllOf(HasSubstr("num_key_value_heads"), HasSubstr("relu"),
+                    HasSubstr("trol_gating.pt: is missing"), HasSubstr(norm + "weight' is missing"),
+                    HasSubstr(norm + "scale' is unexpected"), Not(HasSubstr("has shape"))));
+  edit_json(model / "config.json", [](Json& json) { json["llm_config"]["num_hidden_layers"] = 0; });
+  EXPECT_THAT(refusal(model),
+              AllOf(HasSubstr("num_hidden_layers"), HasSubstr("relu"),
+                    HasSubstr("trol_gating.pt: is missing"), Not(HasSubstr("tensor"))));
   edit_json(model / "config.json",
             [](Json& json) { json["llm_config"]["architectures"] = {"MambaForCausalLM"}; });
   EXPECT_THAT(refusal(model), AllOf(HasSubstr("MambaForCausalLM"), HasSubstr("Phi3ForCausalLM")));
@@ -119,6 +161,62 @@ TEST_F(ReleaseFolder, DifferentGatesAreRefusedOrTheLastOneCounts) {
          compare(one, trace(*engine, one.inputs, TraceOptions{}), {}, nullptr))
       ADD_FAILURE() << problem;
   }
+}
+
+TEST_F(ReleaseFolder, ANotFiniteGateIsNamed) {
+  const auto model = copy("trol/phi3-vit");
+  std::vector<TensorView> gates = open_pt(model / "trol_gating.pt").tensors();
+  ASSERT_EQ(gates[0].name, "0.weight");
+  std::vector<float> weight = to_floats(gates[0]);
+  weight[1] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> bias = to_floats(gates[1]);
+  const ModelConfig config =
+      config_from_json(load_json(model / "config.json"), (model / "config.json").string());
+  write_trol_gate(config,
+                  {make_view("trol_gating.weight", gates[0].shape, std::span<const float>(weight)),
+                   make_view("trol_gating.bias", gates[1].shape, std::span<const float>(bias))},
+                  model);
+  const auto engine = load_engine(model, kMachine);
+  const auto cases = load_golden_cases(golden_root() / "trol/phi3-vit/case-text.safetensors");
+  try {
+    trace(*engine, cases[0].inputs, TraceOptions{});
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("tensor 'trol_gating.weight' holds NaN or infinity"));
+  }
+}
+
+// The official wrappers never tie after from_pretrained has read a head, whatever llm_config says.
+TEST_F(ReleaseFolder, AStoredHeadCountsWhereTheConfigTiesIt) {
+  const auto model = copy("phantom/qwen2-vit");
+  edit_json(model / "config.json",
+            [](Json& json) { json["llm_config"]["tie_word_embeddings"] = true; });
+  const auto engine = load_engine(model, kMachine);
+  EXPECT_FALSE(engine->config().text.tied_head);
+  TraceOptions options;
+  options.steps = 6;
+  for (const GoldenCase& one :
+       load_golden_cases(golden_root() / "phantom/qwen2-vit/case-text.safetensors"))
+    for (const std::string& problem :
+         compare(one, trace(*engine, one.inputs, options), {}, nullptr))
+      ADD_FAILURE() << problem;
+
+  std::vector<TensorView> tensors = open_safetensors(model / "model.safetensors").weights.tensors();
+  std::erase_if(tensors, [](const TensorView& tensor) {
+    return tensor.name == "language_model.lm_head.weight";
+  });
+  write_safetensors(model / "model.safetensors", tensors);
+  EXPECT_TRUE(load_engine(model, kMachine)->config().text.tied_head);
+}
+
+TEST_F(ReleaseFolder, EndTokensOfTheGenerationConfigCountToo) {
+  const auto model = copy("phantom/qwen2-vit");
+  edit_json(model / "generation_config.json", [](Json& json) { json["eos_token_id"] = {2, 108}; });
+  EXPECT_THAT(load_engine(model, kMachine)->config().eos_tokens, ::testing::ElementsAre(2, 108));
+  edit_json(model / "generation_config.json", [](Json& json) { json["eos_token_id"] = "end"; });
+  edit_json(model / "config.json", [](Json& json) { json["eos_token_id"] = int64_t{1} << 32; });
+  EXPECT_THAT(refusal(model), AllOf(HasSubstr("generation_config.json: key 'eos_token_id'"),
+                                    HasSubstr("/config.json: key 'eos_token_id'")));
 }
 
 TEST_F(ReleaseFolder, AGateOfAnotherModelIsRefused) {

@@ -72,8 +72,8 @@ Tensor TorchBackend::weighted_sums(const Tensor& x, std::span<const float> weigh
 void TorchBackend::backward(const Tensor& loss) {
   REPRISE_CHECK(loss.size() == 1);
   const at::Tensor& value = at_of(loss);
-  REPRISE_CHECK(value.requires_grad(), "backward of a loss that was computed without recording");
-  value.backward();
+  REPRISE_CHECK(recording_, "backward while recording is off");
+  if (value.requires_grad()) value.backward();
 }
 
 std::vector<float> TorchBackend::gradient(const Tensor& weight) {

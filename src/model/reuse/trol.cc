@@ -18,6 +18,7 @@
 // formula; this rule is ours): y_p = (1 - w) y_{p-1} + w L(y_{p-1}), w from the gate on y_{p-1}.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 
 #include "base/error.h"
@@ -32,6 +33,13 @@ namespace {
 
 constexpr int kMostPasses = 4;
 constexpr const char* kGateFile = "trol_gating.pt";
+
+// Equal values; a NaN is equal to itself, so that what is said of it is that it is one.
+bool same_values(const TensorView& a, const TensorView& b) {
+  return std::ranges::equal(to_floats(a), to_floats(b), [](float x, float y) {
+    return x == y || std::bit_cast<uint32_t>(x) == std::bit_cast<uint32_t>(y);
+  });
+}
 
 class Trol : public Scheme {
  public:
@@ -88,6 +96,7 @@ class Trol : public Scheme {
       fail("{}: is missing; a TroL model keeps its gate there", path.string());
     const WeightFile file = open_pt(path);
     const int layers = config_.text.layers;
+    if (layers == 0) return {};  // not known (config_from_json)
     Problems problems;
     if (const size_t expected = 2 * static_cast<size_t>(layers); file.tensors().size() != expected)
       problems.add(
@@ -104,7 +113,7 @@ class Trol : public Scheme {
           problems.add(fmt::format("{}: key '{}' is missing", path.string(), key));
           break;
         }
-        if (layer > 0 && !options.last_gate && to_floats(last) != to_floats(*entry)) {
+        if (layer > 0 && !options.last_gate && !same_values(last, *entry)) {
           problems.add(fmt::format(
               "{}: key '{}' differs from '{}': expected one gate shared by all layers (--last-gate "
               "uses the last entry for every layer, as the official loader does)",

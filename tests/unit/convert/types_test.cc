@@ -117,6 +117,18 @@ TEST(ChooseType, OverridesComeFirst) {
   EXPECT_EQ(choose("b.up.weight", &matrix), DType::F32);
 }
 
+TEST(ChooseType, OverridesDontQuantizeVectors) {
+  TypeRules rules;
+  rules.overrides = {{"*", DType::Q8_0}};
+  const TensorView positions = tensor("positions", DType::F32, {1, 50, 64});
+  const TensorSlot vector = slot(Role::Vision, WeightUse::Vector);
+  EXPECT_EQ(choose_type(positions, &vector, rules).type, DType::F32);
+  EXPECT_EQ(choose_type(positions, &vector, rules).note, TypeNote::Vector);
+  EXPECT_EQ(choose_type(tensor("scale", DType::BF16, {64}), nullptr, rules).type, DType::BF16);
+  rules.overrides = {{"*", DType::F16}};
+  EXPECT_EQ(choose_type(positions, &vector, rules).type, DType::F16);
+}
+
 TEST(ParseType, NamesAndErrors) {
   EXPECT_EQ(parse_type("keep", "--type"), std::nullopt);
   EXPECT_EQ(parse_type("Q4_0", "--type"), DType::Q4_0);

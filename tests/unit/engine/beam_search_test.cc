@@ -138,6 +138,25 @@ TEST(BeamSearch, TokensBeyondTheAllowedOnesAreNeverChosen) {
   }
 }
 
+TEST(BeamSearch, ExtremeLengthPenalties) {
+  for (const float penalty : {-50.0f, -5.0f, 50.0f}) {
+    BeamSearch search({.beams = 3, .returned = 2, .length_penalty = penalty}, {{kEnd}, 100, {}});
+    run(search);
+    ASSERT_TRUE(search.done());
+    const auto found = search.results();
+    ASSERT_GE(found.size(), 1u) << penalty;
+    EXPECT_FALSE(found[0].tokens.empty());
+    EXPECT_TRUE(found[0].ended);
+  }
+}
+
+// More beams than the first token has choices: some begin alike, and all of them in the prompt.
+TEST(BeamSearch, MoreBeamsThanTokens) {
+  BeamSearch search({.beams = 2 * kVocab, .returned = 3}, {{kEnd}, 5, {}});
+  search.step(language({}), kVocab, kVocab);
+  for (const BeamSearch::Next& next : search.next()) EXPECT_EQ(next.parent, 0);
+}
+
 TEST(BeamSearch, StoppedBeforeItsEndItHandsOutWhatRuns) {
   BeamSearch search({.beams = 3, .returned = 3}, {{}, 0, {}});
   run(search, 4);

@@ -438,7 +438,9 @@ TEST(TraceJson, NumbersRoundTrip) {
 
 TEST(TracePath, EndingSaysWhatIsWritten) {
   check_trace_path("a.html");
-  check_trace_path("b.c/d.htm");
+  check_trace_path("./d.htm");
+  EXPECT_THAT([&] { check_trace_path("no.such/d.htm"); },
+              ThrowsMessage<Error>(HasSubstr("there is no folder no.such")));
   check_trace_path("e.json");
   for (const char* bad : {"page", "page.txt", "page.html.gz", "folder.html/page", ""})
     EXPECT_THAT([&] { check_trace_path(bad); },

@@ -183,6 +183,11 @@ TEST_F(Batches, AreAPureFunctionOfTheirIndex) {
   EXPECT_NE(one.make(5).pixels, one.make(6).pixels);
 }
 
+TEST(EasyVqa, NoMoreQuestionsThanThereAre) {
+  for (const int asked : {kEasyVqaQuestions, 100000})
+    EXPECT_EQ(std::ssize(draw_easy_vqa(1, 2, asked).turns), kEasyVqaQuestions);
+}
+
 TEST(QuestionFile, ErrorsNameFileLineAndKey) {
   const auto path = std::filesystem::path(testing::TempDir()) / "questions.jsonl";
   const auto error_of = [&](const std::string& text) -> std::string {

@@ -162,6 +162,54 @@ TEST_P(ConversationBatches, AWrongLastAnswerSharesAllThatComesBeforeIt) {
   }
 }
 
+// An answer that begins with what its prompt ends with may become one token with it.
+TEST(RejectedAnswer, ThatMergesWithThePromptSharesLess) {
+  const std::filesystem::path folder(testing::TempDir());
+  Json json = load_json(test::data_dir() / "text/smollm2.json");
+  const std::string newline = "\u010a";  // as the byte-level alphabet writes it
+  const int id = static_cast<int>(json["model"]["vocab"].size());
+  json["model"]["vocab"][newline + newline] = id;
+  json["model"]["merges"].push_back({newline, newline});
+  write_file_atomically(folder / "merging.json", json.dump());
+  TrainTokenizer files = read_tokenizer(folder / "merging.json");
+  const ChatFormat format = chat_format("chatml-image");
+  const int64_t image = files.find_or_add(format.image_placeholder);
+  const auto tokenizer = files.make();
+  Json model = load_json(test::source_dir() / "recipes/tiny-trol/config.json");
+  model["llm_config"]["vocab_size"] = tokenizer->vocab_size();
+  model["image_token_index"] = image;
+  const ModelConfig config = config_from_json(model, "config.json");
+
+  const Json question = {
+      {"role", "user"}, {"content", "what is this?"}, {"images", {"circle.png"}}};
+  const Json answer = {{"role", "assistant"}, {"content", "a circle"}};
+  write_file_atomically(
+      folder / "merging.jsonl",
+      Json{{"messages", {question, answer}}, {"rejected", "\n\nno"}}.dump() + "\n");
+  Recipe recipe;
+  recipe.path = "recipe.yaml";
+  recipe.train.push_back({});
+  recipe.train[0].file = folder / "merging.jsonl";
+  recipe.train[0].images = test::source_dir() / "models/demo";
+  recipe.preference = true;
+  recipe.batch = 1;
+  const Batch batch = BatchMaker(recipe, config, *tokenizer, format).make(0);
+  ASSERT_EQ(batch.answers.size(), 2u);
+  EXPECT_EQ(batch.tiles, 1);
+  EXPECT_EQ(std::ssize(batch.image_rows), config.vision->tokens_per_tile());
+  EXPECT_EQ(batch.rows.segments.size(), 3u) << "the prompt less its last tokens, two answers";
+  const AnswerTargets& wrong = batch.answers[1];
+  EXPECT_EQ(batch.targets[static_cast<size_t>(wrong.first)], id)
+      << "the prompt's newline and the answer's first";
+  // Its first token is predicted by the token before the prompt's newline.
+  EXPECT_EQ(
+      tokenizer->decode(std::span(batch.ids).subspan(
+          static_cast<size_t>(batch.target_rows[static_cast<size_t>(wrong.first)]), 1)),
+      tokenizer->decode(std::span(batch.ids).subspan(
+          static_cast<size_t>(batch.target_rows[static_cast<size_t>(batch.answers[0].first)]) - 1,
+          1)));
+}
+
 TEST_P(ConversationBatches, APlaceholderInTheTextIsRefused) {
   const BatchMaker maker(recipe_, config_, *tokenizer_, format_);
   example_.conversation[2].content += format_.image_placeholder;

@@ -1,9 +1,11 @@
 // Packed batches: pictures with different numbers of tiles and questions of different length run as
 // segments of one call, without padding, and give what each conversation gives alone. And gradient
 // checkpointing on them: the same loss and gradients, less memory.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -43,7 +45,7 @@ class Packing : public testing::TestWithParam<const char*> {
     if (!be_) GTEST_SKIP() << "the torch backend is not built";
     const auto source = test::source_dir() / "recipes/tiny-trol";
     Json json = load_json(source / "config.json");
-    json["model_type"] = GetParam();
+    json["model_type"] = scheme();
     json["llm_config"]["hidden_size"] = 64;
     json["llm_config"]["intermediate_size"] = 96;
     json["llm_config"]["num_hidden_layers"] = 4;
@@ -53,6 +55,7 @@ class Packing : public testing::TestWithParam<const char*> {
     json["reprise"]["image"]["kind"] = "tiles";
     json["reprise"]["image"]["max_tiles"] = 3;
     json["reprise"]["phantom"] = {{"eta", 0.5}};
+    scale_rope(json["llm_config"]);
     config_ = config_from_json(json, "config.json");
     tokenizer_ = tokenizer_from_json(load_json(source / "tokenizer.json"), nullptr, "t");
     model_ = Model::create(config_, *be_,
@@ -65,9 +68,14 @@ class Packing : public testing::TestWithParam<const char*> {
     recipe_.train.push_back({});
     recipe_.batch = 1;
   }
+  static std::string scheme() { return GetParam(); }
+  virtual void scale_rope(Json& /*llm*/) const {}
   void TearDown() override {
     if (be_) be_->zero_gradients(weights_);
   }
+
+  // Compares a packed batch with its parts alone. tiles: that it should have.
+  void check_sum(const ::testing::Matcher<int64_t>& tiles);
 
   Tensor loss(const Batch& batch) {
     const Tensor state =
@@ -121,7 +129,7 @@ Batch alone(const Batch& packed, size_t s, int64_t tile_pixels, int64_t tokens_p
       batch.ids.push_back(packed.ids[row]);
     }
   const auto rows = static_cast<int64_t>(batch.ids.size());
-  batch.rows.segments.push_back({nullptr, 0, rows, rows, -1});
+  batch.rows.segments.push_back({nullptr, 0, rows, own.total_length, -1});
   // Its tiles: those in front of its first image row don't belong to it.
   batch.tiles = static_cast<int64_t>(batch.image_rows.size()) / tokens_per_tile;
   int64_t before = 0;
@@ -131,7 +139,7 @@ Batch alone(const Batch& packed, size_t s, int64_t tile_pixels, int64_t tokens_p
   return batch;
 }
 
-TEST_P(Packing, LossAndGradientsAreTheSumOfSeparateRuns) {
+void Packing::check_sum(const ::testing::Matcher<int64_t>& tiles) {
   recipe_.train[0].file = question_file();
   recipe_.train[0].images = "/";
   recipe_.validation = recipe_.train[0].file;
@@ -154,7 +162,9 @@ TEST_P(Packing, LossAndGradientsAreTheSumOfSeparateRuns) {
                         {"user", "and this?", 1},
                         {"assistant", "triangle"}};
   maker.add_example(turns, packed);
-  EXPECT_EQ(packed.tiles, 1 + 3 + 4);
+  EXPECT_THAT(packed.tiles, tiles);
+  EXPECT_TRUE(std::ranges::any_of(packed.rows.segments,
+                                  [](const RowSegment& segment) { return segment.prefix >= 0; }));
 
   const Tensor together = loss(packed);
   be_->backward(together);
@@ -180,6 +190,36 @@ TEST_P(Packing, LossAndGradientsAreTheSumOfSeparateRuns) {
     EXPECT_LE(test::distance(gradients[w], be_->gradient(weights_[w])), 5e-4 * largest) << w;
   }
 }
+
+TEST_P(Packing, LossAndGradientsAreTheSumOfSeparateRuns) { check_sum(1 + 3 + 4); }
+
+// Rope whose frequencies follow the request's length: questions that bring theirs over the
+// threshold have the picture for themselves, others still share it.
+class ScaledPacking : public Packing {
+ protected:
+  void scale_rope(Json& llm) const override {
+    constexpr int kThreshold = 26;  // questions about the circle have 22 to 28 tokens
+    llm["max_position_embeddings"] = kThreshold;
+    if (scheme() == "trol") {
+      llm["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+      return;
+    }
+    const auto half = static_cast<size_t>(llm["hidden_size"].get<int>() /
+                                          llm["num_attention_heads"].get<int>() / 2);
+    llm["rope_scaling"] = {{"type", "longrope"},
+                           {"short_factor", std::vector<double>(half, 1.0)},
+                           {"long_factor", std::vector<double>(half, 3.0)},
+                           {"original_max_position_embeddings", kThreshold}};
+    llm["max_position_embeddings"] = 8 * kThreshold;
+  }
+};
+
+TEST_P(ScaledPacking, LossAndGradientsAreTheSumOfSeparateRuns) {
+  check_sum(::testing::Gt(1 + 3 + 4));
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, ScaledPacking, testing::Values("trol", "phantom"),
+                         [](const auto& info) { return std::string(info.param); });
 
 TEST_P(Packing, CheckpointingChangesNothingButMemory) {
   recipe_.train[0].generator = "easy-vqa";

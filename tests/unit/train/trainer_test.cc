@@ -324,6 +324,62 @@ TEST_F(TrainerTest, TheRecipesChatFormatGoesIntoTheModelFile) {
   EXPECT_EQ(Engine::load(options)->chat_format()->name, "chatml-image");
 }
 
+TEST_F(TrainerTest, AResumeWithAnotherRecipeIsRefused) {
+  losses("run", 2, false);
+  recipe_.batch = 3;
+  recipe_.optimizer.lr = 1e-3;
+  EXPECT_THAT([&] { losses("run", 0, true); },
+              testing::ThrowsMessage<Error>(testing::AllOf(
+                  HasSubstr("run.batch: 2, now 3"), HasSubstr("optimizer.lr: 0.003, now 0.001"),
+                  testing::Not(HasSubstr("run.seed")))));
+  recipe_.batch = 2;
+  recipe_.optimizer.lr = 3e-3;
+  recipe_.steps = 1;
+  EXPECT_THAT([&] { losses("run", 0, true); },
+              testing::ThrowsMessage<Error>(HasSubstr("2 steps are done, the recipe has 1")));
+  recipe_.steps = 3;  // a run may become longer or shorter
+  EXPECT_EQ(losses("run", 0, true).size(), 1u);
+}
+
+TEST_F(TrainerTest, ADivergedRunLeavesNoCheckpointOfIt) {
+  recipe_.steps = 1;
+  recipe_.optimizer.lr = 3e38;
+  recipe_.optimizer.weight_decay = 1000;
+  EXPECT_THAT([&] { losses("run", 0, false); },
+              testing::ThrowsMessage<Error>(HasSubstr("is NaN or infinite at step 1")));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "run/checkpoint.safetensors"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "run/model.gguf"));
+}
+
+TEST_F(TrainerTest, ABatchThatTrainsNothingIsNoError) {
+  Json config = load_json(folder_ / "config.json");
+  config["reprise"]["trol"] = {{"passes", 1}};  // no gate, whose gradient would be all there is
+  write_file_atomically(folder_ / "config.json", config.dump());
+  write_file_atomically(folder_ / "text.jsonl", R"({"question": "is it?", "answer": "yes"})");
+  recipe_.train[0] = {};
+  recipe_.train[0].file = folder_ / "text.jsonl";  // no picture, so the projector has no part in it
+  recipe_.train_only = {"vision_proj.*"};
+  recipe_.steps = 2;
+  EXPECT_EQ(losses("run", 0, false).size(), 2u);
+}
+
+TEST_F(TrainerTest, WrongDataIsFoundBeforeTheFirstStep) {
+  recipe_.train.push_back({});
+  recipe_.train[1].file = folder_ / "data.jsonl";
+  recipe_.train[1].weight = 1e-9;  // hardly ever drawn
+  recipe_.train[1].wrong_answers = "easy-vqa";
+  recipe_.preference = true;
+  recipe_.train[0].wrong_answers = "easy-vqa";
+  const auto refused = [&](const std::string& line, const std::string& reason) {
+    write_file_atomically(folder_ / "data.jsonl",
+                          "{\"question\": \"is it?\", \"answer\": \"yes\"}\n" + line);
+    EXPECT_THAT([&] { losses("run", 1, false); }, testing::ThrowsMessage<Error>(testing::AllOf(
+                                                      HasSubstr("data.jsonl"), HasSubstr(reason))));
+  };
+  refused(R"({"question": "what?", "answer": "a boat"})", "no wrong answer is known");
+  refused(R"({"question": "what <image>?", "answer": "yes"})", "the picture's placeholder itself");
+}
+
 TEST_F(TrainerTest, RefusesToOverwriteAndToResumeFromNothing) {
   recipe_.steps = 1;
   losses("run", 0, false);
