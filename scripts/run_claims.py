@@ -8,7 +8,10 @@ where it was stopped: a variant and seed with a result is not run again, an unfi
 checkpoint. The number of steps of a variant follows from its own speed, measured once over a few steps, so that
 dearer variants get fewer steps: the budget is time, as it is for whoever trains.
 
-Usage: scripts/run_claims.py [--minutes 20] [--seeds 3] [--jobs N] [--only PATTERN] [--report]
+The budget is one core's, also where a GPU trains (--device cuda): the steps are then those that the core would have
+made, as noted in the results, and must have been measured before.
+
+Usage: scripts/run_claims.py [--minutes 20] [--seeds 3] [--jobs N] [--only PATTERN] [--device cuda] [--report]
 Needs the data of recipes/tiny-trol (docs/training.md says how to get it). Plots need matplotlib.
 """
 import argparse
@@ -77,11 +80,12 @@ run: {{steps: {steps}, batch: 16, seed: {seed}, checkpoint_every: 200, log_every
 """
 
 
-def train(reprise: str, folder: pathlib.Path, recipe_text: str, resume: bool) -> float:
+def train(args, folder: pathlib.Path, recipe_text: str, resume: bool) -> float:
     """Seconds of training, those before a resume included."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(recipe_text)
-    command = [reprise, "train", str(folder / "recipe.yaml"), "--out", str(folder / "out"), "--threads", "1"]
+    command = [args.reprise, "train", str(folder / "recipe.yaml"), "--out", str(folder / "out"), "--threads", "1",
+               "--device", args.device]
     if not resume:
         shutil.rmtree(folder / "out", ignore_errors=True)
     elif (folder / "out/checkpoint.safetensors").exists():
@@ -115,9 +119,9 @@ def run_one(args, name: str, seed: int, steps: int) -> dict:
     folder = WORK / name / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(model_type, own), indent=1))
-    seconds = train(args.reprise, folder, recipe(folder, loss, seed, steps), resume=True)
+    seconds = train(args, folder, recipe(folder, loss, seed, steps), resume=True)
     model = folder / "out/model.gguf"
-    result = {"steps": steps, "seconds": round(seconds, 1), "loss": curve(folder / "out/log.jsonl", steps),
+    result = {"steps": steps, "seconds": round(seconds, 1), "device": args.device, "loss": curve(folder / "out/log.jsonl", steps),
               "exact_match": {name: evaluate(args.reprise, model, [])}}
     for other, (base, options) in INFERENCE.items():
         if base == name:
@@ -131,8 +135,8 @@ def calibrate(args, name: str) -> int:
     folder = WORK / name / "calibration"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config(model_type, own), indent=1))
-    one = train(args.reprise, folder, recipe(folder, loss, 0, 1), resume=False)
-    many = train(args.reprise, folder, recipe(folder, loss, 0, 1 + CALIBRATION_STEPS), resume=False)
+    one = train(args, folder, recipe(folder, loss, 0, 1), resume=False)
+    many = train(args, folder, recipe(folder, loss, 0, 1 + CALIBRATION_STEPS), resume=False)
     return max(1, int(args.minutes * 60 / max(1e-3, (many - one) / CALIBRATION_STEPS)))
 
 
@@ -213,6 +217,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="*")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--reprise", default=str(ROOT / "build/release/reprise"))
     args = parser.parse_args()
@@ -231,6 +236,8 @@ def main() -> None:
             if str(seed) not in results["runs"].get(name, {})]
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         missing = [name for name in names if name not in results["steps"]]
+        if missing and args.device != "cpu":
+            sys.exit(f"{RESULTS}: no steps of {', '.join(missing)}; they are measured without --device")
         for name, steps in zip(missing, pool.map(lambda name: calibrate(args, name), missing)):
             results["steps"][name] = steps
             print(f"{name}: {steps} steps in {args.minutes:g} minutes", flush=True)

@@ -29,14 +29,7 @@ void open_model(const LoadOptions& options, ModelSource& source) {
     slot.tensor = nullptr;
     source.slots.emplace(slot.name, slot);
   });
-  if (model->files().folder) {
-    std::vector<TensorView> tensors = model->files().folder->weights.tensors();
-    for (TensorView& extra : model->scheme().extra_files(source.path, options))
-      tensors.push_back(std::move(extra));
-    source.weights = WeightFile(source.path.string(), std::move(tensors));
-  } else {
-    source.weights = model->files().gguf->weights;
-  }
+  source.weights = model->files().weights;
   if (source.config->text.tied_head) {  // a copy of the head may be stored all the same
     for (const TensorView& tensor : source.weights.tensors())
       if (!source.slot(tensor.name) &&

@@ -11,17 +11,9 @@ namespace {
 
 // The first tensor of the model's files that isn't finite, as a part of a message.
 std::string culprit(const Model& model) {
-  const ModelFiles& files = model.files();
-  if (!files.folder && !files.gguf) return "";  // made in memory
-  const WeightFile& weights = files.folder ? files.folder->weights : files.gguf->weights;
-  std::vector<TensorView> tensors = weights.tensors();
-  if (files.folder) {
-    LoadOptions options;
-    options.last_gate = true;  // the loader has decided on it
-    for (TensorView& extra : model.scheme().extra_files(files.path, options))
-      tensors.push_back(std::move(extra));
-  }
-  for (const TensorView& tensor : tensors) {
+  const WeightFile& weights = model.files().weights;
+  if (weights.tensors().empty()) return "";  // made in memory
+  for (const TensorView& tensor : weights.tensors()) {
     if (!is_float(tensor.type) && !is_quantized(tensor.type)) continue;
     const std::vector<float> values = to_floats(tensor);
     if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))

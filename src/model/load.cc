@@ -153,7 +153,8 @@ std::unique_ptr<Model> Model::load_folder(ModelFiles files, Backend& backend,
     }
   }
   problems.raise();
-  model->bind(WeightFile(path.string(), std::move(tensors)));
+  files.weights = WeightFile(path.string(), std::move(tensors));
+  model->bind(files.weights);
   model->files_ = std::move(files);
   return model;
 }
@@ -167,14 +168,15 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& path, Backend& b
     fail("{}: no such file or folder; expected a Hugging Face folder or a GGUF file",
          path.string());
   files.gguf = std::make_shared<GgufFile>(open_gguf(path));
+  files.weights = files.gguf->weights;
   std::unique_ptr<Model> model(new Model(config_from_gguf(*files.gguf), backend, options));
   const bool own = files.gguf->metadata.has("reprise.config");
   model->names_ = tensor_names(model->config_, /*gguf_style=*/!own);
-  model->find_head(files.gguf->weights);
+  model->find_head(files.weights);
   Problems problems;
-  model->check_tensors(files.gguf->weights, {}, problems);
+  model->check_tensors(files.weights, {}, problems);
   problems.raise();
-  model->bind(files.gguf->weights);
+  model->bind(files.weights);
   model->files_ = std::move(files);
   return model;
 }

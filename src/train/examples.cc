@@ -177,12 +177,6 @@ class EasyVqaGenerator : public ExampleSource {
   EasyVqaGenerator(uint64_t seed, int64_t turns) : seed_(seed), turns_(static_cast<int>(turns)) {}
   int64_t size() const override { return 0; }
   Example get(int64_t i) const override { return draw_easy_vqa(seed_, i, turns_); }
-  Example texts(int64_t i, size_t* pictures) const override {
-    Example example = get(i);
-    *pictures = example.images.size();
-    example.images.clear();
-    return example;
-  }
 
  private:
   uint64_t seed_;

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "support/paths.h"
+#include "support/torch_device.h"
 
 namespace reprise::test {
 namespace {
@@ -225,6 +226,7 @@ std::unique_ptr<Backend> make_backend_of(const Machine& machine, int threads,
   has_torch();
   BackendOptions options;
   options.isa = machine.isa;
+  if (machine.backend == "torch") options.device = torch_device();
   options.threads = threads;
   options.activations = activations;
   return make_backend(machine.backend, options);
@@ -232,7 +234,7 @@ std::unique_ptr<Backend> make_backend_of(const Machine& machine, int threads,
 
 std::unique_ptr<TrainBackend> recording_torch() {
   if (!has_torch()) return nullptr;
-  auto backend = make_torch_backend({.threads = 2});
+  auto backend = make_torch_backend({.threads = 2, .device = torch_device()});
   backend->set_recording(true);
   return backend;
 }
@@ -252,6 +254,7 @@ std::unique_ptr<Engine> load_engine(const std::filesystem::path& model, const Ma
   options.model = model;
   options.backend = machine.backend;
   options.compute.isa = machine.isa;
+  if (machine.backend == "torch") options.compute.device = torch_device();
   options.compute.threads = 2;
   options.compute.activations = Activations::F32;
   return Engine::load(options);

@@ -7,6 +7,7 @@
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "backend/torch/attention_layout.h"
@@ -34,9 +35,19 @@ int normal_dim(const Tensor& x, int dim) {
   return at;
 }
 
+// Sums on a GPU take a fixed order, so that a resumed run computes what one that was never stopped
+// does. The switch is the process's. Not as warnings only: attention's backward pass would then
+// keep the order that is faster.
+void fix_order_of_sums() {
+  ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // what cuBLAS asks for
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+}
+
 }  // namespace
 
 TorchBackend::TorchBackend(const BackendOptions& options) : device_(parse_device(options.device)) {
+  if (device_.is_cuda()) fix_order_of_sums();
   at::set_num_threads(options.threads > 0 ? options.threads : ThreadPool::hardware_threads());
 }
 

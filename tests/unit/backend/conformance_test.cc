@@ -10,6 +10,7 @@
 #include "backend/factory.h"
 #include "backend/train_backend.h"
 #include "support/paths.h"
+#include "support/torch_device.h"
 #include "unit/backend/conformance_operations.h"
 
 namespace reprise::testing {
@@ -87,7 +88,8 @@ INSTANTIATE_TEST_SUITE_P(InstructionSets, CpuConformance,
 TEST(TorchConformance, AllOperationsAgreeWithTheOracle) {
   if (!torch_plugin_path()) GTEST_SKIP() << "torch not built";
   const auto judge = make_cpu_backend(judge_options(Activations::F32));
-  const auto backend = make_torch_backend({.threads = 1, .activations = Activations::F32});
+  const auto backend = make_torch_backend(
+      {.threads = 1, .activations = Activations::F32, .device = test::torch_device()});
   check_all(*judge, *backend);
 }
 

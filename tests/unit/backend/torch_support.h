@@ -16,6 +16,7 @@
 #include "backend/factory.h"
 #include "backend/train_backend.h"
 #include "support/paths.h"
+#include "support/torch_device.h"
 #include "unit/backend/random_inputs.h"
 
 namespace reprise::testing {
@@ -24,7 +25,7 @@ namespace reprise::testing {
 inline std::unique_ptr<TrainBackend> torch_backend(int threads = 1) {
   ::setenv("REPRISE_PLUGIN_DIR", std::filesystem::path(test::program()).parent_path().c_str(),
            /*overwrite=*/0);
-  auto be = make_torch_backend({.threads = threads});
+  auto be = make_torch_backend({.threads = threads, .device = test::torch_device()});
   be->set_recording(true);
   return be;
 }

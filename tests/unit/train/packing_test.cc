@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "support/golden.h"
 #include "support/paths.h"
+#include "support/torch_device.h"
 #include "text/tokenizer_json.h"
 #include "train/batches.h"
 #include "train/trainer.h"
@@ -262,7 +263,9 @@ TEST_P(Packing, CheckpointingChangesNothingButMemory) {
               static_cast<long long>(peak[1]));
   RecordProperty("plain_kib", static_cast<int>(peak[0]));
   RecordProperty("checkpointed_kib", static_cast<int>(peak[1]));
-  EXPECT_LT(peak[1], 0.75 * static_cast<double>(peak[0]));
+  if (test::torch_device() == "cpu") {  // the peak is the host's memory
+    EXPECT_LT(peak[1], 0.75 * static_cast<double>(peak[0]));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Schemes, Packing, testing::Values("trol", "phantom"),

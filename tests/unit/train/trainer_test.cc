@@ -17,6 +17,7 @@
 #include "support/golden.h"
 #include "support/paths.h"
 #include "support/slow_tokenizers.h"
+#include "support/torch_device.h"
 #include "train/checkpoint.h"
 
 namespace reprise {
@@ -34,6 +35,7 @@ class TrainerTest : public testing::Test {
     std::filesystem::create_directories(folder_);
     BackendOptions options;
     options.threads = 1;
+    options.device = test::torch_device();
     backend_ = make_torch_backend(options);
     // The embedded model's recipe, made small.
     const auto source = test::source_dir() / "recipes/tiny-trol";
@@ -240,6 +242,7 @@ TEST_F(TrainerTest, TheModelFileAnswersOnTheCpuAsTheTrainerWould) {
     EngineOptions options;
     options.model = folder_ / "model/model.gguf";
     options.backend = backend;
+    if (options.backend == "torch") options.compute.device = test::torch_device();
     const auto engine = Engine::load(options);
     EXPECT_GT(engine->tokenizer().vocab_size(), 300);
     for (const TensorView& tensor : trace(*engine, inputs, {}))
