@@ -9,7 +9,7 @@ checkpoint. The number of steps of a variant follows from its own speed, measure
 dearer variants get fewer steps: the budget is time, as it is for whoever trains.
 
 The budget is one core's, also where a GPU trains (--device cuda): the steps are then those that the core would have
-made, as noted in the results, and must have been measured before.
+made, and must have been measured before. The results name the device that ended a run.
 
 Usage: scripts/run_claims.py [--minutes 20] [--seeds 3] [--jobs N] [--only PATTERN] [--device cuda] [--report]
 Needs the data of recipes/tiny-trol (docs/training.md says how to get it). Plots need matplotlib.
@@ -215,12 +215,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=int, help="runs at a time; default: the number of cores, 1 on a GPU")
     parser.add_argument("--only", default="*")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--reprise", default=str(ROOT / "build/release/reprise"))
     args = parser.parse_args()
+    args.jobs = args.jobs or (1 if args.device == "cuda" else os.cpu_count())
     results = load()
     if args.report:
         report(results)

@@ -4,17 +4,12 @@
 #include <chrono>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "image/decode.h"
 
 namespace reprise {
 
 namespace {
-
-// FNV-1a, 64 bits: tells pictures apart within a process; not against forgery.
-uint64_t hash_bytes(std::string_view bytes, uint64_t hash) {
-  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  return hash;
-}
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -91,8 +86,7 @@ std::shared_ptr<const EncodedImage> ImageEncoder::encode(const std::filesystem::
   DecodeOptions decode;
   decode.apply_exif = apply_exif;
   const std::string bytes = read_file(path, decode.max_file_bytes);
-  const uint64_t key =
-      hash_bytes(bytes, apply_exif ? 0x9e3779b97f4a7c15u : 0xcbf29ce484222325u) | 1;
+  const uint64_t key = hash_bytes(bytes, apply_exif ? 0x9e3779b97f4a7c15u : kHashStart) | 1;
   const auto hit =
       std::find_if(cache_.begin(), cache_.end(), [&](const auto& e) { return e->key == key; });
   if (hit != cache_.end()) {

@@ -16,10 +16,10 @@
 
 namespace reprise {
 
-// The files a model was loaded from, whatever their kind; all empty where it was made in memory.
+// The files a model was loaded from, whatever their kind. All is empty where it was made in memory.
 struct ModelFiles {
   std::filesystem::path path;        // as given
-  std::shared_ptr<HfFolder> folder;  // one of the two is set
+  std::shared_ptr<HfFolder> folder;  // of a loaded model one of the two is set
   std::shared_ptr<GgufFile> gguf;
   // All tensors, those of a scheme's own files (trol_gating.pt) behind the others.
   WeightFile weights;

@@ -15,10 +15,6 @@ struct Source {
   ModelFiles files;
   ModelConfig config;
   TensorNames names;
-
-  const WeightFile& weights() const {
-    return files.folder ? files.folder->weights : files.gguf->weights;
-  }
 };
 
 Source open_source(const std::filesystem::path& path, const std::string& key,
@@ -35,8 +31,10 @@ Source open_source(const std::filesystem::path& path, const std::string& key,
     bool holds = true;
     source.config = config_from_folder(*source.files.folder, problems, holds);
     problems.raise();
+    source.files.weights = source.files.folder->weights;
   } else {
     source.files.gguf = std::make_shared<GgufFile>(open_gguf(path));
+    source.files.weights = source.files.gguf->weights;
     source.config = config_from_gguf(*source.files.gguf);
     gguf_style = !source.files.gguf->metadata.has("reprise.config");
   }
@@ -171,7 +169,7 @@ Assembled assemble(const Recipe& recipe) {
     const bool vision_tensor = slot.role == Role::Vision;
     if (named == names->end() && !(vision_tensor && tower)) return fresh_values(*recipe, slot);
     const Source& source = vision_tensor ? *tower : *backbone;
-    const TensorView& view = source.weights().get(vision_tensor ? slot.name : named->second);
+    const TensorView& view = source.files.weights.get(vision_tensor ? slot.name : named->second);
     std::vector<float> values = to_floats(view);
     const TextConfig& text = config.text;
     if (interleaved && slot.name.ends_with(".q_proj.weight"))

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/rng.h"
 #include "image/resample.h"
 
@@ -181,13 +182,6 @@ QuestionAnswer ask(const EasyVqaScene& scene, Philox& random) {
   return {question, answer};
 }
 
-// FNV-1a, so that each question about a picture draws for itself.
-uint64_t text_hash(const std::string& text) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (unsigned char c : text) hash = (hash ^ c) * 0x100000001b3u;
-  return hash;
-}
-
 // The other colours, nearest first.
 std::vector<int> near_colours(int colour) {
   const auto distance = [&](int other) {
@@ -212,7 +206,8 @@ std::string confusing_easy_vqa_answer(const QuestionAnswer& turn, uint64_t seed,
   constexpr uint64_t kDomain = 0x7772'6f6e'6700'0000u;  // "wrong": apart from what draws pictures
   if (turn.answer == "yes") return "no";
   if (turn.answer == "no") return "yes";
-  Philox random(seed ^ kDomain, stream ^ text_hash(turn.question));
+  // Each question about a picture draws for itself.
+  Philox random(seed ^ kDomain, stream ^ hash_bytes(turn.question));
   const uint32_t pick = random.next_below(2);
   for (size_t i = 0; i < std::size(kShapes); ++i)
     if (turn.answer == kShapes[i]) return kShapes[(i + 1 + pick) % std::size(kShapes)];

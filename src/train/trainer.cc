@@ -1,13 +1,13 @@
 #include "train/trainer.h"
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <cmath>
 #include <future>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/rng.h"
 #include "engine/model_text.h"
 #include "model/save.h"
@@ -24,18 +24,9 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// A stable number per name, so that initial values don't depend on the order of tensors (FNV-1a).
-uint64_t name_hash(const std::string& name) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (unsigned char c : name) hash = (hash ^ c) * 0x100000001b3u;
-  return hash;
-}
-
 // Changes with the name and with any bit of any value.
 uint64_t fingerprint(const std::string& name, const std::vector<float>& values) {
-  uint64_t hash = name_hash(name);
-  for (const float value : values) hash = (hash ^ std::bit_cast<uint32_t>(value)) * 0x100000001b3u;
-  return hash;
+  return hash_floats(values, hash_bytes(name));
 }
 
 // Numbers that are no longer finite: the last checkpoint is better than the weights as they are.
@@ -66,7 +57,8 @@ std::vector<float> initial_values(const TensorSlot& slot, double std, uint64_t s
     const bool norm_weight = slot.name.ends_with(".weight");
     std::fill(values.begin(), values.end(), norm_weight ? 1.0f : 0.0f);
   } else if (!slot.name.ends_with(".bias")) {
-    const Philox random(seed, name_hash(slot.name));
+    // By name, so that initial values don't depend on the order of tensors.
+    const Philox random(seed, hash_bytes(slot.name));
     for (size_t i = 0; i < values.size(); ++i)
       values[i] = static_cast<float>(std) * random.normal(i);
   }

@@ -22,6 +22,7 @@
 #include <bit>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/rng.h"
 #include "formats/pickle.h"
 #include "formats/pickle_writer.h"
@@ -174,9 +175,7 @@ class Trol : public Scheme {
   // Uniform in [0, 1), drawn from the bits of the token's state: fresh for every token, layer and
   // training step, and the same however the work is sliced.
   static float random_weight(std::span<const float> state) {
-    uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over 32-bit words
-    for (const float value : state) hash = (hash ^ std::bit_cast<uint32_t>(value)) * 0x100000001b3u;
-    return Philox(hash, 0).uniform(0);
+    return Philox(hash_floats(state), 0).uniform(0);
   }
 
   void check(const PlanOptions& options) const {
