@@ -114,7 +114,9 @@ class BenchCommand : public Command {
     app.add_option("--chunk", chunk_, "Prompt tokens of one forward call")
         ->check(CLI::Range(1, 1 << 30))
         ->capture_default_str();
-    app.add_option("--seed", seed_, "Seed of the token ids and pixels")->capture_default_str();
+    app.add_option("--seed", seed_, "Seed of the token ids and pixels")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
     app.add_flag("--processor-time", processor_time_,
                  "Processor time instead of elapsed time: with --threads 1, for busy machines");
     app.add_flag("--json", json_, "One line of JSON instead of tables");
@@ -156,6 +158,10 @@ class BenchCommand : public Command {
     if (beside_->count() == 0 && beside_passes_option_->count() == 0) return;
     PlanOptions plan = plan_;
     plan.passes = beside_passes_;
+    if (beside_passes_ == 1) {  // says which tokens make a second visit, of which there is none
+      plan.skip_below = 0;
+      plan.traverse = MixTokens::All;
+    }
     if (beside_->count() == 0) return add(subjects_[0].engine, plan);
     options.model = beside_model_;
     add(Engine::load(options), plan);

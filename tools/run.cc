@@ -73,7 +73,9 @@ class RunCommand : public Command {
                    "Makes tokens seen before less likely; 1: off")
         ->capture_default_str();
     add_beam_options(app, generation_.beam);
-    app.add_option("--seed", sampler.seed, "Seed of the random choice")->capture_default_str();
+    app.add_option("--seed", sampler.seed, "Seed of the random choice")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
     app.add_option("--stop", generation_.stop, "Text that ends the answer; may be repeated")
         ->type_name("TEXT")
         ->expected(1)

@@ -221,6 +221,11 @@ TEST_F(RunTest, InputErrors) {
   expect_error(run({llama_, "--prompt", "a", "--stop", ""}), HasSubstr("--stop"));
   expect_error(run({llama_, "--prompt", "a", "--plan", "0-9"}), HasSubstr("--plan"));
   expect_error(run({llama_, "--prompt", "a", "--passes", "2"}), HasSubstr("TroL"));
+  expect_error(run({trol_, "--prompt", "a", "--passes", "1", "--adaptive", "0.5"}),
+               AllOf(HasSubstr("--adaptive 0.5"), HasSubstr("one pass")));
+  expect_error(run({trol_, "--prompt", "a", "--passes", "1", "--traverse", "image"}),
+               AllOf(HasSubstr("--traverse image"), HasSubstr("one pass")));
+  expect_error(run({llama_, "--prompt", "a", "--seed", "-3"}), HasSubstr("--seed"));
   expect_error(run({llama_, "--prompt", "a", "--device", "cuda"}), HasSubstr("--device"));
   expect_error(run({llama_, "--prompt", "a", "--isa", "mmx"}), HasSubstr("mmx"));
   expect_error(run({llama_, "--prompt", "a", "--chat-template", "nonsense"}),

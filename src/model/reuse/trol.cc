@@ -138,7 +138,7 @@ class Trol : public Scheme {
   // KV rows 0..L-1 are the first visits', the same as in the decode plan.
   Plan prefill_plan(const PlanOptions& options) const override {
     check(options);
-    const int passes = options.passes == 0 ? passes_ : options.passes;
+    const int passes = passes_of(options);
     const int layers = config_.text.layers;
     if (passes == 1) return dense_plan(layers);
     Plan plan;
@@ -178,6 +178,10 @@ class Trol : public Scheme {
     return Philox(hash_floats(state), 0).uniform(0);
   }
 
+  int passes_of(const PlanOptions& options) const {
+    return options.passes == 0 ? passes_ : options.passes;
+  }
+
   void check(const PlanOptions& options) const {
     if (!options.plan.empty())
       fail("--plan: a TroL model makes its own plans; use --passes 1 to {} instead", kMostPasses);
@@ -185,6 +189,13 @@ class Trol : public Scheme {
       fail("--passes {}: expected 1 to {}", options.passes, kMostPasses);
     if (!(options.skip_below >= 0 && options.skip_below <= 1))
       fail("--adaptive {}: expected 0 to 1", options.skip_below);
+    if (passes_of(options) > 1) return;
+    if (options.skip_below > 0)
+      fail("--adaptive {}: with one pass there is no second visit to leave out",
+           options.skip_below);
+    if (options.traverse != MixTokens::All)
+      fail("--traverse {}: with one pass no token makes a second visit",
+           mix_tokens_name(options.traverse));
   }
 
   int passes_ = 2;
