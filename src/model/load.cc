@@ -146,14 +146,13 @@ std::unique_ptr<Model> Model::load_folder(ModelFiles files, Backend& backend,
       };
       model->names_ = tensor_names(model->config_, /*gguf_style=*/false);
       problems.attempt([&] {
-        const WeightFile weights(path.string(), tensors);
-        model->find_head(weights);
-        model->check_tensors(weights, check, problems);
+        files.weights = WeightFile(path.string(), std::move(tensors));
+        model->find_head(files.weights);
+        model->check_tensors(files.weights, check, problems);
       });
     }
   }
   problems.raise();
-  files.weights = WeightFile(path.string(), std::move(tensors));
   model->bind(files.weights);
   model->files_ = std::move(files);
   return model;
