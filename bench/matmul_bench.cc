@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/kernels.h"
-#include "backend/cpu/matmul_tables.h"
-#include "backend/cpu/packing.h"
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/matmul_tables.h"
+#include "backend/cpu/memory/packing.h"
 #include "backend/factory.h"
 #include "base/half.h"
 #include "peaks.h"

@@ -7,8 +7,8 @@ import pathlib
 import re
 import sys
 
-# What each folder of src/ may include beside itself. train sees engine because it validates with the
-# same preprocessing and prompts that answers are given with.
+# What each folder of src/ may include beside itself. train sees eval because it validates with
+# the same preprocessing, prompts and scores that answers are judged with.
 ALLOWED = {
     "base": set(),
     "formats": {"base"},
@@ -18,7 +18,9 @@ ALLOWED = {
     "model": {"base", "formats", "backend"},
     "convert": {"base", "formats", "backend", "model", "text"},
     "engine": {"base", "formats", "backend", "model", "text", "image"},
-    "train": {"base", "formats", "backend", "model", "text", "image", "engine"},
+    "eval": {"base", "formats", "backend", "model", "text", "image", "engine"},
+    "trace": {"base", "formats", "backend", "model", "text", "image", "engine"},
+    "train": {"base", "formats", "backend", "model", "text", "image", "engine", "eval"},
 }
 # Headers that take long to compile or that must stay optional, and the only folders that see them.
 CONFINED = {"ATen/": ["backend/torch"], "torch/": ["backend/torch"], "c10/": ["backend/torch"],

@@ -55,7 +55,7 @@ int64_t status_bytes(const std::string& field) {
 // What is measured: a model with a choice of plans.
 struct Subject {
   std::string name;
-  std::shared_ptr<Engine> engine;
+  std::shared_ptr<LoadedModel> engine;
   std::shared_ptr<const Plans> plans;
 };
 
@@ -145,15 +145,15 @@ class BenchCommand : public Command {
   }
 
   void load() {
-    EngineOptions options = engine_.options();
-    const auto add = [&](std::shared_ptr<Engine> engine, const PlanOptions& plan) {
+    LoadedModelOptions options = engine_.options();
+    const auto add = [&](std::shared_ptr<LoadedModel> engine, const PlanOptions& plan) {
       std::string name = engine->options().model.filename().string();
       if (plan.passes > 0) name += fmt::format(" --passes {}", plan.passes);
       if (!plan.plan.empty()) name += fmt::format(" --plan {}", plan.plan);
       const auto plans = make_plans(engine->model(), plan);
       subjects_.push_back({std::move(name), std::move(engine), plans});
     };
-    add(Engine::load(options), plan_);
+    add(LoadedModel::load(options), plan_);
     rss_after_load_ = status_bytes("VmHWM");
     if (beside_->count() == 0 && beside_passes_option_->count() == 0) return;
     PlanOptions plan = plan_;
@@ -164,7 +164,7 @@ class BenchCommand : public Command {
     }
     if (beside_->count() == 0) return add(subjects_[0].engine, plan);
     options.model = beside_model_;
-    add(Engine::load(options), plan);
+    add(LoadedModel::load(options), plan);
   }
 
   // Ids that any vocabulary of the subjects has, the picture's placeholder left out.

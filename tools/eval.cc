@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include "base/file.h"
-#include "engine/perplexity.h"
-#include "engine/qa.h"
+#include "eval/perplexity.h"
+#include "eval/qa.h"
 #include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
@@ -62,16 +62,16 @@ class EvalCommand : public Command {
 
  private:
   // The same model with F32 activations, where that makes a difference; else null.
-  std::unique_ptr<Engine> reference(Engine& engine) const {
+  std::unique_ptr<LoadedModel> reference(LoadedModel& engine) const {
     if (no_kl_ || !engine.quantizes_activations()) return nullptr;
-    return Engine::load(exact_activations(engine.options()));
+    return LoadedModel::load(exact_activations(engine.options()));
   }
 
   int measure_perplexity() {
-    const EngineOptions options = engine_.options();
+    const LoadedModelOptions options = engine_.options();
     std::string text = read_file(text_);
     if (text.ends_with('\n')) text.pop_back();  // as llama.cpp's tool reads its file
-    const auto engine = Engine::load(options);
+    const auto engine = LoadedModel::load(options);
     const int64_t limit = engine->context_limit();
     if (limit > 0 && context_ > limit) {
       fail("--ctx {}: the model's context is {}", context_, limit);
@@ -81,7 +81,7 @@ class EvalCommand : public Command {
     if (bos) tokens.insert(tokens.begin(), *bos);
     const auto exact = reference(*engine);
     Progress progress("perplexity");
-    const auto logits = [&](Engine& one) {
+    const auto logits = [&](LoadedModel& one) {
       return window_logits(one.model(), make_plans(one.model(), generator_.plan), generator_.chunk);
     };
     const PerplexityResult result =
@@ -110,11 +110,11 @@ class EvalCommand : public Command {
   }
 
   int answer() {
-    const EngineOptions options = engine_.options();
+    const LoadedModelOptions options = engine_.options();
     qa_.generation.beam.check();
     if (!predictions_.empty()) check_output_path(predictions_, "--predictions");
     const std::vector<Question> questions = load_questions(questions_, images_, limit_);
-    const auto engine = Engine::load(options);
+    const auto engine = LoadedModel::load(options);
     const auto exact = reference(*engine);
     generator_.reuse_prefix = true;
     const InterruptScope interrupt;

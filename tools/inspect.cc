@@ -39,7 +39,7 @@ class InspectCommand : public Command {
   }
 
   int run() override {
-    const auto engine = Engine::load(engine_.options());
+    const auto engine = LoadedModel::load(engine_.options());
     const Json facts = describe(*engine);
     if (json_) {
       print_json(facts);
@@ -50,7 +50,7 @@ class InspectCommand : public Command {
   }
 
  private:
-  Json describe(Engine& engine) {
+  Json describe(LoadedModel& engine) {
     Model& model = engine.model();
     const ModelConfig& config = engine.config();
     const TextConfig& text = config.text;
@@ -98,7 +98,7 @@ class InspectCommand : public Command {
     return facts;
   }
 
-  static Json chat_format_name(Engine& engine) {
+  static Json chat_format_name(LoadedModel& engine) {
     const ChatFormat* format = nullptr;
     try {
       format = engine.chat_format();
@@ -108,7 +108,7 @@ class InspectCommand : public Command {
     return format == nullptr ? Json() : Json(format->name);
   }
 
-  Json memory(Engine& engine, const Plan& prefill) const {
+  Json memory(LoadedModel& engine, const Plan& prefill) const {
     const int64_t limit = engine.config().text.max_position;
     const int64_t context = context_ > 0 ? context_ : std::min<int64_t>(2048, limit);
     int64_t request_rows = 0, prompt_rows = 0;
@@ -144,7 +144,7 @@ class InspectCommand : public Command {
     return list;
   }
 
-  void print_text(Engine& engine, const Json& facts) const {
+  void print_text(LoadedModel& engine, const Json& facts) const {
     const ModelConfig& config = engine.config();
     const TextConfig& text = config.text;
     const auto line = [](const char* name, const std::string& value) {

@@ -43,11 +43,11 @@ void EngineFlags::add_chat_template(CLI::App& app) {
                  "Chat format by name, where the model's own is not recognised");
 }
 
-EngineOptions EngineFlags::options() const {
+LoadedModelOptions EngineFlags::options() const {
   if (device != "cpu" && backend != "torch") {
     fail("--device {}: only --backend torch computes there", device);
   }
-  EngineOptions options;
+  LoadedModelOptions options;
   options.model = model;
   options.backend = backend;
   options.compute.threads = threads;

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/json.h"
-#include "engine/engine.h"
+#include "engine/loaded_model.h"
 
 namespace reprise::tools {
 
@@ -23,7 +23,7 @@ struct EngineFlags {
 
   void add(CLI::App& app);
   void add_chat_template(CLI::App& app);
-  EngineOptions options() const;
+  LoadedModelOptions options() const;
 };
 
 // Upper end of options that are numbers of tokens, questions and the like.

@@ -5,8 +5,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "convert/report.h"
-#include "engine/compare.h"
-#include "text/tokenizer_files.h"
+#include "eval/compare.h"
+#include "text/tokenizer/tokenizer_files.h"
 #include "tools/commands.h"
 #include "tools/conversion.h"
 #include "tools/options.h"
@@ -62,8 +62,8 @@ class QuantizeCommand : public Command {
     // What is needed only at the end is tried before the work.
     if (!text_.empty()) read_file(text_);
     if (!report_.empty()) check_output_path(report_, "--report");
-    std::optional<TraceInputs> inputs;
-    if (!inputs_.empty()) inputs = read_trace_inputs(inputs_);
+    std::optional<TokenInputs> inputs;
+    if (!inputs_.empty()) inputs = read_token_inputs(inputs_);
     const ModelSource source = open_source(flags_.source, flags_.load_options());
     if (!source.config) fail("{}", source.unknown);
     if (!text_.empty()) tokenizer_from_model(flags_.source);
@@ -94,16 +94,16 @@ class QuantizeCommand : public Command {
   }
 
  private:
-  Json compare(const std::optional<TraceInputs>& inputs) const {
-    EngineOptions exact, quantized;
+  Json compare(const std::optional<TokenInputs>& inputs) const {
+    LoadedModelOptions exact, quantized;
     exact.model = flags_.source;
     exact.compute.threads = quantized.compute.threads = flags_.threads;
     exact.load = flags_.load_options();
     exact.compute.activations = Activations::F32;
     quantized.model = flags_.target;
     quantized.compute.activations = activations_ == "f32" ? Activations::F32 : Activations::Int8;
-    const auto reference = Engine::load(exact);
-    const auto model = Engine::load(quantized);
+    const auto reference = LoadedModel::load(exact);
+    const auto model = LoadedModel::load(quantized);
     Comparison comparison;
     if (inputs) {
       comparison = compare_on_inputs(*reference, *model, *inputs);

@@ -7,7 +7,7 @@
 
 #include "engine/conversation.h"
 #include "engine/generator.h"
-#include "engine/trace_page.h"
+#include "trace/page/trace_page.h"
 #include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
@@ -115,8 +115,8 @@ class RunCommand : public Command {
     if (chat && !trace_.empty()) fail("--trace: a page shows one prompt; give --prompt");
     if (!trace_.empty()) check_trace_path(trace_);
 
-    engine_holder_ = Engine::load(engine_.options());
-    Engine& engine = *engine_holder_;
+    engine_holder_ = LoadedModel::load(engine_.options());
+    LoadedModel& engine = *engine_holder_;
     const bool plain = raw_ || engine.chat_format() == nullptr;
     if (plain && !system_.empty()) {
       fail("--system: plain completion has no system message{}",
@@ -150,7 +150,7 @@ class RunCommand : public Command {
   }
 
  private:
-  // Runs prompt and answer again, observed (see engine/trace_page.h).
+  // Runs prompt and answer again, observed (see trace/page/trace_page.h).
   void write_trace_of(const Prompt& prompt, const Generation& result) {
     if (result.tokens.empty()) fail("--trace {}: interrupted before there was an answer", trace_);
     TraceRequest request;
@@ -288,7 +288,7 @@ class RunCommand : public Command {
   bool exif_ = false;
   bool json_ = false;
   bool quiet_ = false;
-  std::unique_ptr<Engine> engine_holder_;
+  std::unique_ptr<LoadedModel> engine_holder_;
 };
 
 }  // namespace

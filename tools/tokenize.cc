@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "base/file.h"
-#include "text/tokenizer_files.h"
+#include "text/tokenizer/tokenizer_files.h"
 #include "tools/commands.h"
 #include "tools/options.h"
 

@@ -1,11 +1,11 @@
 // `reprise trace`: runs token ids (and pixels) from a file through a model and writes every
 // intermediate result under the names of the golden data. The inputs of a golden case file with one
 // row are accepted as they are.
-#include "engine/trace.h"
+#include "trace/trace.h"
 
 #include <fmt/format.h>
 
-#include "engine/trace_beams.h"
+#include "trace/trace_beams.h"
 #include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/options.h"
@@ -44,17 +44,17 @@ class TraceCommand : public Command {
       beam_.check();
       if (options_.steps == 0) fail("--beams: expected --steps, the most tokens of a beam");
     }
-    const EngineOptions options = engine_.options();
+    const LoadedModelOptions options = engine_.options();
     check_output_path(out_, "--out");
     if (has_labels(inputs_)) return run_loss(options);
-    const TraceInputs inputs = read_trace_inputs(inputs_);
-    const auto engine = Engine::load(options);
+    const TokenInputs inputs = read_token_inputs(inputs_);
+    const auto engine = LoadedModel::load(options);
     std::vector<TensorView> results = trace(*engine, inputs, options_);
     if (beams_->count() > 0) trace_beams(*engine, inputs, options_, beam_, results);
     write_safetensors(out_, results, {{"model", engine_.model}});
     Json summary = {{"tensors", results.size()}, {"tokens", inputs.ids.size()}};
     if (engine->quantizes_activations()) {
-      const auto reference = Engine::load(exact_activations(options));
+      const auto reference = LoadedModel::load(exact_activations(options));
       summary["kl_divergence"] = trace_kl(trace(*reference, inputs, options_), results);
     }
     print_json(summary);
@@ -62,8 +62,8 @@ class TraceCommand : public Command {
   }
 
  private:
-  int run_loss(const EngineOptions& options) {
-    const auto engine = Engine::load(options);
+  int run_loss(const LoadedModelOptions& options) {
+    const auto engine = LoadedModel::load(options);
     const std::vector<TensorView> results = trace_loss(*engine, inputs_);
     write_safetensors(out_, results, {{"model", engine_.model}});
     print_json({{"tensors", results.size()}, {"loss", to_floats(results[0])[0]}});

@@ -5,7 +5,7 @@
 #include "convert/file_backend.h"
 #include "formats/hf_folder.h"
 #include "formats/safetensors.h"
-#include "model/architecture.h"
+#include "model/config/architecture.h"
 
 namespace reprise {
 namespace {

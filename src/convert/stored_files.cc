@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "text/utf8.h"
+#include "text/tokenizer/utf8.h"
 
 namespace reprise {
 namespace {

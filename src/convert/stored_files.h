@@ -2,7 +2,7 @@
 // bytes by name: how they go into a GGUF file and come out of it, byte for byte.
 //
 // In GGUF each is the value of "reprise.files.<name>": a string, or an array of u8 where it isn't
-// text. (text/tokenizer_files.h reads the tokenizer's among them.)
+// text. (text/tokenizer/tokenizer_files.h reads the tokenizer's among them.)
 #pragma once
 
 #include <filesystem>

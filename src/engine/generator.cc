@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "text/stream_decoder.h"
+#include "text/tokenizer/stream_decoder.h"
 
 namespace reprise {
 
@@ -58,7 +58,7 @@ struct Generator::Request {
   bool cancelled() const { return options.cancel != nullptr && *options.cancel; }
 };
 
-Generator::Generator(Engine& engine, const GeneratorOptions& options)
+Generator::Generator(LoadedModel& engine, const GeneratorOptions& options)
     : engine_(engine), options_(options), plans_(make_plans(engine.model(), options.plan)) {}
 
 Generation Generator::generate(const Prompt& prompt, const GenerationOptions& options,

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "engine/beam_search.h"
-#include "engine/engine.h"
+#include "engine/loaded_model.h"
 #include "engine/prompt.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
@@ -65,7 +65,7 @@ struct GeneratorOptions {
 class Generator {
  public:
   // Throws Error for a plan that doesn't fit the model.
-  Generator(Engine& engine, const GeneratorOptions& options);
+  Generator(LoadedModel& engine, const GeneratorOptions& options);
 
   // on_text gets the answer in pieces of whole characters; all pieces joined are Generation::text.
   // With several beams it gets it in one piece at the end. Throws Error when the prompt doesn't fit
@@ -80,7 +80,7 @@ class Generator {
   void decode_stream(Session& session, Request& request, Generation& result);
   void decode_beams(Session& session, Request& request, Generation& result);
 
-  Engine& engine_;
+  LoadedModel& engine_;
   GeneratorOptions options_;
   std::shared_ptr<const Plans> plans_;
   PrefixCache prefix_;

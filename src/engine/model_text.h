@@ -5,9 +5,9 @@
 #include <optional>
 #include <string>
 
-#include "model/config.h"
-#include "text/chat.h"
-#include "text/tokenizer.h"
+#include "model/config/config.h"
+#include "text/chat/chat.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace reprise {
 

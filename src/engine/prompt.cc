@@ -11,7 +11,7 @@ constexpr std::string_view kRawImage = "<image>";  // place of a picture in plai
 // Puts a prompt together, part by part.
 class Assembler {
  public:
-  explicit Assembler(Engine& engine) : engine_(engine) {}
+  explicit Assembler(LoadedModel& engine) : engine_(engine) {}
 
   void token(int32_t id) { prompt_.tokens.ids.push_back(id); }
   void text(std::string_view text) {
@@ -37,7 +37,7 @@ class Assembler {
   Prompt& prompt() { return prompt_; }
 
  private:
-  Engine& engine_;
+  LoadedModel& engine_;
   Prompt prompt_;
   std::vector<Tensor> rows_;  // [tokens, d] each
 };

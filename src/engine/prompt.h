@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/loaded_model.h"
 #include "engine/images.h"
 #include "engine/session.h"
 
@@ -30,7 +30,7 @@ struct Prompt {
 class PromptBuilder {
  public:
   // The engine must outlive it.
-  explicit PromptBuilder(Engine& engine) : engine_(engine), encoder_(engine.model()) {}
+  explicit PromptBuilder(LoadedModel& engine) : engine_(engine), encoder_(engine.model()) {}
 
   // The conversation in the model's chat format, up to where the assistant's next answer begins.
   // Throws Error when the model has no chat format, a picture can't be read, or the model doesn't
@@ -47,7 +47,7 @@ class PromptBuilder {
   std::vector<std::shared_ptr<const EncodedImage>> encode(
       const std::vector<std::filesystem::path>& images, bool apply_exif, Prompt& prompt);
 
-  Engine& engine_;
+  LoadedModel& engine_;
   ImageEncoder encoder_;
 };
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "engine/finite.h"
+#include "engine/logits.h"
 
 namespace reprise {
 

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "model/config.h"
+#include "model/config/config.h"
 #include "model/rows.h"
 #include "model/tensor_table.h"
 

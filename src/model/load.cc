@@ -6,7 +6,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "model/config_parts.h"
+#include "model/config/config_parts.h"
 #include "model/model.h"
 #include "model/scheme_files.h"
 

@@ -3,7 +3,7 @@
 
 #include "formats/gguf.h"
 #include "formats/hf_folder.h"
-#include "model/config.h"
+#include "model/config/config.h"
 #include "model/tensor_table.h"
 
 namespace reprise {

@@ -12,7 +12,7 @@
 #include "formats/hf_folder.h"
 #include "model/block.h"
 #include "model/scheme.h"
-#include "model/vision.h"
+#include "model/vision/vision.h"
 
 namespace reprise {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "model/plan.h"
+#include "model/plan/plan.h"
 
 namespace reprise {
 

@@ -17,7 +17,7 @@ struct SaveOptions {
   DType type = DType::F32;
   std::string name;         // general.name
   std::string chat_format;  // kept as "reprise.chat_format" of the config; empty: as it is there
-  GgufMetadata metadata;    // further keys: the tokenizer's (text/tokenizer_files.h)
+  GgufMetadata metadata;    // further keys: the tokenizer's (text/tokenizer/tokenizer_files.h)
 };
 
 // Atomic. Throws Error naming the path.

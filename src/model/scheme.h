@@ -10,8 +10,8 @@
 
 #include "formats/weights.h"
 #include "model/block.h"
-#include "model/config.h"
-#include "model/plan.h"
+#include "model/config/config.h"
+#include "model/plan/plan.h"
 
 namespace reprise {
 

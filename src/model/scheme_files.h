@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "formats/tensor_view.h"
-#include "model/config.h"
+#include "model/config/config.h"
 
 namespace reprise {
 

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kNotCounted = -100;
 
-TrainBackend& train_backend(Engine& engine, const std::string& where) {
+TrainBackend& train_backend(LoadedModel& engine, const std::string& where) {
   auto* backend = dynamic_cast<TrainBackend*>(&engine.backend());
   if (!backend) fail("{}: tensor 'labels' asks for gradients, which need --backend torch", where);
   return *backend;
@@ -26,7 +26,7 @@ TensorView one_row(const TensorView& tensor, size_t rank, const std::string& whe
 }
 
 // Picture rows [tokens, d] from features or pixels; none where the file holds neither.
-Tensor picture_rows(Engine& engine, const WeightFile& file) {
+Tensor picture_rows(LoadedModel& engine, const WeightFile& file) {
   Backend& be = engine.backend();
   const TensorView* features = file.find("image_features");
   const TensorView* pixels = file.find("pixel_values");
@@ -57,7 +57,7 @@ struct Inputs {
   std::vector<uint8_t> is_image;  // [n], or empty where there are none
 };
 
-Inputs input_rows(Engine& engine, const WeightFile& file) {
+Inputs input_rows(LoadedModel& engine, const WeightFile& file) {
   Backend& be = engine.backend();
   const ModelConfig& config = engine.config();
   if (const TensorView* embeds = file.find("inputs_embeds")) {
@@ -106,7 +106,7 @@ bool has_labels(const std::filesystem::path& file) {
   return open_safetensors(file).weights.find("labels") != nullptr;
 }
 
-std::vector<TensorView> trace_loss(Engine& engine, const std::filesystem::path& path) {
+std::vector<TensorView> trace_loss(LoadedModel& engine, const std::filesystem::path& path) {
   const WeightFile file = open_safetensors(path).weights;
   TrainBackend& backend = train_backend(engine, file.where());
   engine.model().visit_tensors(

@@ -1,11 +1,11 @@
-// Loss and gradients of labelled inputs from a file: the counterpart of engine/trace.h for
+// Loss and gradients of labelled inputs from a file: the counterpart of trace/trace.h for
 // training.
 #pragma once
 
 #include <filesystem>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/loaded_model.h"
 
 namespace reprise {
 
@@ -17,6 +17,6 @@ bool has_labels(const std::filesystem::path& file);
 // image_features F32 [tiles, tokens, .] (what enters the projector) or pixel_values.
 // Results: loss [1] (mean over counted labels) and grad.<tensor> of every weight of the model.
 // Throws Error naming file and tensor, also where the engine's backend can't train.
-std::vector<TensorView> trace_loss(Engine& engine, const std::filesystem::path& file);
+std::vector<TensorView> trace_loss(LoadedModel& engine, const std::filesystem::path& file);
 
 }  // namespace reprise

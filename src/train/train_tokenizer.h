@@ -6,8 +6,8 @@
 
 #include "formats/gguf.h"
 #include "model/model.h"
-#include "text/tokenizer.h"
-#include "text/tokenizer_files.h"
+#include "text/tokenizer/tokenizer.h"
+#include "text/tokenizer/tokenizer_files.h"
 
 namespace reprise {
 

@@ -11,7 +11,7 @@
 #include "base/rng.h"
 #include "engine/model_text.h"
 #include "model/save.h"
-#include "train/assemble.h"
+#include "train/recipe/assemble.h"
 #include "train/checkpoint.h"
 #include "train/plot.h"
 

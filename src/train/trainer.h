@@ -17,9 +17,9 @@
 
 #include "backend/train_backend.h"
 #include "model/model.h"
-#include "train/adapters.h"
-#include "train/batches.h"
-#include "train/recipe.h"
+#include "train/adapters/adapters.h"
+#include "train/data/batches.h"
+#include "train/recipe/recipe.h"
 #include "train/train_tokenizer.h"
 
 namespace reprise {

@@ -12,7 +12,7 @@ namespace {
 
 using Named = std::map<std::string, std::vector<float>>;
 
-Named run(Engine& engine, const TraceInputs& inputs, const PlanOptions& plan) {
+Named run(LoadedModel& engine, const TokenInputs& inputs, const PlanOptions& plan) {
   TraceOptions options;
   options.plan = plan;
   Named values;
@@ -26,10 +26,10 @@ class Adaptive : public testing::TestWithParam<const char*> {
   Adaptive()
       : folder_(golden_root() / GetParam()),
         engine_(load_engine(folder_ / "model", cpu_machines().back())),
-        inputs_(read_trace_inputs(folder_ / "case-image.safetensors")) {}
+        inputs_(read_token_inputs(folder_ / "case-image.safetensors")) {}
   std::filesystem::path folder_;
-  std::unique_ptr<Engine> engine_;
-  TraceInputs inputs_;
+  std::unique_ptr<LoadedModel> engine_;
+  TokenInputs inputs_;
 };
 
 TEST_P(Adaptive, SkippedTokensStayAndGiveOthersExactKeysAndValues) {
@@ -93,7 +93,7 @@ INSTANTIATE_TEST_SUITE_P(All, Adaptive, testing::Values("trol/internlm2-clip", "
 
 TEST(AdaptiveElsewhere, OnlyTraversalCanBeSkipped) {
   const auto engine = load_engine(golden_root() / "phantom/qwen2-vit/model", {"cpu", "scalar"});
-  const auto inputs = read_trace_inputs(golden_root() / "phantom/qwen2-vit/case-text.safetensors");
+  const auto inputs = read_token_inputs(golden_root() / "phantom/qwen2-vit/case-text.safetensors");
   EXPECT_THROW(run(*engine, inputs, {.skip_below = 0.5f}), Error);
 }
 

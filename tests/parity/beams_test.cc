@@ -14,7 +14,7 @@ namespace {
 
 class Beams : public testing::TestWithParam<Machine> {};
 
-std::vector<BeamSearch::Hypothesis> search_all(Engine& engine, const TokenPrompt& prompt,
+std::vector<BeamSearch::Hypothesis> search_all(LoadedModel& engine, const TokenPrompt& prompt,
                                                const BeamOptions& options, const BeamLimits& limits,
                                                float repetition_penalty = 1) {
   const auto plans = make_plans(engine.model());
@@ -30,7 +30,7 @@ TEST_P(Beams, TokensAndScoresOfTransformers) {
   const std::filesystem::path folder = data_dir() / "beams";
   const Json cases = load_json(folder / "cases.json");
   ASSERT_GE(cases.size(), 180u);
-  std::map<std::string, std::unique_ptr<Engine>> engines;
+  std::map<std::string, std::unique_ptr<LoadedModel>> engines;
   double largest = 0;
   int ended = 0;
   for (const Json& c : cases) {
@@ -73,7 +73,7 @@ TEST_P(Beams, HoldOnTheOfficialModels) {
     const std::filesystem::path folder = golden_root() / name;
     const auto engine = load_engine(folder / "model", GetParam());
     Model& model = engine->model();
-    const TraceInputs inputs = read_trace_inputs(folder / "case-image.safetensors");
+    const TokenInputs inputs = read_token_inputs(folder / "case-image.safetensors");
     TokenPrompt prompt;
     prompt.ids = inputs.ids;
     prompt.image_rows = encode_pixels(model, {inputs.pixels->shape[0], to_floats(*inputs.pixels)});

@@ -34,7 +34,7 @@ struct Part {
 };
 using Schedule = std::vector<std::vector<Part>>;
 
-std::vector<Request> make_requests(Engine& engine, const std::filesystem::path& folder) {
+std::vector<Request> make_requests(LoadedModel& engine, const std::filesystem::path& folder) {
   std::vector<Request> requests;
   for (const char* name : kCases) {
     const std::filesystem::path file = folder / (std::string(name) + ".safetensors");

@@ -84,7 +84,7 @@ std::vector<GoldenCase> read_cases(const std::filesystem::path& path) {
   return {read_case(file, ""), read_case(file, "row0."), read_case(file, "row1.")};
 }
 
-void check(Engine& engine, GoldenCase golden, const std::string& plan) {
+void check(LoadedModel& engine, GoldenCase golden, const std::string& plan) {
   TraceOptions options;
   options.plan.plan = plan;
   options.steps = golden.expected.contains("decode.tokens") ? 8 : 0;

@@ -28,7 +28,7 @@ Json variants() { return load_json(root() / "variants.json"); }
 class Reference : public testing::TestWithParam<Machine> {};
 
 // Runs a case on a model, which may be a folder or a GGUF file of the same weights.
-void check(Engine& engine, const std::string& name, const std::string& variant,
+void check(LoadedModel& engine, const std::string& name, const std::string& variant,
            const std::string& plan) {
   std::vector<GoldenCase> cases =
       load_golden_cases(root() / name / ("case-" + variant + ".safetensors"));

@@ -148,12 +148,12 @@ TEST_F(ReleaseFolder, DifferentGatesAreRefusedOrTheLastOneCounts) {
   EXPECT_THAT(refusal(model),
               AllOf(HasSubstr("trol_gating.pt"), HasSubstr("differs"), HasSubstr("--last-gate")));
 
-  EngineOptions options;
+  LoadedModelOptions options;
   options.model = model;
   options.compute.isa = kMachine.isa;
   options.compute.activations = Activations::F32;
   options.load.last_gate = true;
-  const auto engine = Engine::load(options);
+  const auto engine = LoadedModel::load(options);
   const std::filesystem::path file = golden / "gate-distinct.safetensors";
   for (const GoldenCase& one : load_golden_cases(file)) {
     EXPECT_EQ(one.expected.size(), 4u) << "logits and three layers' weights";

@@ -23,12 +23,12 @@ class SmolLm2 : public testing::Test {
     if (!std::filesystem::exists(model_path()))
       GTEST_SKIP() << "SmolLM2 is not installed: scripts/get_smollm2.sh";
   }
-  std::unique_ptr<Engine> load() {
-    EngineOptions options;
+  std::unique_ptr<LoadedModel> load() {
+    LoadedModelOptions options;
     options.model = model_path();
     options.compute.threads = 2;
     options.compute.activations = Activations::F32;
-    return Engine::load(options);
+    return LoadedModel::load(options);
   }
 };
 
@@ -37,7 +37,7 @@ TEST_F(SmolLm2, LogitsAgreeWithTransformers) {
   const auto engine = load();
   double worst = 0;
   for (const Json& prompt : expected) {
-    TraceInputs inputs;
+    TokenInputs inputs;
     inputs.where = prompt["name"];
     inputs.ids = prompt["ids"].get<std::vector<int32_t>>();
     const std::vector<TensorView> traced = trace(*engine, inputs, {});
@@ -64,7 +64,7 @@ TEST_F(SmolLm2, LogitsAgreeWithTransformers) {
 TEST_F(SmolLm2, AReplayPlanHoldsNoMoreWeights) {
   const auto engine = load();
   const int64_t before = engine->backend().stats().weight_bytes;
-  TraceInputs inputs;
+  TokenInputs inputs;
   inputs.where = "test";
   inputs.ids = {504, 3575, 282, 4649, 314};  // The capital of France is
   TraceOptions options;

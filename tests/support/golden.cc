@@ -36,7 +36,7 @@ bool has_batch(const std::string& name) {
 GoldenCase one_row_case(const std::filesystem::path& file, const WeightFile& data) {
   GoldenCase golden;
   golden.name = file.parent_path().filename().string() + "/" + file.stem().string();
-  golden.inputs = read_trace_inputs(file);
+  golden.inputs = read_token_inputs(file);
   for (const TensorView& tensor : data.tensors()) {
     if (is_input(tensor.name)) {
       // The positions a long case keeps are needed to compare the others.
@@ -248,16 +248,16 @@ double distance(std::span<const float> a, std::span<const float> b) {
   return worst;
 }
 
-std::unique_ptr<Engine> load_engine(const std::filesystem::path& model, const Machine& machine) {
+std::unique_ptr<LoadedModel> load_engine(const std::filesystem::path& model, const Machine& machine) {
   has_torch();
-  EngineOptions options;
+  LoadedModelOptions options;
   options.model = model;
   options.backend = machine.backend;
   options.compute.isa = machine.isa;
   if (machine.backend == "torch") options.compute.device = torch_device();
   options.compute.threads = 2;
   options.compute.activations = Activations::F32;
-  return Engine::load(options);
+  return LoadedModel::load(options);
 }
 
 }  // namespace reprise::test

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "backend/train_backend.h"
-#include "engine/trace.h"
+#include "trace/trace.h"
 
 namespace reprise::test {
 
@@ -23,7 +23,7 @@ struct Tolerances {
 // One request of a case file, without the batch dimension.
 struct GoldenCase {
   std::string name;  // "trol/phi3-vit/case-text" or ".../case-batch2 row 1"
-  TraceInputs inputs;
+  TokenInputs inputs;
   std::map<std::string, TensorView> expected;  // F32 and I64 tensors to compare
 };
 
@@ -59,7 +59,7 @@ std::unique_ptr<Backend> make_backend_of(const Machine& machine, int threads = 2
 // The torch backend with recording on, or null where it wasn't built.
 std::unique_ptr<TrainBackend> recording_torch();
 
-std::unique_ptr<Engine> load_engine(const std::filesystem::path& model, const Machine& machine);
+std::unique_ptr<LoadedModel> load_engine(const std::filesystem::path& model, const Machine& machine);
 
 // Largest |a - b|; infinite where sizes differ or a value isn't finite.
 double distance(std::span<const float> a, std::span<const float> b);

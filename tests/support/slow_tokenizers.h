@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "support/paths.h"
-#include "text/tokenizer_files.h"
+#include "text/tokenizer/tokenizer_files.h"
 
 namespace reprise::test {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "backend/cpu/isa.h"
+#include "backend/cpu/kernels/isa.h"
 
 namespace reprise {
 

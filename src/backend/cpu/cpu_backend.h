@@ -13,8 +13,8 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu_tensor.h"
-#include "backend/cpu/kernels.h"
-#include "backend/cpu/memory_pool.h"
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/memory/memory_pool.h"
 #include "backend/factory.h"
 #include "backend/heads.h"
 #include "base/thread_pool.h"

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "backend/cpu/packing.h"
+#include "backend/cpu/memory/packing.h"
 #include "backend/kv.h"
 #include "backend/tensor.h"
 

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <thread>
 
-#include "backend/cpu/memory_pool.h"
+#include "backend/cpu/memory/memory_pool.h"
 #include "backend/factory.h"
 #include "support/error_of.h"
 #include "unit/backend/random_inputs.h"

@@ -8,7 +8,7 @@
 #include <limits>
 #include <numeric>
 
-#include "backend/cpu/isa.h"
+#include "backend/cpu/kernels/isa.h"
 #include "backend/factory.h"
 #include "base/half.h"
 #include "base/rng.h"

@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/cpu/matmul_tables.h"
-#include "backend/cpu/packing.h"
+#include "backend/cpu/kernels/matmul_tables.h"
+#include "backend/cpu/memory/packing.h"
 #include "base/half.h"
 
 namespace reprise::cpu {

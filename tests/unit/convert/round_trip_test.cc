@@ -111,7 +111,7 @@ TEST_P(RoundTrip, GgufComputesTheSame) {
   for (const char* name : {"case-text", "case-image", "dense"}) {
     const auto file = test::golden_root() / GetParam() / (std::string(name) + ".safetensors");
     if (!std::filesystem::exists(file)) continue;
-    const TraceInputs inputs = read_trace_inputs(file);
+    const TokenInputs inputs = read_token_inputs(file);
     expect_same_tensors(WeightFile("folder", trace(*from_folder, inputs, options)),
                         WeightFile("gguf", trace(*from_gguf, inputs, options)));
     ++cases;
@@ -125,7 +125,7 @@ TEST_P(RoundTrip, QuantizedRunsOnEveryInstructionSet) {
   if (!source.config) GTEST_SKIP() << source.unknown;
   auto file = test::golden_root() / GetParam() / "case-text.safetensors";
   if (!std::filesystem::exists(file)) file = test::golden_root() / GetParam() / "dense.safetensors";
-  const TraceInputs inputs = read_trace_inputs(file);
+  const TokenInputs inputs = read_token_inputs(file);
   const auto exact = trace(*test::load_engine(model(), test::cpu_machines().front()), inputs, {});
   double before = 0;
   for (const DType type : {DType::Q8_0, DType::Q4_1, DType::Q4_0}) {

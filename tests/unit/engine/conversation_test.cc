@@ -20,16 +20,16 @@ using ::testing::ThrowsMessage;
 
 class ConversationTest : public ::testing::Test {
  protected:
-  std::unique_ptr<Engine> load(const std::string& name) {
+  std::unique_ptr<LoadedModel> load(const std::string& name) {
     copy_model(name, folder_ / "model");
-    EngineOptions options;
+    LoadedModelOptions options;
     options.model = folder_ / "model";
     options.compute.threads = 1;
-    return Engine::load(options);
+    return LoadedModel::load(options);
   }
   // TroL on InternLM2 as released: a flat config.json, tokenizer.model, "<image>" one above the
   // vocabulary.
-  std::unique_ptr<Engine> load_trol() {
+  std::unique_ptr<LoadedModel> load_trol() {
     std::filesystem::create_directories(folder_ / "model");
     std::filesystem::copy(test_data("golden/trol/internlm2-clip/model"), folder_ / "model");
     std::filesystem::copy_file(test_data("text/spm-tiny.model"), folder_ / "model/tokenizer.model");
@@ -38,10 +38,10 @@ class ConversationTest : public ::testing::Test {
     EXPECT_EQ(files["name"], "trol-internlm2");
     write_file_atomically(folder_ / "model/tokenizer_config.json",
                           files["files"]["tokenizer_config.json"].get<std::string>());
-    EngineOptions options;
+    LoadedModelOptions options;
     options.model = folder_ / "model";
     options.compute.threads = 1;
-    return Engine::load(options);
+    return LoadedModel::load(options);
   }
   std::string write(const std::string& text) {
     write_file_atomically(folder_ / "chat.json", text);
@@ -56,10 +56,10 @@ TEST_F(ConversationTest, ATrolConfigMayLeaveTheImageTokenToTheTokenizer) {
   copy_model("trol/phi3-vit", folder_ / "model");
   testing::edit_json(folder_ / "model/config.json",
                      [](Json& json) { json.erase("image_token_index"); });
-  EngineOptions options;
+  LoadedModelOptions options;
   options.model = folder_ / "model";
   options.compute.threads = 1;
-  const auto engine = Engine::load(options);
+  const auto engine = LoadedModel::load(options);
   EXPECT_EQ(engine->config().image_token, 5) << "<IMG_CONTEXT> of the test tokenizer";
   PromptBuilder builder(*engine);
   const TokenPrompt shown = builder.chat({{"user", "what shape", {one_}}}).tokens;
@@ -67,7 +67,7 @@ TEST_F(ConversationTest, ATrolConfigMayLeaveTheImageTokenToTheTokenizer) {
 
   std::filesystem::remove(folder_ / "model/tokenizer.json");
   std::filesystem::remove(folder_ / "model/tokenizer_config.json");
-  const auto bare = Engine::load(options);
+  const auto bare = LoadedModel::load(options);
   TokenPrompt prompt;
   prompt.ids = {5};
   prompt.image_rows = bare->backend().from_host(std::vector<float>(64), {1, 64});

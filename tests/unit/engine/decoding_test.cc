@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/generator.h"
-#include "engine/qa.h"
+#include "eval/qa.h"
 #include "support/test_models.h"
 
 namespace reprise {
@@ -20,16 +20,16 @@ using ::testing::ThrowsMessage;
 
 class DecodingTest : public ::testing::Test {
  protected:
-  Engine& load(const std::string& name) {
+  LoadedModel& load(const std::string& name) {
     const auto path = folder_ / std::to_string(engines_.size());
     copy_model(name, path);
     edit_json(path / "config.json", [](Json& json) {  // room for a picture of seven tiles
       if (json.contains("llm_config")) json["llm_config"]["max_position_embeddings"] = 1024;
     });
-    EngineOptions options;
+    LoadedModelOptions options;
     options.model = path;
     options.compute.threads = 1;
-    engines_.push_back(Engine::load(options));
+    engines_.push_back(LoadedModel::load(options));
     return *engines_.back();
   }
   static Prompt prompt_of(std::vector<int32_t> ids) {
@@ -39,11 +39,11 @@ class DecodingTest : public ::testing::Test {
   }
   const std::filesystem::path picture_ = test_data("golden/trol/phi3-vit-448/image.png");
   TempFolder folder_;
-  std::vector<std::unique_ptr<Engine>> engines_;
+  std::vector<std::unique_ptr<LoadedModel>> engines_;
 };
 
 TEST_F(DecodingTest, BeamsAreThoseOfTheSearchAndComeInOnePiece) {
-  Engine& engine = load("rrt/llama");
+  LoadedModel& engine = load("rrt/llama");
   const Prompt prompt = prompt_of({20, 30, 40, 50});
   const GenerationOptions options{.beam = {.beams = 4, .returned = 3}, .max_tokens = 10};
   std::vector<std::string> pieces;
@@ -72,7 +72,7 @@ TEST_F(DecodingTest, BeamsAreThoseOfTheSearchAndComeInOnePiece) {
 }
 
 TEST_F(DecodingTest, AStopTextEndsABeam) {
-  Engine& engine = load("rrt/llama");
+  LoadedModel& engine = load("rrt/llama");
   Generator generator(engine, {});
   const Prompt prompt = prompt_of({20, 30, 40, 50});
   GenerationOptions options{.beam = {.beams = 3, .returned = 3}, .max_tokens = 24};
@@ -95,7 +95,7 @@ TEST_F(DecodingTest, AStopTextEndsABeam) {
 // A stop text of several characters is spread over tokens; no part of it may be streamed, and what
 // only looks like its beginning must be.
 TEST_F(DecodingTest, AStopTextOverSeveralTokensIsNeverStreamed) {
-  Engine& engine = load("rrt/llama");
+  LoadedModel& engine = load("rrt/llama");
   Generator generator(engine, {});
   const Prompt prompt = prompt_of({20, 30, 40, 50});
   const Generation all = generator.generate(prompt, {.max_tokens = 30});
@@ -116,7 +116,7 @@ TEST_F(DecodingTest, AStopTextOverSeveralTokensIsNeverStreamed) {
 }
 
 TEST_F(DecodingTest, BeamsEndWithTheContext) {
-  Engine& engine = load("rrt/llama");  // 256 tokens
+  LoadedModel& engine = load("rrt/llama");  // 256 tokens
   Generator generator(engine, {});
   GenerationOptions options{.beam = {.beams = 2, .early_stop = EarlyStop::Never}};
   const Generation result = generator.generate(prompt_of(std::vector<int32_t>(250, 20)), options);
@@ -137,7 +137,7 @@ TEST_F(DecodingTest, BeamsDoNotSample) {
 
 TEST_F(DecodingTest, QuestionsAreAnsweredByTheBestBeam) {
   for (const char* name : {"trol/phi3-vit", "phantom/qwen2-vit"}) {
-    Engine& engine = load(name);
+    LoadedModel& engine = load(name);
     const QaOptions options{.generation = {.beam = {.beams = 3}, .max_tokens = 6}};
     const std::vector<Question> questions = {{picture_, "what shape is it?", "x"},
                                              {picture_, "what colour is it?", "y"}};
@@ -157,7 +157,7 @@ TEST_F(DecodingTest, ASecondTurnReusesThePromptOnly) {
   for (const char* name : {"trol/phi3-vit", "phantom/phi3-vit", "phantom/qwen2-vit"}) {
     for (const int beams : {1, 3}) {
       SCOPED_TRACE(fmt::format("{}, {} beams", name, beams));
-      Engine& engine = load(name);
+      LoadedModel& engine = load(name);
       PromptBuilder builder(engine);
       const GenerationOptions options{.beam = {.beams = beams}, .max_tokens = 12};
       Generator chat(engine, {.reuse_prefix = true});

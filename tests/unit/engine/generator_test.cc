@@ -6,8 +6,8 @@
 #include <cmath>
 #include <limits>
 
-#include "engine/qa.h"
-#include "engine/trace.h"
+#include "eval/qa.h"
+#include "trace/trace.h"
 #include "support/test_models.h"
 
 namespace reprise {
@@ -25,13 +25,13 @@ using ::testing::ThrowsMessage;
 
 class GeneratorTest : public ::testing::Test {
  protected:
-  std::unique_ptr<Engine> load(const std::string& name, const std::string& chat_template = "") {
+  std::unique_ptr<LoadedModel> load(const std::string& name, const std::string& chat_template = "") {
     if (!std::filesystem::exists(folder_ / "model")) copy_model(name, folder_ / "model");
-    EngineOptions options;
+    LoadedModelOptions options;
     options.model = folder_ / "model";
     options.compute.threads = 1;
     options.chat_template = chat_template;
-    return Engine::load(options);
+    return LoadedModel::load(options);
   }
   const std::filesystem::path picture_ = test_data("golden/trol/phi3-vit-448/image.png");
   TempFolder folder_;
@@ -95,7 +95,7 @@ TEST_F(GeneratorTest, TextModelsTakeNoPictures) {
 TEST_F(GeneratorTest, GreedyTokensAreThoseOfTheTrace) {
   const auto engine = load("rrt/llama");
   Generator generator(*engine, {});
-  TraceInputs inputs;
+  TokenInputs inputs;
   inputs.where = "test";
   Prompt prompt;
   prompt.tokens.ids = inputs.ids = {20, 30, 40, 50};

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/images.h"
-#include "engine/trace.h"
+#include "trace/trace.h"
 #include "support/test_models.h"
 
 namespace reprise {
@@ -15,17 +15,17 @@ using ::testing::HasSubstr;
 using testing::test_data;
 using ::testing::ThrowsMessage;
 
-std::unique_ptr<Engine> load(const std::string& name, int threads = 1) {
-  EngineOptions options;
+std::unique_ptr<LoadedModel> load(const std::string& name, int threads = 1) {
+  LoadedModelOptions options;
   options.model = test_data("golden/" + name + "/model");
   options.compute.threads = threads;
-  return Engine::load(options);
+  return LoadedModel::load(options);
 }
 
 // The image case of a golden model as a prompt.
-TokenPrompt image_prompt(Engine& engine, const std::string& name, uint64_t key = 1) {
-  const TraceInputs inputs =
-      read_trace_inputs(test_data("golden/" + name + "/case-image.safetensors"));
+TokenPrompt image_prompt(LoadedModel& engine, const std::string& name, uint64_t key = 1) {
+  const TokenInputs inputs =
+      read_token_inputs(test_data("golden/" + name + "/case-image.safetensors"));
   TokenPrompt prompt;
   prompt.ids = inputs.ids;
   PixelTiles pixels{inputs.pixels->shape[0], to_floats(*inputs.pixels)};
@@ -36,7 +36,7 @@ TokenPrompt image_prompt(Engine& engine, const std::string& name, uint64_t key =
 }
 
 // Logits of the prompt's end and of some greedy steps.
-std::vector<float> run(Engine& engine, const std::shared_ptr<const Plans>& plans,
+std::vector<float> run(LoadedModel& engine, const std::shared_ptr<const Plans>& plans,
                        const TokenPrompt& prompt, int64_t chunk, PrefixCache* prefix = nullptr,
                        int64_t* reused = nullptr) {
   Session session(engine.model(), plans, chunk);

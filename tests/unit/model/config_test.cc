@@ -1,5 +1,5 @@
 // Config reading: every required key is missed by name, every wrong type is refused by name.
-#include "model/config.h"
+#include "model/config/config.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

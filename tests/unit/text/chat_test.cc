@@ -1,4 +1,4 @@
-#include "text/chat.h"
+#include "text/chat/chat.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -4,10 +4,10 @@
 
 #include "base/file.h"
 #include "test_files.h"
-#include "text/sentencepiece_model.h"
-#include "text/tokenizer_files.h"
-#include "text/tokenizer_sentencepiece.h"
-#include "text/utf8.h"
+#include "text/tokenizer/sentencepiece_model.h"
+#include "text/tokenizer/tokenizer_files.h"
+#include "text/tokenizer/tokenizer_sentencepiece.h"
+#include "text/tokenizer/utf8.h"
 
 namespace reprise {
 namespace {

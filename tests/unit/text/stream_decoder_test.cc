@@ -1,10 +1,10 @@
-#include "text/stream_decoder.h"
+#include "text/tokenizer/stream_decoder.h"
 
 #include <gtest/gtest.h>
 
 #include "base/error.h"
 #include "test_files.h"
-#include "text/utf8.h"
+#include "text/tokenizer/utf8.h"
 
 namespace reprise {
 namespace {

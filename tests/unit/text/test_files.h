@@ -9,7 +9,7 @@
 #include "base/json.h"
 #include "support/error_of.h"
 #include "support/paths.h"
-#include "text/tokenizer_json.h"
+#include "text/tokenizer/tokenizer_json.h"
 
 namespace reprise::testing {
 

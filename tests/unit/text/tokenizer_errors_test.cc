@@ -9,8 +9,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "test_files.h"
-#include "text/pre_tokenizer.h"
-#include "text/tokenizer_gguf.h"
+#include "text/tokenizer/pre_tokenizer.h"
+#include "text/tokenizer/tokenizer_gguf.h"
 
 namespace reprise {
 namespace {

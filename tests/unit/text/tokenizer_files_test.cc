@@ -1,4 +1,4 @@
-#include "text/tokenizer_files.h"
+#include "text/tokenizer/tokenizer_files.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -5,8 +5,8 @@
 #include <thread>
 
 #include "test_files.h"
-#include "text/tokenizer_gguf.h"
-#include "text/utf8.h"
+#include "text/tokenizer/tokenizer_gguf.h"
+#include "text/tokenizer/utf8.h"
 
 namespace reprise {
 namespace {

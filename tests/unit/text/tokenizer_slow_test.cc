@@ -5,10 +5,10 @@
 
 #include "support/slow_tokenizers.h"
 #include "test_files.h"
-#include "text/chat.h"
-#include "text/stream_decoder.h"
-#include "text/tokenizer_files.h"
-#include "text/utf8.h"
+#include "text/chat/chat.h"
+#include "text/tokenizer/stream_decoder.h"
+#include "text/tokenizer/tokenizer_files.h"
+#include "text/tokenizer/utf8.h"
 
 namespace reprise {
 namespace {

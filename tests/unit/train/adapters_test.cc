@@ -1,6 +1,6 @@
 // Adapters, base weights in few bits and recomputation on the torch backend. Gradients are compared
 // with PyTorch's (tests/data/train/make_lora.py).
-#include "train/adapters.h"
+#include "train/adapters/adapters.h"
 
 #include <gtest/gtest.h>
 

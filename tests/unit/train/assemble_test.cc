@@ -1,20 +1,20 @@
 // A TroL or Phantom around a language model: the backbone's own values, whatever file they come
 // from, and an ordinary model as the result.
-#include "train/assemble.h"
+#include "train/recipe/assemble.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "backend/factory.h"
 #include "backend/train_backend.h"
-#include "engine/engine.h"
-#include "engine/trace.h"
+#include "engine/loaded_model.h"
+#include "trace/trace.h"
 #include "formats/safetensors.h"
 #include "model/load.h"
 #include "support/golden.h"
 #include "support/test_models.h"
-#include "text/tokenizer_gguf.h"
-#include "text/tokenizer_json.h"
+#include "text/tokenizer/tokenizer_gguf.h"
+#include "text/tokenizer/tokenizer_json.h"
 #include "train/trainer.h"
 
 namespace reprise {
@@ -151,20 +151,20 @@ TEST_F(Assemble, StepOneLeavesTheLanguageModelAndExportsAnOrdinaryModel) {
     options.output = folder_ / scheme;
     Trainer trainer(recipe_, *backend, options);
     EXPECT_TRUE(trainer.run());
-    EngineOptions engine_options;
+    LoadedModelOptions engine_options;
     engine_options.model = folder_ / scheme / "model.gguf";
-    const auto engine = Engine::load(engine_options);
+    const auto engine = LoadedModel::load(engine_options);
     EXPECT_EQ(engine->config().scheme, scheme);
     EXPECT_EQ(engine->chat_format()->name, "chatml-image");
     EXPECT_EQ(engine->tokenizer().find("<image>"), 320);
     EXPECT_EQ(engine->end_tokens(), std::vector<int32_t>{2});
     // Traversal off, a TroL is the language model it was built around.
     if (scheme != "trol") continue;
-    TraceInputs inputs;
+    TokenInputs inputs;
     inputs.where = "test";
     inputs.ids = {20, 30, 40, 50, 60};
     engine_options.model = folder_ / "lm";
-    const auto plain = Engine::load(engine_options);
+    const auto plain = LoadedModel::load(engine_options);
     TraceOptions off;
     off.plan.passes = 1;
     std::vector<float> logits[2];

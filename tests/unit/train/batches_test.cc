@@ -1,4 +1,4 @@
-#include "train/batches.h"
+#include "train/data/batches.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,8 +11,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "support/paths.h"
-#include "text/tokenizer_json.h"
-#include "train/easy_vqa.h"
+#include "text/tokenizer/tokenizer_json.h"
+#include "train/data/easy_vqa.h"
 
 namespace reprise {
 namespace {

@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "support/paths.h"
 #include "support/slow_tokenizers.h"
-#include "train/batches.h"
+#include "train/data/batches.h"
 #include "train/train_tokenizer.h"
 
 namespace reprise {

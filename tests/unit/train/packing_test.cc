@@ -14,8 +14,8 @@
 #include "support/golden.h"
 #include "support/paths.h"
 #include "support/torch_device.h"
-#include "text/tokenizer_json.h"
-#include "train/batches.h"
+#include "text/tokenizer/tokenizer_json.h"
+#include "train/data/batches.h"
 #include "train/trainer.h"
 
 namespace reprise {

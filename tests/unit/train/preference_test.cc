@@ -1,6 +1,6 @@
 // Phantom Optimization against golden/phantom/po (the paper's formula in float64): loss, margins
 // and gradients with respect to the logits.
-#include "train/preference.h"
+#include "train/objectives/preference.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "train/recipe.h"
+#include "train/recipe/recipe.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

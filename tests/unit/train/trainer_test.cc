@@ -10,8 +10,8 @@
 #include "backend/factory.h"
 #include "base/error.h"
 #include "base/file.h"
-#include "engine/engine.h"
-#include "engine/trace.h"
+#include "engine/loaded_model.h"
+#include "trace/trace.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "support/golden.h"
@@ -234,16 +234,16 @@ TEST_F(TrainerTest, FrozenWeightsStayAsTheyAre) {
 
 TEST_F(TrainerTest, TheModelFileAnswersOnTheCpuAsTheTrainerWould) {
   losses("model", 0, false);
-  TraceInputs inputs;
+  TokenInputs inputs;
   inputs.where = "test";
   inputs.ids = {20, 30, 40, 50, 60};
   std::vector<std::vector<float>> logits;
   for (const char* backend : {"cpu", "torch"}) {
-    EngineOptions options;
+    LoadedModelOptions options;
     options.model = folder_ / "model/model.gguf";
     options.backend = backend;
     if (options.backend == "torch") options.compute.device = test::torch_device();
-    const auto engine = Engine::load(options);
+    const auto engine = LoadedModel::load(options);
     EXPECT_GT(engine->tokenizer().vocab_size(), 300);
     for (const TensorView& tensor : trace(*engine, inputs, {}))
       if (tensor.name == "logits") logits.push_back(to_floats(tensor));
@@ -285,9 +285,9 @@ class ReleaseTraining : public TrainerTest {
 TEST_F(ReleaseTraining, WhatIsTrainedAnswersAndTrainsOn) {
   const std::vector<double> seen = losses("first", 0, false);
   EXPECT_LT(seen.back(), seen.front());
-  EngineOptions options;
+  LoadedModelOptions options;
   options.model = folder_ / "first/model.gguf";
-  const auto engine = Engine::load(options);
+  const auto engine = LoadedModel::load(options);
   EXPECT_EQ(engine->chat_format()->name, "trol-internlm2");
   EXPECT_EQ(engine->tokenizer().vocab_size(), 700);
   const auto expected = tokenizer_from_files(test::slow_tokenizer_files("trol-internlm2"));
@@ -322,9 +322,9 @@ TEST_F(TrainerTest, TheRecipesChatFormatGoesIntoTheModelFile) {
   recipe_.steps = 1;
   recipe_.chat_format = "chatml-image";
   losses("format", 0, false);
-  EngineOptions options;
+  LoadedModelOptions options;
   options.model = folder_ / "format/model.gguf";
-  EXPECT_EQ(Engine::load(options)->chat_format()->name, "chatml-image");
+  EXPECT_EQ(LoadedModel::load(options)->chat_format()->name, "chatml-image");
 }
 
 TEST_F(TrainerTest, AResumeWithAnotherRecipeIsRefused) {

@@ -1,0 +1,21 @@
+// Matrix kernels for AVX2.
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "backend/cpu/kernels/matmul_tables.h"
+
+namespace reprise::cpu {
+namespace {
+
+#include "backend/cpu/kernels/matmul_lanes_avx2.inc"
+// The kernels, on these lanes.
+#include "backend/cpu/kernels/matmul_impl.inc"
+
+}  // namespace
+
+MatmulKernels matmul_avx2() { return matmul_table(); }
+
+}  // namespace reprise::cpu

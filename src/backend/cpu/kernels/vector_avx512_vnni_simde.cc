@@ -1,0 +1,23 @@
+// The AVX-512 vector kernels through simde, for tests on machines without AVX-512.
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#define REPRISE_VECTOR_SIMDE
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+#include <simde/x86/fma.h>
+
+#include "backend/cpu/kernels/vector_tables.h"
+
+namespace reprise::cpu {
+namespace {
+
+#include "backend/cpu/kernels/vector_lanes_avx512.inc"
+// The kernels, on these lanes.
+#include "backend/cpu/kernels/vector_impl.inc"
+// (after vector_impl.inc, whose functions it uses)
+#include "backend/cpu/kernels/vector_attend.inc"
+
+}  // namespace
+
+VectorKernels vector_avx512_vnni_simde() { return vector_table(); }
+
+}  // namespace reprise::cpu

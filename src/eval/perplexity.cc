@@ -1,0 +1,95 @@
+#include "eval/perplexity.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/logits.h"
+
+namespace reprise {
+
+namespace {
+
+constexpr int64_t kLogitRows = 64;  // positions whose logits are held at a time
+
+// -log softmax(logits)[token], in nats.
+double negative_log_likelihood(std::span<const float> logits, int32_t token, int64_t position) {
+  if (token < 0 || static_cast<size_t>(token) >= logits.size()) {
+    fail("perplexity: token {} can't be predicted, the model has {} logits", token, logits.size());
+  }
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float value : logits) sum += std::exp(value - top);
+  const double nll = top + std::log(sum) - logits[static_cast<size_t>(token)];
+  if (!std::isfinite(nll)) fail("perplexity: the logits of position {} are NaN", position);
+  return nll;
+}
+
+}  // namespace
+
+PerplexityResult perplexity(std::span<const int32_t> tokens, int64_t ctx,
+                            std::optional<int32_t> bos, const WindowLogits& model,
+                            const WindowLogits& reference, const PerplexityProgress& progress) {
+  if (ctx < 4) fail("perplexity: expected a context of 4 tokens or more, found {}", ctx);
+  const int64_t windows = static_cast<int64_t>(tokens.size()) / ctx;
+  if (windows == 0) {
+    fail("perplexity: the text has {} tokens, less than one context of {}", tokens.size(), ctx);
+  }
+  const int64_t first = ctx / 2;
+  PerplexityResult result;
+  double nll_sum = 0, nll_squares = 0, kl_sum = 0;
+  for (int64_t w = 0; w < windows; ++w) {
+    const auto part = tokens.subspan(static_cast<size_t>(w * ctx), static_cast<size_t>(ctx));
+    std::vector<int32_t> window(part.begin(), part.end());
+    if (bos) window[0] = *bos;
+    std::vector<std::vector<float>> exact;  // the reference's logits, by position - first
+    if (reference) {
+      reference(window, first, [&](int64_t, std::span<const float> logits) {
+        exact.emplace_back(logits.begin(), logits.end());
+      });
+    }
+    model(window, first, [&](int64_t position, std::span<const float> logits) {
+      const double nll = negative_log_likelihood(logits, window[static_cast<size_t>(position + 1)],
+                                                 w * ctx + position);
+      nll_sum += nll;
+      nll_squares += nll * nll;
+      ++result.tokens;
+      if (reference) kl_sum += kl_divergence(exact[static_cast<size_t>(position - first)], logits);
+    });
+    if (progress) {
+      progress(w + 1, windows, std::exp(nll_sum / static_cast<double>(result.tokens)));
+    }
+  }
+  const auto count = static_cast<double>(result.tokens);
+  result.windows = windows;
+  result.mean_nll = nll_sum / count;
+  result.perplexity = std::exp(result.mean_nll);
+  const double variance = nll_squares / count - result.mean_nll * result.mean_nll;
+  result.standard_error =
+      count > 1 ? result.perplexity * std::sqrt(std::max(0.0, variance) / (count - 1)) : 0;
+  result.kl_divergence = kl_sum / count;
+  return result;
+}
+
+WindowLogits window_logits(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk) {
+  return [&model, plans, chunk](std::span<const int32_t> window, int64_t first,
+                                const LogitsSink& sink) {
+    TokenPrompt prompt;
+    prompt.ids.assign(window.begin(), window.end());
+    Session session(model, plans, chunk);
+    const int64_t last = static_cast<int64_t>(window.size()) - 1;  // predicts nothing that counts
+    session.prefill(prompt, [&](int64_t begin, const Tensor& state) {
+      const int64_t stop = std::min(last, begin + state.dim(0));
+      for (int64_t at = std::max(first, begin); at < stop; at += kLogitRows) {
+        const int64_t end = std::min(stop, at + kLogitRows);
+        const std::vector<float> logits =
+            session.logits(model.backend().slice(state, 0, at - begin, end - begin));
+        const size_t vocab = logits.size() / static_cast<size_t>(end - at);
+        for (int64_t i = at; i < end; ++i) {
+          sink(i, std::span(logits).subspan(static_cast<size_t>(i - at) * vocab, vocab));
+        }
+      }
+    });
+  };
+}
+
+}  // namespace reprise

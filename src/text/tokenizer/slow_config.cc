@@ -1,0 +1,230 @@
+#include "text/tokenizer/slow_config.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include "base/error.h"
+
+namespace reprise {
+namespace {
+
+constexpr const char* kConfig = "tokenizer_config.json";
+constexpr const char* kMap = "special_tokens_map.json";
+constexpr const char* kAdded = "added_tokens.json";
+constexpr const char* kAdditional = "additional_special_tokens";
+
+// In the order in which tokens that the vocabulary lacks get their ids.
+struct Role {
+  const char* key;
+  std::optional<int32_t> SpecialIds::* id;  // nullptr: not asked for anywhere
+};
+constexpr Role kRoles[] = {{"bos_token", &SpecialIds::bos},
+                           {"eos_token", &SpecialIds::eos},
+                           {"unk_token", &SpecialIds::unknown},
+                           {"sep_token", nullptr},
+                           {"pad_token", &SpecialIds::pad},
+                           {"cls_token", nullptr},
+                           {"mask_token", nullptr}};
+
+AddedToken special(std::string text) { return {.text = std::move(text), .special = true}; }
+
+AddedToken read_token(const JsonObject& entry, bool is_special) {
+  AddedToken token;
+  token.text = entry.get_string("content");
+  token.special = is_special || entry.find_bool("special").value_or(false);
+  token.lstrip = entry.find_bool("lstrip").value_or(false);
+  token.rstrip = entry.find_bool("rstrip").value_or(false);
+  token.single_word = entry.find_bool("single_word").value_or(false);
+  return token;
+}
+
+// A token with a role: a string, or an object with the string in "content".
+AddedToken read_role(const JsonObject& object, const std::string& key) {
+  if (object.json()[key].is_object()) return read_token(object.get_object(key), true);
+  return special(object.get_string(key));
+}
+
+class Reader {
+ public:
+  Reader(const TokenizerFiles& files, const RoleDefaults& defaults)
+      : files_(files), config_(files.find_json(kConfig)), map_(files.find_json(kMap)) {
+    const std::pair<const char*, const char*> by_class[] = {{"bos_token", defaults.bos},
+                                                            {"eos_token", defaults.eos},
+                                                            {"unk_token", defaults.unknown},
+                                                            {"pad_token", defaults.pad}};
+    for (const auto& [key, text] : by_class)
+      if (text != nullptr) roles_[key] = special(text);
+    if (config_) read_roles(config());
+    if (config_ && config().has("added_tokens_decoder")) {
+      read_decoder();
+    } else {
+      if (map_) read_roles(JsonObject(*map_, files.path_of(kMap)));
+      read_added_file();
+    }
+    // A role's token is the added one of the same text, with that one's flags.
+    const auto same = [&](AddedToken& token) {
+      for (const auto& [id, added] : by_id_)
+        if (added.text == token.text) token = added;
+    };
+    for (auto& [key, token] : roles_) same(token);
+    for (AddedToken& token : additional_) same(token);
+  }
+
+  JsonObject config() const { return JsonObject(*config_, files_.path_of(kConfig)); }
+  bool has_config() const { return config_.has_value(); }
+
+  void assign(const std::function<std::optional<int32_t>(std::string_view)>& find,
+              int64_t vocab_size, SlowConfig& out) {
+    std::map<std::string, int32_t, std::less<>> id_of;
+    int64_t next = vocab_size;
+    for (const auto& [id, token] : by_id_) {
+      if (!id_of.emplace(token.text, id).second)
+        fail("{}: added token '{}' is listed twice", files_.where, token.text);
+      next += id >= vocab_size && !find(token.text);
+    }
+    const auto add = [&](AddedToken token) {
+      auto it = id_of.find(token.text);
+      if (it == id_of.end()) {
+        const std::optional<int32_t> known = find(token.text);
+        if (!known && next >= INT32_MAX) fail("{}: more than 2^31 tokens", files_.where);
+        token.id = known ? *known : static_cast<int32_t>(next++);
+        token.special = true;
+        it = id_of.emplace(token.text, token.id).first;
+        if (!by_id_.emplace(token.id, token).second)
+          fail("{}: token '{}' has a role but no place: id {} belongs to added token '{}'",
+               files_.where, token.text, token.id, by_id_[token.id].text);
+      }
+      out.roles.push_back(it->second);
+      return it->second;
+    };
+    for (const Role& role : kRoles) {
+      const auto it = roles_.find(role.key);
+      if (it == roles_.end()) continue;
+      const int32_t id = add(it->second);
+      if (role.id != nullptr) out.ids.*role.id = id;
+    }
+    for (const AddedToken& token : additional_) add(token);
+    for (auto& [id, token] : by_id_) {
+      token.id = id;
+      out.added.push_back(token);
+    }
+  }
+
+ private:
+  void read_roles(const JsonObject& object) {
+    for (const Role& role : kRoles) {
+      const auto it = object.json().find(role.key);
+      if (it == object.json().end()) continue;
+      if (it->is_null())
+        roles_.erase(role.key);
+      else
+        roles_[role.key] = read_role(object, role.key);
+    }
+    const auto it = object.json().find(kAdditional);
+    if (it == object.json().end() || it->is_null()) return;
+    if (!it->is_array()) object.fail_at(kAdditional, "expected an array of tokens");
+    for (size_t i = 0; i < it->size(); ++i) {
+      const Json& entry = (*it)[i];
+      if (!entry.is_string() && !entry.is_object())
+        object.fail_at(kAdditional, fmt::format("entry {}: expected a string or an object", i));
+      additional_.push_back(entry.is_string()
+                                ? special(entry.get<std::string>())
+                                : read_token(JsonObject(entry, object.where(),
+                                                        fmt::format("{}[{}].", kAdditional, i)),
+                                             true));
+    }
+  }
+
+  void read_decoder() {
+    const JsonObject decoder = config().get_object("added_tokens_decoder");
+    for (const auto& [key, entry] : decoder.json().items()) {
+      int32_t id = -1;
+      const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+      if (error != std::errc() || end != key.data() + key.size() || id < 0)
+        decoder.fail_at(key, "expected a token id as the key");
+      by_id_[id] = read_token(decoder.get_object(key), false);
+    }
+  }
+
+  void read_added_file() {
+    const std::optional<Json> file = files_.find_json(kAdded);
+    if (!file) return;
+    const JsonObject object(*file, files_.path_of(kAdded));
+    for (const auto& item : object.json().items()) {
+      const auto id = static_cast<int32_t>(object.get_int(item.key(), 0, INT32_MAX - 1));
+      AddedToken token{.text = item.key()};
+      token.special = std::any_of(roles_.begin(), roles_.end(),
+                                  [&](const auto& role) { return role.second.text == token.text; });
+      for (const AddedToken& other : additional_)
+        token.special = token.special || other.text == token.text;
+      const auto [it, is_new] = by_id_.emplace(id, token);
+      if (!is_new)
+        object.fail_at(item.key(), fmt::format("has the same id {} as '{}'", id, it->second.text));
+    }
+  }
+
+  const TokenizerFiles& files_;
+  std::optional<Json> config_, map_;
+  std::map<std::string, AddedToken> roles_;
+  std::vector<AddedToken> additional_;
+  std::map<int32_t, AddedToken> by_id_;
+};
+
+}  // namespace
+
+std::string tokenizer_class(const TokenizerFiles& files) {
+  const std::optional<Json> config = files.find_json(kConfig);
+  if (!config) return "";
+  std::string name =
+      JsonObject(*config, files.path_of(kConfig)).find_string("tokenizer_class").value_or("");
+  if (name.ends_with("Fast")) name.resize(name.size() - 4);
+  return name;
+}
+
+SlowConfig read_slow_config(const TokenizerFiles& files, const RoleDefaults& defaults,
+                            const std::function<std::optional<int32_t>(std::string_view)>& find,
+                            int64_t vocab_size) {
+  Reader reader(files, defaults);
+  SlowConfig out;
+  reader.assign(find, vocab_size, out);
+  if (reader.has_config()) {
+    const JsonObject config = reader.config();
+    for (const char* key : {"split_special_tokens", "do_lower_case"}) {
+      if (config.find_bool(key).value_or(false))
+        config.fail_at(key, "expected false, true is not supported");
+    }
+    out.add_bos = config.find_bool("add_bos_token").value_or(true);
+    out.add_eos = config.find_bool("add_eos_token").value_or(false);
+    out.legacy = config.find_bool("legacy").value_or(true);
+    out.add_prefix_space = config.find_bool("add_prefix_space").value_or(true);
+  }
+  for (const AddedToken& token : out.added) {
+    if (token.single_word)
+      fail("{}: added token '{}': flag single_word is only supported in tokenizer.json",
+           files.where, token.text);
+  }
+  out.chat_template = read_chat_template(files);
+  return out;
+}
+
+std::optional<std::string> read_chat_template(const JsonObject& config) {
+  const auto it = config.json().find("chat_template");
+  if (it == config.json().end() || it->is_null()) return std::nullopt;
+  if (it->is_string()) return it->get<std::string>();
+  if (!it->is_array()) config.fail_at("chat_template", "expected a string or an array");
+  for (size_t i = 0; i < it->size(); ++i) {
+    const JsonObject entry((*it)[i], config.where(), fmt::format("chat_template[{}].", i));
+    if (entry.get_string("name") == "default") return entry.get_string("template");
+  }
+  config.fail_at("chat_template", "expected a string, or a list with an entry named 'default'");
+}
+
+std::optional<std::string> read_chat_template(const TokenizerFiles& files) {
+  if (files.has("chat_template.jinja")) return files.get("chat_template.jinja");
+  const std::optional<Json> config = files.find_json(kConfig);
+  if (!config) return std::nullopt;
+  return read_chat_template(JsonObject(*config, files.path_of(kConfig)));
+}
+
+}  // namespace reprise

@@ -1,0 +1,61 @@
+// Token by token to text, for streaming: what is handed out is always whole UTF-8 characters, and
+// never part of a stop string.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/tokenizer/tokenizer.h"
+
+namespace reprise {
+
+// Turns tokens into text. All pieces joined, flush() included, are decode() of all tokens. Bytes
+// that can't be UTF-8 any more become U+FFFD, one per maximal subpart (see utf8.h).
+class StreamDecoder {
+ public:
+  // Keeps a reference: the tokenizer must outlive it.
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = false)
+      : tokenizer_(tokenizer),
+        skip_special_(skip_special),
+        rules_(tokenizer.decode_rules()),
+        strip_(rules_.strip_first_space) {}
+
+  // The text that is certain after this token; up to 3 bytes are kept back. Throws Error on an id
+  // outside the vocabulary.
+  std::string push(int32_t token);
+  // What is left at the end of generation: nothing, or U+FFFD for a character cut short.
+  std::string flush();
+
+ private:
+  const Tokenizer& tokenizer_;
+  bool skip_special_;
+  Tokenizer::DecodeRules rules_;
+  bool strip_;           // the next token's first space is left out
+  std::string pending_;  // the start of a character
+};
+
+// Cuts generated text at the first stop string. "First" is the one that is complete first; among
+// those complete at the same byte the longest. How the text is sliced makes no difference.
+class StopMatcher {
+ public:
+  // Throws Error on an empty stop string.
+  explicit StopMatcher(std::vector<std::string> stops);
+
+  // The text that is certainly not part of a stop string; the rest is held back. After a stop was
+  // found everything is swallowed. Whole characters in, whole characters out.
+  std::string push(std::string_view text);
+  // The text held back, when generation ends without a stop.
+  std::string flush();
+
+  bool stopped() const { return stopped_ >= 0; }
+  int stop_index() const { return stopped_; }  // which stop string, -1 = none yet
+
+ private:
+  std::vector<std::string> stops_;
+  std::string held_;
+  int stopped_ = -1;
+};
+
+}  // namespace reprise

@@ -1,0 +1,30 @@
+// BPE tokenizers of Hugging Face folders: tokenizer.json (the format of the `tokenizers`
+// package) with tokenizer_config.json. What a file asks for and this reader does not know is an
+// Error naming file and key, never left out silently.
+//
+// Known: model BPE; normalizer none, NFC or a Sequence of NFC; pre_tokenizer ByteLevel, or a
+// Sequence of Split (Isolated, or Removed with invert), Digits and, last, ByteLevel; post_processor
+// ByteLevel, TemplateProcessing or a Sequence of these; decoder ByteLevel. Or, for vocabularies of
+// characters, what metaspace_json.h lists.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/json.h"
+#include "text/tokenizer/tokenizer.h"
+#include "text/tokenizer/tokenizer_files.h"
+
+namespace reprise {
+
+// `config` may be nullptr: then no BOS/EOS roles and no chat template are known. `where` names the
+// file in error messages.
+TokenizerSpec spec_from_json(const Json& tokenizer, const Json* config, const std::string& where);
+std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& tokenizer, const Json* config,
+                                               const std::string& where);
+
+// tokenizer.json with tokenizer_config.json and chat_template.jinja (which counts before the
+// config's own chat_template), where they are among the files.
+TokenizerSpec spec_from_files(const TokenizerFiles& files);
+
+}  // namespace reprise

@@ -1,0 +1,38 @@
+// Intermediate results of a forward pass under the names of the golden data, without the batch
+// dimension. What tests and tools compare models with.
+#pragma once
+
+#include <filesystem>
+#include <vector>
+
+#include "engine/loaded_model.h"
+#include "engine/session.h"
+#include "engine/token_inputs.h"
+#include "formats/safetensors.h"
+
+namespace reprise {
+
+struct TraceOptions {
+  PlanOptions plan;
+  int64_t steps = 0;    // greedy tokens
+  int64_t chunk = 512;  // of the prompt
+};
+
+// All F32 but for decode.tokens (I64). Of the prompt, n tokens:
+//   vision_out, projected           [tiles, tokens, .]      with pixels only
+//   inputs_embeds                   [n, d]
+//   layer.<depth>.out and whatever else the plan and the scheme show ([n, ...])
+//   layer.<depth>.k, .v             [kv_heads, n, head_dim] the cache: plain k, v where the scheme
+//                                   keeps more per head
+//   exit.<loop>.hidden, .logits     [n, d], [n, V]          looped plans
+//   final_norm, logits              [n, d], [n, V]
+// With steps: decode.tokens [N] and decode.logits [N, V]; row t chose token t, so row 0 is the last
+// prompt position; and decode.1.<name>, the observed values while the first generated token runs.
+// What is shown more than once in a call gets ".2", ... behind its name.
+std::vector<TensorView> trace(LoadedModel& engine, const TokenInputs& inputs,
+                              const TraceOptions& options);
+
+// Mean over positions of KL(softmax(exact) || softmax(other)) of the tensor `logits`, in nats.
+double trace_kl(const std::vector<TensorView>& exact, const std::vector<TensorView>& other);
+
+}  // namespace reprise

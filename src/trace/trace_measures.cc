@@ -1,0 +1,312 @@
+#include "trace/trace_measures.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace reprise {
+namespace {
+
+constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+
+TraceMeasure mix_measure() {
+  TraceMeasure m;
+  m.key = "mix";
+  m.name = "Mixing weight w";
+  m.question = "Where does the model look twice?";
+  m.about =
+      "TroL runs every layer L twice over a prompt and mixes the two results token by token: "
+      "y = (1 − w)·L(x) + w·L(L(x)). A small gate computes w from L(x), the result of the first "
+      "look. w = 0 keeps the first look alone, w = 1 takes the second one alone. Generated tokens "
+      "make a single pass, so they have no w and are shown hatched.";
+  m.bounded = true;
+  m.low = "first look";
+  m.high = "second look";
+  return m;
+}
+
+TraceMeasure second_look_measure() {
+  TraceMeasure m;
+  m.key = "second_look";
+  m.name = "What the second look changed";
+  m.question = "How much did looking twice change?";
+  m.about =
+      "How far mixing in the second look moved each token's state: ‖y − L(x)‖ / ‖L(x)‖ with the "
+      "mixed state y = (1 − w)·L(x) + w·L(L(x)). A large w means little where L(L(x)) is close to "
+      "L(x); this is the effect itself. Generated tokens make a single pass and are shown hatched.";
+  m.low = "changed little";
+  m.high = "changed much";
+  return m;
+}
+
+TraceMeasure gate_measure() {
+  TraceMeasure m;
+  m.key = "gate";
+  m.name = "Phantom gate w";
+  m.question = "Where does the model rely on its phantom dimension?";
+  m.about =
+      "Phantom doubles attention's hidden dimension for a moment. Each head then has two results: "
+      "o1 in the original dimension and o2 in the phantom one, and a gate joins them for every "
+      "token: w·o1 + (1 − w)·o2. w = 1 keeps the original alone, w = 0 the phantom alone. Choose a "
+      "head, or see the mean over all heads. The last token of the answer was chosen but never "
+      "run, so it is shown hatched.";
+  m.bounded = true;
+  m.low = "phantom";
+  m.high = "original";
+  return m;
+}
+
+TraceMeasure phantom_measure() {
+  TraceMeasure m;
+  m.key = "phantom";
+  m.name = "What the phantom half changed";
+  m.question = "How much did the phantom dimension change?";
+  m.about =
+      "How far the phantom half moved the result of attention, over all heads of a token: "
+      "‖(1 − w)·(o2 − o1)‖ / ‖o1‖. With a small eta (1e-4 in the released models) o2 can be so "
+      "close to o1 that the gate hardly matters; this is the effect itself. The last token of the "
+      "answer was chosen but never run, so it is shown hatched.";
+  m.low = "changed little";
+  m.high = "changed much";
+  return m;
+}
+
+TraceMeasure update_measure() {
+  TraceMeasure m;
+  m.key = "update";
+  m.name = "Update per visit";
+  m.question = "How far does each visit move the state?";
+  m.about =
+      "Every visit of a block takes a token's state x and gives F(x). Shown is how far it moved "
+      "the "
+      "state relative to its size: ‖F(x) − x‖ / ‖x‖. Where a block is visited again (replay, "
+      "loops, "
+      "traversal), compare its visits: a second one that moves a token as far as the first still "
+      "does work, one near zero has settled. Tokens that a visit did not run for, such as the "
+      "answer's last, are shown hatched.";
+  m.low = "stays";
+  m.high = "moves far";
+  return m;
+}
+
+std::string ordinal(int n) {
+  const int tens = n / 10 % 10, ones = n % 10;
+  const char* ending = tens == 1   ? "th"
+                       : ones == 1 ? "st"
+                       : ones == 2 ? "nd"
+                       : ones == 3 ? "rd"
+                                   : "th";
+  return fmt::format("{}{}", n, ending);
+}
+
+// Whether rows may leave the visit at this step out.
+bool may_skip(const Plan& plan, size_t step) {
+  if (step + 1 >= plan.steps.size()) return false;
+  const auto* mix = std::get_if<Mix>(&plan.steps[step + 1].op);
+  return mix != nullptr && mix->skips();
+}
+
+// Row by row ‖a − b‖ / ‖b‖ of [rows, ...], summed in double. 0 where nothing moved, none where
+// something did from an all-zero row.
+std::vector<float> relative_distance(Backend& be, const Tensor& a, const Tensor& b) {
+  const std::vector<float> change = be.to_host(be.add(a, b, -1.0f)), base = be.to_host(b);
+  const int64_t rows = b.dim(0), width = rows == 0 ? 0 : b.size() / rows;
+  std::vector<float> out;
+  for (int64_t r = 0; r < rows; ++r) {
+    double moved = 0, size = 0;
+    for (int64_t i = r * width; i < (r + 1) * width; ++i) {
+      const double c = change[static_cast<size_t>(i)], s = base[static_cast<size_t>(i)];
+      moved += c * c;
+      size += s * s;
+    }
+    out.push_back(moved == 0  ? 0.0f
+                  : size == 0 ? kNone
+                              : static_cast<float>(std::sqrt(moved / size)));
+  }
+  return out;
+}
+
+}  // namespace
+
+TraceMeasures::TraceMeasures(Model& model, const Plan& prefill, const Plan& decode, int64_t tokens)
+    : model_(model), tokens_(tokens) {
+  mix_.measure = mix_measure();
+  second_look_.measure = second_look_measure();
+  gate_.measure = gate_measure();
+  phantom_.measure = phantom_measure();
+  update_.measure = update_measure();
+  add_columns(prefill);
+  add_columns(decode);  // only rows that the first one doesn't write
+}
+
+void TraceMeasures::add_column(Part& part, int kv_row, TraceColumn column) {
+  part.column_of[kv_row] = part.measure.columns.size();
+  part.measure.columns.push_back(std::move(column));
+  part.measure.tokens = tokens_;
+  part.measure.values.resize(part.measure.values.size() + static_cast<size_t>(tokens_), kNone);
+}
+
+// A visit's column is known by the KV row it writes: what prefill and decode plans share.
+void TraceMeasures::add_columns(const Plan& plan) {
+  const bool repeats = plan.visits() != plan.unique_blocks();
+  bool mixes = false;
+  for (const Step& step : plan.steps) mixes = mixes || std::holds_alternative<Mix>(step.op);
+  Visit last;
+  for (const Step& step : plan.steps) {
+    if (const auto* visit = std::get_if<Visit>(&step.op)) {
+      last = *visit;
+      if (update_.column_of.contains(visit->write)) continue;
+      const int time = ++visits_of_block_[visit->block];
+      TraceColumn column;
+      column.block = visit->block;
+      column.label = step.label;
+      column.brief = std::to_string(visit->block);
+      if (!repeats) {
+        column.name = fmt::format("layer {}", visit->block);
+      } else if (mixes) {
+        column.name = fmt::format("layer {}, {} look", visit->block, ordinal(time));
+      } else {
+        column.name =
+            fmt::format("visit {}: block {}", update_.measure.columns.size(), visit->block);
+        if (time > 1) column.name += fmt::format(", {} time", ordinal(time));
+      }
+      if (time > 1) column.brief += fmt::format(" ({})", time);
+      add_column(update_, visit->write, std::move(column));
+    } else if (std::holds_alternative<Mix>(step.op) && !mix_.column_of.contains(last.write)) {
+      TraceColumn column;
+      column.block = last.block;
+      column.label = step.label;
+      column.name = fmt::format("layer {}", last.block);
+      column.brief = std::to_string(last.block);
+      if (const int time = visits_of_block_[last.block]; time > 2) {  // more passes than two
+        column.name += fmt::format(", {} look", ordinal(time));
+        column.brief += fmt::format(" ({})", time);
+      }
+      add_column(mix_, last.write, column);
+      add_column(second_look_, last.write, std::move(column));
+    }
+  }
+}
+
+void TraceMeasures::begin_call(const Plan& plan, int64_t first) {
+  plan_ = &plan;
+  first_ = first;
+  step_ = 0;
+  state_ = before_ = Tensor();
+  kv_row_ = -1;
+  registers_.assign(static_cast<size_t>(plan.registers), Tensor());
+  o1_ = o2_ = Tensor();
+}
+
+float* TraceMeasures::values_of(Part& part, int kv_row) {
+  const auto column = part.column_of.find(kv_row);
+  REPRISE_CHECK(column != part.column_of.end(), "no column for KV row {}", kv_row);
+  return part.measure.values.data() + static_cast<int64_t>(column->second) * tokens_ + first_;
+}
+
+// Steps that show no state under a name of their own.
+void TraceMeasures::skip_silent_steps() {
+  Backend& be = model_.backend();
+  for (; step_ < plan_->steps.size(); ++step_) {
+    const Step& step = plan_->steps[step_];
+    if (const auto* save = std::get_if<Save>(&step.op)) {
+      registers_[static_cast<size_t>(save->reg)] = state_;
+    } else if (const auto* combine = std::get_if<Combine>(&step.op)) {
+      const Tensor& kept = registers_[static_cast<size_t>(combine->reg)];
+      state_ = be.add(kept, be.add(state_, kept, -1.0f), combine->alpha);
+    } else if (const auto* end = std::get_if<LoopEnd>(&step.op)) {
+      if (end->norm) state_ = model_.final_norm(state_);
+    } else {
+      return;
+    }
+  }
+}
+
+void TraceMeasures::observe(const std::string& name, const Tensor& value) {
+  REPRISE_CHECK(plan_ != nullptr, "begin_call is missing");
+  if (name == "inputs_embeds") {
+    REPRISE_CHECK(first_ + value.dim(0) <= tokens_);
+    state_ = value;
+    return;
+  }
+  if (!state_) return;
+  skip_silent_steps();
+  if (step_ == plan_->steps.size()) return;
+  const Step& step = plan_->steps[step_];
+  if (name == step.label) {
+    step_done(step, value);
+    return;
+  }
+  const std::string stem = step.label.substr(0, step.label.rfind('.'));
+  if (std::holds_alternative<Mix>(step.op) && name == stem + ".mix_w") {
+    const std::vector<float> w = model_.backend().to_host(value);
+    if (value.size() == state_.dim(0)) std::copy(w.begin(), w.end(), values_of(mix_, kv_row_));
+  } else if (const auto* visit = std::get_if<Visit>(&step.op)) {
+    if (name == stem + ".o1") o1_ = value;
+    if (name == stem + ".o2") o2_ = value;
+    if (name == stem + ".gate_w") observe_gate(*visit, value);
+  }
+}
+
+void TraceMeasures::step_done(const Step& step, const Tensor& state) {
+  Backend& be = model_.backend();
+  if (const auto* visit = std::get_if<Visit>(&step.op)) {
+    kv_row_ = visit->write;
+    before_ = state_;
+    std::vector<float> update = relative_distance(be, state, state_);
+    // Adaptive traversal: a row that left the visit out comes back as it was.
+    if (may_skip(*plan_, step_)) std::replace(update.begin(), update.end(), 0.0f, kNone);
+    std::copy(update.begin(), update.end(), values_of(update_, kv_row_));
+  } else if (std::holds_alternative<Mix>(step.op)) {
+    const std::vector<float> change = relative_distance(be, state, before_);
+    std::copy(change.begin(), change.end(), values_of(second_look_, kv_row_));
+  }
+  state_ = state;
+  ++step_;
+}
+
+void TraceMeasures::observe_gate(const Visit& visit, const Tensor& gate) {
+  Backend& be = model_.backend();
+  TraceMeasure& m = gate_.measure;
+  const int64_t rows = gate.dim(0), heads = gate.dim(1);
+  if (m.heads == 0) {
+    m.heads = static_cast<int>(heads);
+    std::map<size_t, int> kv_row_of;  // the same columns in the same order as the visits
+    for (const auto& [kv_row, column] : update_.column_of) kv_row_of[column] = kv_row;
+    for (const auto& [column, kv_row] : kv_row_of) {
+      add_column(gate_, kv_row, update_.measure.columns[column]);
+      add_column(phantom_, kv_row, update_.measure.columns[column]);
+    }
+    m.by_head.assign(m.columns.size() * static_cast<size_t>(heads * tokens_), kNone);
+  }
+  REPRISE_CHECK(heads == m.heads && rows == state_.dim(0));
+  const std::vector<float> w = be.to_host(gate);
+  float* mean = values_of(gate_, visit.write);
+  const auto column = static_cast<int64_t>(gate_.column_of.at(visit.write));
+  for (int64_t r = 0; r < rows; ++r) {
+    double sum = 0;
+    for (int64_t h = 0; h < heads; ++h) {
+      const float value = w[static_cast<size_t>(r * heads + h)];
+      m.by_head[static_cast<size_t>((column * heads + h) * tokens_ + first_ + r)] = value;
+      sum += value;
+    }
+    mean[r] = static_cast<float>(sum / static_cast<double>(heads));
+  }
+  if (!o1_ || !o2_) return;
+  // w o1 + (1 - w) o2 is what went on; its distance to o1 alone is the phantom half's doing.
+  const Tensor weight = be.reshape(gate, {rows, heads, 1});
+  const std::vector<float> change = relative_distance(be, be.lerp(o2_, o1_, weight), o1_);
+  std::copy(change.begin(), change.end(), values_of(phantom_, visit.write));
+  o1_ = o2_ = Tensor();
+}
+
+std::vector<TraceMeasure> TraceMeasures::finish() {
+  std::vector<TraceMeasure> measures;
+  for (Part* part : {&mix_, &second_look_, &gate_, &phantom_, &update_})
+    if (!part->measure.columns.empty()) measures.push_back(std::move(part->measure));
+  return measures;
+}
+
+}  // namespace reprise

@@ -1,0 +1,190 @@
+#include "train/recipe/assemble.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+#include "model/load.h"
+#include "train/trainer.h"
+
+namespace reprise {
+namespace {
+
+// A model file that is read but not bound to a backend.
+struct Source {
+  ModelFiles files;
+  ModelConfig config;
+  TensorNames names;
+};
+
+Source open_source(const std::filesystem::path& path, const std::string& key,
+                   const std::string& recipe) {
+  if (!std::filesystem::exists(path))
+    fail("{}: key '{}': {}: no such file or folder; expected a Hugging Face folder or a GGUF file",
+         recipe, key, path.string());
+  Source source;
+  source.files.path = path;
+  bool gguf_style = false;
+  if (std::filesystem::is_directory(path)) {
+    source.files.folder = std::make_shared<HfFolder>(HfFolder::open(path));
+    Problems problems;
+    bool holds = true;
+    source.config = config_from_folder(*source.files.folder, problems, holds);
+    problems.raise();
+    source.files.weights = source.files.folder->weights;
+  } else {
+    source.files.gguf = std::make_shared<GgufFile>(open_gguf(path));
+    source.files.weights = source.files.gguf->weights;
+    source.config = config_from_gguf(*source.files.gguf);
+    gguf_style = !source.files.gguf->metadata.has("reprise.config");
+  }
+  source.names = tensor_names(source.config, gguf_style);
+  return source;
+}
+
+// Names of a decoder's tensors in the new model -> in the backbone's file.
+std::map<std::string, std::string> text_names(const TextConfig& text, const TensorNames& to,
+                                              const TensorNames& from) {
+  std::map<std::string, std::string> names;
+  for (const char* key : {"embed", "head", "final_norm"})
+    names[to.of(key) + ".weight"] = from.of(key) + ".weight";
+  for (int layer = 0; layer < text.layers; ++layer) {
+    std::vector<std::string> lists[2];
+    for (const int side : {0, 1}) {
+      Block block;
+      block.visit_tensors(text, side == 0 ? to : from, layer,
+                          [&](const TensorSlot& slot) { lists[side].push_back(slot.name); });
+    }
+    for (size_t i = 0; i < lists[0].size(); ++i) names[lists[0][i]] = lists[1][i];
+  }
+  return names;
+}
+
+// GGUF files of Llama-type models hold rows of q and k so that rope's pairs are neighbours: row
+// 2 i + j of a head is row j hd/2 + i of the original. values [heads * hd, in].
+void undo_interleaving(std::vector<float>& values, int heads, int hd) {
+  const std::vector<float> from = values;
+  const size_t in = values.size() / static_cast<size_t>(heads * hd);
+  for (int h = 0; h < heads; ++h)
+    for (int i = 0; i < hd / 2; ++i)
+      for (int j = 0; j < 2; ++j)
+        std::copy_n(from.begin() + static_cast<int64_t>(in) * (h * hd + 2 * i + j), in,
+                    values.begin() + static_cast<int64_t>(in) * (h * hd + j * (hd / 2) + i));
+}
+
+// A row more: the mean of the others.
+void add_mean_row(std::vector<float>& values, int64_t rows, int64_t width) {
+  std::vector<double> mean(static_cast<size_t>(width));
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < width; ++c)
+      mean[static_cast<size_t>(c)] += values[static_cast<size_t>(r * width + c)];
+  for (double value : mean) values.push_back(static_cast<float>(value / static_cast<double>(rows)));
+}
+
+Json vision_keys(const Recipe& recipe, Source* tower) {
+  if (tower) return tower->config.source;
+  return load_json(recipe.assembly.vision);
+}
+
+// The new model's config.json.
+Json new_config(const Recipe& recipe, const Source& backbone, const Json& vision, int64_t vocab,
+                int64_t image_token) {
+  const Assembly& assembly = recipe.assembly;
+  Json llm = backbone.config.source;
+  llm["vocab_size"] = vocab;
+  Json json = {
+      {"architectures", {assembly.scheme == "trol" ? "TroLForCausalLM" : "PhantomForCausalLM"}},
+      {"model_type", assembly.scheme},
+      {"image_token_index", image_token},
+      {"llm_config", llm}};
+  for (const char* key : {"vision_config", "downsample_ratio"})
+    if (vision.contains(key)) json[key] = vision[key];
+  if (backbone.config.eos_tokens.size() == 1) json["eos_token_id"] = backbone.config.eos_tokens[0];
+  if (backbone.config.eos_tokens.size() > 1) json["eos_token_id"] = backbone.config.eos_tokens;
+  if (backbone.config.bos_token >= 0) json["bos_token_id"] = backbone.config.bos_token;
+  Json& own = json["reprise"] = Json::object();
+  own["chat_format"] = recipe.chat_format;
+  if (vision.contains("reprise") && vision["reprise"].contains("image"))
+    own["image"] = vision["reprise"]["image"];
+  if (assembly.eta) own["phantom"] = {{"eta", *assembly.eta}};
+  return json;
+}
+
+void check_backbone(const Source& backbone, const std::string& recipe) {
+  const std::string where =
+      fmt::format("{}: key 'model.backbone': {}", recipe, backbone.files.path.string());
+  if (backbone.config.scheme != "dense" || backbone.config.vision)
+    fail("{}: is a '{}' model, expected an ordinary language model", where, backbone.config.scheme);
+  if (backbone.files.gguf && backbone.config.text.rope.kind == RopeConfig::Kind::LongRope)
+    fail(
+        "{}: keeps rope factors as tensors, which config.json has no place for; use the model's "
+        "Hugging Face folder",
+        where);
+}
+
+}  // namespace
+
+std::vector<float> fresh_values(const Recipe& recipe, const TensorSlot& slot) {
+  if (slot.name == "trol_gating.weight")
+    return std::vector<float>(static_cast<size_t>(num_elements(slot.shape)));
+  if (slot.name == "trol_gating.bias") return {static_cast<float>(recipe.assembly.gate_bias)};
+  return initial_values(slot, recipe.init_std, recipe.seed);
+}
+
+Assembled assemble(const Recipe& recipe) {
+  const Assembly& assembly = recipe.assembly;
+  const std::string where = recipe.path.string();
+  const auto backbone =
+      std::make_shared<Source>(open_source(assembly.backbone, "model.backbone", where));
+  check_backbone(*backbone, where);
+  std::shared_ptr<Source> tower;
+  if (!assembly.vision_from.empty()) {
+    tower = std::make_shared<Source>(open_source(assembly.vision_from, "model.vision_from", where));
+    if (!tower->config.vision)
+      fail("{}: key 'model.vision_from': {}: has no vision tower", where,
+           assembly.vision_from.string());
+  }
+
+  Assembled out;
+  out.tokenizer = recipe.tokenizer.empty()
+                      ? tokenizer_of(backbone->files, "name one with key 'model.tokenizer'")
+                      : read_tokenizer(recipe.tokenizer);
+  // A new placeholder takes a row of the embedding that no token has, else a new row.
+  const int64_t rows = backbone->config.text.vocab, used = out.tokenizer.size();
+  if (used > rows)
+    fail("{}: the tokenizer has {} tokens, the vocab_size of {} is {}", out.tokenizer.where, used,
+         assembly.backbone.string(), rows);
+  const int64_t image_token = out.tokenizer.find_or_add(assembly.image_token);
+  const int64_t vocab = std::max(rows, image_token + 1);
+  const Json vision = vision_keys(recipe, tower.get());
+  out.config = config_from_json(new_config(recipe, *backbone, vision, vocab, image_token),
+                                where + ": the assembled model's config");
+
+  const TensorNames to = tensor_names(out.config, /*gguf_style=*/false);
+  const auto names = std::make_shared<std::map<std::string, std::string>>(
+      text_names(backbone->config.text, to, backbone->names));
+  const bool interleaved = backbone->config.text.rope.interleaved;
+  out.values = [=, config = out.config, recipe = &recipe](const TensorSlot& slot) {
+    const auto named = names->find(slot.name);
+    const bool vision_tensor = slot.role == Role::Vision;
+    if (named == names->end() && !(vision_tensor && tower)) return fresh_values(*recipe, slot);
+    const Source& source = vision_tensor ? *tower : *backbone;
+    const TensorView& view = source.files.weights.get(vision_tensor ? slot.name : named->second);
+    std::vector<float> values = to_floats(view);
+    const TextConfig& text = config.text;
+    if (interleaved && slot.name.ends_with(".q_proj.weight"))
+      undo_interleaving(values, text.heads, text.head_dim);
+    if (interleaved && slot.name.ends_with(".k_proj.weight"))
+      undo_interleaving(values, text.kv_heads, text.head_dim);
+    if ((slot.role == Role::Embedding || slot.role == Role::Head) && slot.shape[0] == rows + 1 &&
+        view.shape.size() == 2 && view.shape[0] == rows)
+      add_mean_row(values, rows, view.shape[1]);
+    if (static_cast<int64_t>(values.size()) != num_elements(slot.shape))
+      fail("{}: tensor '{}' has shape {}, which doesn't give {}", source.files.path.string(),
+           view.name, shape_string(view.shape), shape_string(slot.shape));
+    return values;
+  };
+  return out;
+}
+
+}  // namespace reprise

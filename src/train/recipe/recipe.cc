@@ -1,0 +1,380 @@
+#include "train/recipe/recipe.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <cmath>
+#include <numbers>
+#include <set>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+
+namespace reprise {
+namespace {
+
+constexpr double kMostGateBias = 1000;
+constexpr int64_t kMostRank = 1 << 16;
+constexpr int64_t kMostBatch = 1 << 16;  // far above what fits; a typing error ends here
+
+// One mapping of the file; remembers which keys were asked for, so that the rest can be refused.
+class Section {
+ public:
+  Section(const YAML::Node& node, std::string where, std::string name)
+      : node_(node), where_(std::move(where)), name_(std::move(name)) {
+    if (!node_.IsNull() && !node_.IsMap()) bad("", "expected a mapping of keys");
+    if (!node_.IsMap()) return;
+    std::set<std::string> seen;  // yaml-cpp takes the first of two equal keys
+    for (const auto& entry : node_) {
+      if (!entry.first.IsScalar()) bad("", "expected keys that are plain words");
+      if (!seen.insert(entry.first.Scalar()).second) bad(entry.first.Scalar(), "is given twice");
+    }
+  }
+
+  bool has(const std::string& key) {
+    known_.insert(key);
+    return node_.IsMap() && node_[key] && !node_[key].IsNull();
+  }
+  template <class T>
+  void read(const std::string& key, T& value, const char* expected) {
+    if (!has(key)) return;
+    try {
+      value = node_[key].as<T>();
+    } catch (const YAML::Exception&) {
+      bad(key, fmt::format("expected {}", expected));
+    }
+  }
+  void read_int(const std::string& key, int64_t& value, int64_t low,
+                int64_t high = int64_t{1} << 40) {
+    const bool given = has(key);
+    read(key, value, "an integer");
+    if (given && (value < low || value > high))
+      bad(key, fmt::format("expected {} to {}, found {}", low, high, value));
+  }
+  void read_number(const std::string& key, double& value, double low) {
+    read(key, value, "a number");
+    if (!(value >= low) || !std::isfinite(value))
+      bad(key, fmt::format("expected a finite number of at least {}, found {}", low, value));
+  }
+  void read_path(const std::string& key, std::filesystem::path& value,
+                 const std::filesystem::path& folder) {
+    std::string text;
+    read(key, text, "a path");
+    if (!text.empty()) value = folder / text;  // an absolute path replaces the folder
+  }
+  YAML::Node node(const std::string& key) { return has(key) ? node_[key] : YAML::Node(); }
+  // Refuses keys that nobody asked for.
+  void finish() {
+    if (!node_.IsMap()) return;
+    for (const auto& entry : node_) {
+      const std::string& key = entry.first.Scalar();
+      if (known_.contains(key)) continue;
+      std::string list;
+      for (const std::string& name : known_) list += (list.empty() ? "" : ", ") + name;
+      bad(key, "unknown key; expected one of " + list);
+    }
+  }
+  [[noreturn]] void bad(const std::string& key, const std::string& message) const {
+    const YAML::Node at = key.empty() || !node_.IsMap() ? node_ : node_[key];
+    const std::string line =
+        at && at.Mark().line >= 0 ? fmt::format(":{}", at.Mark().line + 1) : "";
+    fail("{}{}: key '{}{}{}': {}", where_, line, name_, name_.empty() || key.empty() ? "" : ".",
+         key, message);
+  }
+
+ private:
+  YAML::Node node_;  // a mapping, or null: the section is left out
+  std::string where_;
+  std::string name_;
+  std::set<std::string> known_;
+};
+
+void read_strings(Section& section, const std::string& key, std::vector<std::string>& values) {
+  section.read(key, values, "a list of strings");
+}
+
+DataSource read_source(const YAML::Node& node, const std::string& where, size_t index,
+                       const std::filesystem::path& folder) {
+  Section section(node, where, fmt::format("data.train[{}]", index));
+  DataSource source;
+  section.read_path("file", source.file, folder);
+  section.read_path("images", source.images, folder);
+  section.read("generator", source.generator, "a string");
+  section.read("wrong_answers", source.wrong_answers, "a string");
+  section.read_number("weight", source.weight, 0);
+  section.read("flips", source.flips, "true or false");
+  section.read("quarter_turns", source.quarter_turns, "true or false");
+  section.finish();
+  if (!source.wrong_answers.empty() && source.wrong_answers != "easy-vqa")
+    section.bad("wrong_answers", "expected easy-vqa, found '" + source.wrong_answers + "'");
+  if (!source.generator.empty() && source.generator != "easy-vqa")
+    section.bad("generator", "expected easy-vqa, found '" + source.generator + "'");
+  if (source.file.empty() == source.generator.empty())
+    section.bad("file", "expected either file or generator");
+  return source;
+}
+
+void read_model(Section section, Recipe& recipe, const std::filesystem::path& folder) {
+  section.read_path("config", recipe.config, folder);
+  section.read_path("tokenizer", recipe.tokenizer, folder);
+  section.read_path("from", recipe.from, folder);
+  section.read("chat_format", recipe.chat_format, "a string");
+  section.read_number("init_std", recipe.init_std, 0);
+  Assembly& assembly = recipe.assembly;
+  section.read_path("backbone", assembly.backbone, folder);
+  section.read("scheme", assembly.scheme, "trol or phantom");
+  section.read_path("vision_from", assembly.vision_from, folder);
+  section.read_path("vision", assembly.vision, folder);
+  section.read("image_token", assembly.image_token, "a string");
+  if (section.has("eta")) section.read_number("eta", assembly.eta.emplace(), 0);
+  section.read_number("gate_bias", assembly.gate_bias, -kMostGateBias);
+  if (assembly.gate_bias > kMostGateBias)
+    section.bad("gate_bias", fmt::format("expected at most {}", kMostGateBias));
+  section.finish();
+  const int ways = !recipe.from.empty() + !recipe.config.empty() + !assembly.backbone.empty();
+  if (ways != 1)
+    section.bad("config",
+                "expected exactly one of config (a new model), from (a model to go on with) and "
+                "backbone (a language model to build around)");
+  if (!recipe.config.empty() && recipe.tokenizer.empty())
+    section.bad("tokenizer", "is missing; a new model needs a tokenizer.json");
+  if (!assembly.backbone.empty()) {
+    if (assembly.scheme != "trol" && assembly.scheme != "phantom")
+      section.bad("scheme",
+                  "expected trol or phantom beside backbone, found '" + assembly.scheme + "'");
+    if (assembly.vision_from.empty() == assembly.vision.empty())
+      section.bad("vision_from",
+                  "expected either vision_from (a model's tower) or vision (a new one)");
+    if (recipe.chat_format.empty())
+      section.bad("chat_format", "is missing; an assembled model needs one that has pictures");
+    if (assembly.image_token.empty()) section.bad("image_token", "expected a token's text");
+    if (assembly.eta && assembly.scheme != "phantom")
+      section.bad("eta", "belongs to scheme phantom");
+    if (section.has("gate_bias") && assembly.scheme != "trol")
+      section.bad("gate_bias", "belongs to scheme trol");
+  } else {
+    for (const char* key : {"scheme", "vision_from", "vision", "image_token", "eta", "gate_bias"})
+      if (section.has(key)) section.bad(key, "is for assembling a model, which needs backbone");
+  }
+}
+
+void read_data(Section section, Recipe& recipe, const std::string& where,
+               const std::filesystem::path& folder) {
+  const YAML::Node sources = section.node("train");
+  if (!sources || !sources.IsSequence() || sources.size() == 0)
+    section.bad("train", "expected a list of sources");
+  for (const YAML::Node& node : sources)
+    recipe.train.push_back(read_source(node, where, recipe.train.size(), folder));
+  section.read_path("validation", recipe.validation, folder);
+  section.read_path("validation_images", recipe.validation_images, folder);
+  section.read_int("validation_every", recipe.validation_every, 1);
+  section.read_int("validation_limit", recipe.validation_limit, 1);
+  section.read_int("questions_per_image", recipe.questions_per_image, 1, kMostBatch);
+  section.finish();
+  double sum = 0;
+  for (const DataSource& source : recipe.train) sum += source.weight;
+  if (!(sum > 0)) section.bad("train", "expected a positive weight");
+}
+
+void read_optimizer(Section section, OptimizerRecipe& o) {
+  section.read_number("lr", o.lr, 0);
+  section.read_number("min_lr", o.min_lr, 0);
+  section.read_int("warmup_steps", o.warmup_steps, 0);
+  section.read_number("beta1", o.beta1, 0);
+  section.read_number("beta2", o.beta2, 0);
+  section.read_number("eps", o.eps, 0);
+  section.read_number("weight_decay", o.weight_decay, 0);
+  section.read_number("clip", o.clip, 0);
+  section.finish();
+  // As the optimizer's float32 sees them.
+  if (!(static_cast<float>(o.eps) > 0)) section.bad("eps", "expected a positive number");
+  for (const auto& [key, beta] : {std::pair{"beta1", o.beta1}, std::pair{"beta2", o.beta2}})
+    if (static_cast<float>(beta) >= 1) section.bad(key, "expected a number below 1");
+  if (o.min_lr > o.lr) section.bad("min_lr", "is larger than lr");
+}
+
+void read_loss(Section& top, Section section, Recipe& recipe) {
+  std::string loss = "sft";
+  top.read("loss", loss, "sft or sft+po");
+  if (loss != "sft" && loss != "sft+po")
+    top.bad("loss", "expected sft or sft+po, found '" + loss + "'");
+  recipe.preference = loss == "sft+po";
+  section.read_number("beta", recipe.po.beta, 0);
+  section.read_number("gamma", recipe.po.gamma, 0);
+  section.finish();
+  if (!recipe.preference && top.has("po")) top.bad("po", "is given, but loss is not sft+po");
+}
+
+void read_lora(Section section, Recipe& recipe) {
+  LoraRecipe& lora = recipe.lora.emplace();
+  section.read_int("r", lora.rank, 1, kMostRank);
+  section.read_number("alpha", lora.alpha, 0);
+  section.read_number("dropout", lora.dropout, 0);
+  read_strings(section, "targets", lora.targets);
+  section.read_path("from", lora.from, recipe.path.parent_path());
+  std::string how = "merged";
+  section.read("export", how, "merged or beside");
+  section.finish();
+  if (how != "merged" && how != "beside")
+    section.bad("export", "expected merged or beside, found '" + how + "'");
+  lora.merged = how == "merged";
+  if (lora.rank == 0) section.bad("r", "is missing, expected the adapters' rank");
+  if (!(lora.alpha > 0)) section.bad("alpha", "expected a positive number");
+  if (lora.dropout >= 1) section.bad("dropout", "expected a number below 1");
+  if (lora.targets.empty()) section.bad("targets", "is missing, expected patterns of matrices");
+}
+
+void read_quantize(Section section, Recipe& recipe) {
+  QuantizeRecipe& quantize = recipe.quantize.emplace();
+  section.read("type", quantize.type, "nf4 or int8");
+  section.read("double", quantize.double_quantization, "true or false");
+  read_strings(section, "targets", quantize.targets);
+  section.finish();
+  if (quantize.type != "nf4" && quantize.type != "int8")
+    section.bad("type", "expected nf4 or int8, found '" + quantize.type + "'");
+  if (quantize.double_quantization && quantize.type != "nf4")
+    section.bad("double", "belongs to type nf4");
+  if (quantize.targets.empty()) section.bad("targets", "is missing, expected patterns of matrices");
+}
+
+void read_run(Section section, Recipe& recipe) {
+  section.read_int("steps", recipe.steps, 1);
+  if (recipe.steps == 0) section.bad("steps", "is missing, expected an integer");
+  section.read_number("minutes", recipe.minutes, 0);
+  section.read_int("batch", recipe.batch, 1, kMostBatch);
+  section.read_int("accumulate", recipe.accumulate, 1, kMostBatch);
+  std::string precision = "fp32";
+  section.read("precision", precision, "fp32 or bf16");
+  if (precision != "fp32" && precision != "bf16")
+    section.bad("precision", "expected fp32 or bf16, found '" + precision + "'");
+  recipe.bf16 = precision == "bf16";
+  section.read("gradient_checkpointing", recipe.gradient_checkpointing, "true or false");
+  section.read_number("adapter_dropout", recipe.adapter_dropout, 0);
+  if (recipe.adapter_dropout >= 1) section.bad("adapter_dropout", "expected a number below 1");
+  section.read("seed", recipe.seed, "an integer of at least 0");
+  read_strings(section, "freeze", recipe.freeze);
+  read_strings(section, "train_only", recipe.train_only);
+  section.read_int("checkpoint_every", recipe.checkpoint_every, 1);
+  section.read_int("log_every", recipe.log_every, 1);
+  section.finish();
+}
+
+}  // namespace
+
+Recipe load_recipe(const std::filesystem::path& path) {
+  constexpr size_t kMostBytes = 1 << 20;
+  const std::string where = path.string();
+  YAML::Node root;
+  try {
+    root = YAML::Load(read_file(path, kMostBytes));
+  } catch (const YAML::Exception& error) {
+    fail("{}: not valid YAML: {}", where, error.what());
+  }
+  if (!root.IsMap()) fail("{}: expected a YAML mapping with model, data, optimizer, run", where);
+  const std::filesystem::path folder = path.parent_path();
+  Recipe recipe;
+  recipe.path = path;
+  Section top(root, where, "");
+  for (const char* key : {"model", "data", "run"})
+    if (!top.has(key)) fail("{}: key '{}' is missing", where, key);
+  read_model(Section(top.node("model"), where, "model"), recipe, folder);
+  read_data(Section(top.node("data"), where, "data"), recipe, where, folder);
+  read_loss(top, Section(top.node("po"), where, "po"), recipe);
+  if (top.has("lora")) read_lora(Section(top.node("lora"), where, "lora"), recipe);
+  if (top.has("quantize")) read_quantize(Section(top.node("quantize"), where, "quantize"), recipe);
+  read_optimizer(Section(top.node("optimizer"), where, "optimizer"), recipe.optimizer);
+  read_run(Section(top.node("run"), where, "run"), recipe);
+  top.finish();
+  return recipe;
+}
+
+namespace {
+
+Json recipe_identity(const Recipe& recipe) {
+  // Files by their names: a folder may have moved.
+  const auto name = [](const std::filesystem::path& path) { return path.filename().string(); };
+  Json json = {{"model.config", name(recipe.config)},
+               {"model.tokenizer", name(recipe.tokenizer)},
+               {"model.from", name(recipe.from)},
+               {"model.backbone", name(recipe.assembly.backbone)},
+               {"model.scheme", recipe.assembly.scheme},
+               {"model.eta", recipe.assembly.eta ? Json(*recipe.assembly.eta) : Json()},
+               {"model.vision", name(recipe.assembly.vision)},
+               {"model.vision_from", name(recipe.assembly.vision_from)},
+               {"model.image_token", recipe.assembly.image_token},
+               {"model.chat_format", recipe.chat_format},
+               {"data.questions_per_image", recipe.questions_per_image},
+               {"loss", recipe.preference ? "sft+po" : "sft"},
+               {"run.batch", recipe.batch},
+               {"run.accumulate", recipe.accumulate},
+               {"run.precision", recipe.bf16 ? "bf16" : "fp32"},
+               {"run.seed", recipe.seed},
+               {"run.adapter_dropout", recipe.adapter_dropout}};
+  if (recipe.preference) {
+    json["po.beta"] = recipe.po.beta;
+    json["po.gamma"] = recipe.po.gamma;
+  }
+  Json& sources = json["data.train"] = Json::array();
+  for (const DataSource& source : recipe.train)
+    sources.push_back({name(source.file), name(source.images), source.generator,
+                       source.wrong_answers, source.weight, source.flips, source.quarter_turns});
+  const OptimizerRecipe& o = recipe.optimizer;
+  for (const auto& [key, value] :
+       {std::pair{"lr", o.lr}, std::pair{"min_lr", o.min_lr}, std::pair{"beta1", o.beta1},
+        std::pair{"beta2", o.beta2}, std::pair{"eps", o.eps},
+        std::pair{"weight_decay", o.weight_decay}, std::pair{"clip", o.clip}})
+    json[std::string("optimizer.") + key] = value;
+  json["optimizer.warmup_steps"] = o.warmup_steps;
+  if (const auto& lora = recipe.lora) {
+    json["lora.r"] = lora->rank;
+    json["lora.alpha"] = lora->alpha;
+    json["lora.dropout"] = lora->dropout;
+    json["lora.targets"] = lora->targets;
+  }
+  if (const auto& quantize = recipe.quantize) {
+    json["quantize.type"] = quantize->type;
+    json["quantize.double"] = quantize->double_quantization;
+    json["quantize.targets"] = quantize->targets;
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string identity_text(const Recipe& recipe) {
+  // A file's name may be any bytes.
+  return recipe_identity(recipe).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+void check_same_recipe(const Recipe& recipe, const std::string& identity,
+                       const std::filesystem::path& checkpoint) {
+  if (identity.empty()) return;  // of a version that didn't keep it
+  const std::string where = checkpoint.string() + ": metadata 'recipe'";
+  const Json then = parse_json(identity, where);
+  JsonObject(then, where);  // Error unless it is an object
+  const Json now = parse_json(identity_text(recipe), where);
+  std::set<std::string> keys;
+  for (const Json* side : {&then, &now})
+    for (const auto& [key, value] : side->items()) keys.insert(key);
+  std::string list;
+  for (const std::string& key : keys) {
+    const Json before = then.value(key, Json()), after = now.value(key, Json());
+    if (before != after)
+      list += fmt::format("\n  {}: {}, now {}", key, before.dump(), after.dump());
+  }
+  if (!list.empty())
+    fail("{}: was begun with another recipe than {}:{}", checkpoint.string(), recipe.path.string(),
+         list);
+}
+
+double learning_rate(const OptimizerRecipe& o, int64_t step, int64_t steps, double at_least) {
+  if (step < o.warmup_steps)
+    return o.lr * static_cast<double>(step + 1) / static_cast<double>(o.warmup_steps);
+  const int64_t span = std::max<int64_t>(1, steps - o.warmup_steps);
+  const double progress = std::min(
+      1.0,
+      std::max(at_least, static_cast<double>(step - o.warmup_steps) / static_cast<double>(span)));
+  return o.min_lr + (o.lr - o.min_lr) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
+}
+
+}  // namespace reprise
