@@ -99,9 +99,7 @@ bool Session::prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer
     if (cancelled && cancelled()) return false;
     const int64_t end = std::min(n, begin + chunk_);
     Tensor x = embed(prompt, begin, end);  // [rows, d]
-    if (observer != nullptr && observer->wants("inputs_embeds")) {
-      observer->observe("inputs_embeds", x);
-    }
+    if (observer != nullptr) observer->observe("inputs_embeds", x);
     Rows rows;
     rows.append(sequence_, end - begin, n);
     if (images > 0) {
@@ -137,9 +135,7 @@ std::vector<float> Session::decode(int32_t token, Observer* observer) {
   Rows rows;
   rows.append(sequence_, 1, position + 1);
   Tensor x = model_.embed(ids);  // [1, d]
-  if (observer != nullptr && observer->wants("inputs_embeds")) {
-    observer->observe("inputs_embeds", x);
-  }
+  if (observer != nullptr) observer->observe("inputs_embeds", x);
   return logits(model_.forward(plans_->decode, rows, std::move(x), observer));
 }
 

@@ -139,15 +139,15 @@ TracePage collect_trace(LoadedModel& engine, const TokenPrompt& prompt, std::spa
   TraceMeasures measures(engine.model(), prompt_plan, plans->decode,
                          static_cast<int64_t>(page.tokens.size()));
   Session session(engine.model(), plans, request.chunk);
-  measures.begin_call(prompt_plan, 0);
+  measures.begin_call(0);
   session.prefill(
       prompt,
       [&](int64_t first, const Tensor& state) {
-        measures.begin_call(prompt_plan, first + state.dim(0));
+        measures.begin_call(first + state.dim(0));
       },
       &measures);
   for (size_t i = 0; i + 1 < answer.size(); ++i) {
-    measures.begin_call(plans->decode, session.length());
+    measures.begin_call(session.length());
     session.decode(answer[i], &measures);
   }
   page.measures = measures.finish();

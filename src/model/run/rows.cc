@@ -1,10 +1,23 @@
-#include "model/rows.h"
+#include "model/run/rows.h"
+
+#include <algorithm>
 
 namespace reprise {
 
 void Sequence::end_prompt(const Plan& plan) {
   for (size_t row = 0; row < plan.kv_rows.size(); ++row)
     if (plan.kv_rows[row].lifetime == Lifetime::Prompt) kv.erase(static_cast<int>(row));
+}
+
+void Sequence::truncate(int64_t new_length) {
+  for (auto it = kv.begin(); it != kv.end();) {
+    KvRow& row = it->second;
+    const auto end = std::lower_bound(row.positions.begin(), row.positions.end(), new_length);
+    row.truncate(end - row.positions.begin());
+    it = row.filled() == 0 ? kv.erase(it) : std::next(it);
+  }
+  if (scheme) scheme->truncate(new_length);
+  length = std::min(length, new_length);
 }
 
 int64_t Sequence::kv_bytes() const {
