@@ -90,8 +90,6 @@ class Backend {
   // Reads entries [begin, end) of a row: k [end - begin, heads, k_dim], v [end - begin, heads,
   // v_dim].
   virtual std::pair<Tensor, Tensor> read_kv(const KvRow& row, int64_t begin, int64_t end) = 0;
-  virtual void append_kv(const Tensor&, const Tensor&, std::span<const AttentionSegment>) { REPRISE_CHECK(false); }
-  void alias_kv(const KvRow&, std::span<const int32_t>, KvRow&) { REPRISE_CHECK(false); }
   // A row with the same entries, its full pages shared and its last partial page copied.
   virtual KvRow fork(const KvRow& row) = 0;
 

@@ -62,7 +62,6 @@ struct AttentionSegment {
   // Functional (read and write null), for training: the queries attend to the k, v of their own
   // segment and, where prefix >= 0, to those of that earlier segment of the call as well.
   int prefix = -1;
-  bool own_entries = false;
 };
 
 }  // namespace reprise
