@@ -138,7 +138,7 @@ Tensor Model::run_visit(const Rows& rows, const Step& step, const Tensor& angles
     if (segment.sequence) {
       auto& kv = segment.sequence->kv;
       KvRow& write = kv[visit.write];
-      if (write.positions.empty()) write.spec = kv_spec_;
+      if (write.filled() == 0) write.spec = kv_spec_;
       entry.write = &write;
       entry.read = &kv.at(visit.read);
     }
