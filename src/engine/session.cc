@@ -40,8 +40,7 @@ int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plan
   if (common == 0) return 0;
   for (const auto& [number, row] : sequence_.kv) {
     KvRow part = row;  // shares its pages; fork copies the one that will be written to
-    const auto end = std::lower_bound(part.positions.begin(), part.positions.end(), common);
-    part.truncate(end - part.positions.begin());
+    part.truncate(part.lower_bound(common));
     sequence.kv[number] = model.backend().fork(part);
   }
   sequence.scheme = sequence_.scheme ? sequence_.scheme->clone() : nullptr;

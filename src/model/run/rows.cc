@@ -12,8 +12,7 @@ void Sequence::end_prompt(const Plan& plan) {
 void Sequence::truncate(int64_t new_length) {
   for (auto it = kv.begin(); it != kv.end();) {
     KvRow& row = it->second;
-    const auto end = std::lower_bound(row.positions.begin(), row.positions.end(), new_length);
-    row.truncate(end - row.positions.begin());
+    row.truncate(row.lower_bound(new_length));
     it = row.filled() == 0 ? kv.erase(it) : std::next(it);
   }
   if (scheme) scheme->truncate(new_length);
