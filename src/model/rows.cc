@@ -1,6 +1,22 @@
 #include "model/rows.h"
 
+#include <algorithm>
+
 namespace reprise {
+
+Sequence Sequence::fork(Backend& be, int64_t tokens) const {
+  REPRISE_CHECK(tokens >= 0 && tokens <= length);
+  Sequence copy;
+  for (const auto& [number, row] : kv) {
+    KvRow part = row;
+    const auto end = std::lower_bound(part.positions.begin(), part.positions.end(), tokens);
+    part.truncate(end - part.positions.begin());
+    copy.kv[number] = be.fork(part);
+  }
+  copy.scheme = scheme ? scheme->clone() : nullptr;
+  copy.length = tokens;
+  return copy;
+}
 
 void Sequence::end_prompt(const Plan& plan) {
   for (size_t row = 0; row < plan.kv_rows.size(); ++row)

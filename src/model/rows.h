@@ -24,6 +24,11 @@ struct Sequence {
   std::unique_ptr<SchemeState> scheme;  // made by the scheme at the first call
   int64_t length = 0;                   // tokens run so far; the next token's position
 
+  // A sequence that goes on by itself from this one's first `tokens` tokens. Full pages are shared,
+  // a partial last one is copied, and so is the scheme's state: as it is now, so it must not depend
+  // on the tokens left out.
+  Sequence fork(Backend& be, int64_t tokens) const;
+  Sequence fork(Backend& be) const { return fork(be, length); }
   // Drops rows whose lifetime in `plan` is the prompt.
   void end_prompt(const Plan& plan);
   int64_t kv_bytes() const;

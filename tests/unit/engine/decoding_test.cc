@@ -37,7 +37,8 @@ class DecodingTest : public ::testing::Test {
     prompt.tokens.ids = std::move(ids);
     return prompt;
   }
-  const std::filesystem::path picture_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const std::filesystem::path picture_file_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const Picture picture_ = Picture::read(picture_file_);
   TempFolder folder_;
   std::vector<std::unique_ptr<LoadedModel>> engines_;
 };
@@ -139,8 +140,8 @@ TEST_F(DecodingTest, QuestionsAreAnsweredByTheBestBeam) {
   for (const char* name : {"trol/phi3-vit", "phantom/qwen2-vit"}) {
     LoadedModel& engine = load(name);
     const QaOptions options{.generation = {.beam = {.beams = 3}, .max_tokens = 6}};
-    const std::vector<Question> questions = {{picture_, "what shape is it?", "x"},
-                                             {picture_, "what colour is it?", "y"}};
+    const std::vector<Question> questions = {{picture_file_, "what shape is it?", "x"},
+                                             {picture_file_, "what colour is it?", "y"}};
     const QaResult answers = answer_questions(engine, {.reuse_prefix = true}, questions, options);
     for (size_t i = 0; i < questions.size(); ++i) {
       PromptBuilder builder(engine);
