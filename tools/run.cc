@@ -69,7 +69,7 @@ class RunCommand : public Command {
     app.add_option("--min-p", sampler.min_p,
                    "Leave out tokens below this fraction of the most likely one")
         ->capture_default_str();
-    app.add_option("--repetition-penalty", sampler.repetition_penalty,
+    app.add_option("--repetition-penalty", generation_.repetition_penalty,
                    "Makes tokens seen before less likely; 1: off")
         ->capture_default_str();
     add_beam_options(app, generation_.beam);
@@ -94,8 +94,7 @@ class RunCommand : public Command {
   }
 
   int run() override {
-    generation_.sampler.check();
-    generation_.beam.check();
+    generation_.check();
     for (const std::string& stop : generation_.stop) {
       if (stop.empty()) fail("--stop: the text is empty");
     }
@@ -108,8 +107,10 @@ class RunCommand : public Command {
     const bool chat = !asked && isatty(STDIN_FILENO);
     if (!asked && !chat) {
       prompt_.assign(std::istreambuf_iterator<char>(std::cin), {});
-      while (!prompt_.empty() && (prompt_.back() == '\n' || prompt_.back() == '\r')) {
+      // The newline that ends the last line, as a file's text and echo have it; others are meant.
+      if (prompt_.ends_with('\n')) {
         prompt_.pop_back();
+        if (prompt_.ends_with('\r')) prompt_.pop_back();
       }
     }
     if (chat && json_) fail("--json: a chat on the terminal has no JSON output; give --prompt");

@@ -54,10 +54,13 @@ TEST_F(DecodingTest, BeamsAreThoseOfTheSearchAndComeInOnePiece) {
 
   const auto plans = make_plans(engine.model());
   Session session(engine.model(), plans);
-  BeamSearch search(options.beam, {engine.end_tokens(), 10, {}});
+  AnswerRules rules;
+  rules.ends = engine.end_tokens();
+  rules.max_tokens = 10;
+  BeamSearch search(options.beam, Answer(rules));
   const std::vector<float> logits = session.prefill(prompt.tokens);
   Branches branches(engine.model(), plans, session);
-  const int64_t calls = run_search(branches, search, logits, std::ssize(logits));
+  const int64_t calls = run_search(branches, search, logits);
   const auto expected = search.results();
   ASSERT_EQ(result.beams.size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
