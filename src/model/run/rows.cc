@@ -2,7 +2,23 @@
 
 #include <algorithm>
 
+#include <algorithm>
+
 namespace reprise {
+
+Sequence Sequence::fork(Backend& be, int64_t tokens) const {
+  REPRISE_CHECK(tokens >= 0 && tokens <= length);
+  Sequence copy;
+  for (const auto& [number, row] : kv) {
+    KvRow part = row;
+    part.truncate(part.lower_bound(tokens));
+    copy.kv[number] = be.fork(part);
+  }
+  copy.scheme = scheme ? scheme->clone() : nullptr;
+  if (copy.scheme) copy.scheme->truncate(tokens);
+  copy.length = tokens;
+  return copy;
+}
 
 void Sequence::end_prompt(const Plan& plan) {
   for (size_t row = 0; row < plan.kv_rows.size(); ++row)

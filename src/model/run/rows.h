@@ -31,6 +31,11 @@ struct Sequence {
   // Cohort). A sequence must not move while there are any.
   std::vector<Cohort*> under_way;
 
+  // A sequence that goes on by itself from this one's first `tokens` tokens. Full pages are shared,
+  // a partial last one is copied, and so is the scheme's state: as it is now, so it must not depend
+  // on the tokens left out.
+  Sequence fork(Backend& be, int64_t tokens) const;
+  Sequence fork(Backend& be) const { return fork(be, length); }
   // Drops rows whose lifetime in `plan` is the prompt.
   void end_prompt(const Plan& plan);
   // Forgets all tokens from position `new_length` on: as if they had never been run.
