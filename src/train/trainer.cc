@@ -48,8 +48,8 @@ Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions
     made_.model->set_visit_wrapper([this](const Tensor& x, Model::Visitation visit) {
       return backend_.checkpoint(x, std::move(visit));
     });
-  run_.reset(
-      new TrainRun{recipe_, backend_, *made_.model, plan_, weights_, *objective_, *batches_});
+  run_ = std::make_unique<TrainRun>(
+      TrainRun{recipe_, backend_, *made_.model, plan_, weights_, *objective_, *batches_});
 }
 
 Trainer::~Trainer() {

@@ -116,8 +116,8 @@ void ConversationTokenizer::check(const std::string& file, const ExampleSource& 
 
 void ConversationTokenizer::fail_without_wrong_answer(const std::string& question) const {
   fail(
-      "{}: loss sft+po: the question '{}' has no wrong answer; expected a key 'rejected' in the "
-      "data, or 'wrong_answers' in the recipe's source",
+      "{}: the loss compares answers, but the question '{}' has no wrong answer; expected a key "
+      "'rejected' in the data, or 'wrong_answers' in the recipe's source",
       where_, question);
 }
 

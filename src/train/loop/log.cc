@@ -1,9 +1,10 @@
 #include "train/loop/log.h"
 
+#include <algorithm>
 #include <fstream>
-#include <set>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -13,15 +14,15 @@ namespace reprise {
 namespace {
 
 // Every other number of a line is one of the objective's values.
-const std::set<std::string> kOwnKeys = {"step",
-                                        "steps",
-                                        "loss",
-                                        "learning_rate",
-                                        "gradient_norm",
-                                        "tokens",
-                                        "tokens_per_second",
-                                        "validation_loss",
-                                        "validation_exact"};
+constexpr std::string_view kOwnKeys[] = {"step",
+                                         "steps",
+                                         "loss",
+                                         "learning_rate",
+                                         "gradient_norm",
+                                         "tokens",
+                                         "tokens_per_second",
+                                         "validation_loss",
+                                         "validation_exact"};
 
 Json report_to_json(const StepReport& report) {
   Json json = {{"step", report.step},
@@ -66,7 +67,8 @@ std::vector<StepReport> read_log(const std::filesystem::path& path, int64_t last
     report.validation_loss = object.find_number("validation_loss");
     report.validation_exact = object.find_number("validation_exact");
     for (const auto& [key, value] : json.items())
-      if (value.is_number() && !kOwnKeys.contains(key)) report.values[key] = value.get<double>();
+      if (value.is_number() && std::ranges::find(kOwnKeys, key) == std::end(kOwnKeys))
+        report.values[key] = value.get<double>();
     reports.push_back(report);
   }
   return reports;
