@@ -3,17 +3,10 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/clock.h"
 #include "image/decode.h"
 
 namespace reprise {
-
-namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
 
 PreprocessConfig preprocess_config(const ImageConfig& config, bool apply_exif) {
   PreprocessConfig result;

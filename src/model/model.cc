@@ -124,7 +124,8 @@ Tensor Model::run_block(int block, const VisitRows& rows, const Tensor& x,
   });
 }
 
-Model::Results Model::run(const Plan& plan, const Rows& rows, Tensor x, Observer* observer) const {
+Model::Results Model::run(const Plan& plan, const Rows& rows, Tensor x, Observer* observer,
+                          bool exits) const {
   const Runner runner(*this);
   Results results;
   std::unique_ptr<Cohort> cohort = runner.start(plan, rows, std::move(x), observer);
@@ -133,7 +134,7 @@ Model::Results Model::run(const Plan& plan, const Rows& rows, Tensor x, Observer
       if (cohort->visit()) {
         runner.visit(*cohort);
       } else {
-        results.exits.push_back(cohort->state());
+        if (exits) results.exits.push_back(cohort->state());
         runner.pass(*cohort);
       }
     }

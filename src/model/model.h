@@ -73,9 +73,10 @@ class Model {
   }
   struct Results {
     Tensor state;               // as above
-    std::vector<Tensor> exits;  // [rows, d] at each LoopEnd in order, before its norm
+    std::vector<Tensor> exits;  // where asked for: [rows, d] at each LoopEnd, before its norm
   };
-  Results run(const Plan& plan, const Rows& rows, Tensor x, Observer* observer = nullptr) const;
+  Results run(const Plan& plan, const Rows& rows, Tensor x, Observer* observer = nullptr,
+              bool exits = false) const;
   Tensor final_norm(const Tensor& x) const;   // [rows, d]
   Tensor logits(const Tensor& normed) const;  // [rows, vocabulary]
   // One visit of a block; see block.h. `keep` lives as long as the visit may be run again.
