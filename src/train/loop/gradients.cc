@@ -56,7 +56,7 @@ StepReport compute_gradients(TrainRun& run, int64_t index, std::span<Batch> batc
     batch.make_inputs();
     run.backend.begin_pass(run.recipe.seed, static_cast<uint64_t>(index * run.recipe.accumulate +
                                                                   static_cast<int64_t>(i)));
-    const ForwardResult forward =
+    const Model::Results forward =
         run_forward(run.model, run.plan, batch, run.objective.needs().exits);
     const BatchLoss parts = run.objective.loss(run.model, run.backend, batch, forward);
     const Tensor loss = weighted_loss(run.backend, terms, items, parts.sums);

@@ -33,7 +33,7 @@ void validate(TrainRun& run, StepReport& report) {
   int64_t tokens = 0, answers = 0, exact = 0;
   for (int64_t begin = 0; begin < size; begin += run.recipe.batch) {
     const Batch batch = run.batches.validation(begin, std::min(size, begin + run.recipe.batch));
-    const ForwardResult forward = run_forward(run.model, run.plan, batch);
+    const Model::Results forward = run_forward(run.model, run.plan, batch);
     const Tensor logits = target_logits(run.model, batch, forward.state);
     loss += run.backend.to_host(run.backend.cross_entropy_sum(logits, batch.targets))[0];
     tokens += static_cast<int64_t>(batch.targets.size());

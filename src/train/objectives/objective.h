@@ -56,7 +56,7 @@ class Objective {
   // asked of all of them before the first one is run.
   virtual std::vector<int64_t> items(const Batch& batch) const = 0;
   virtual BatchLoss loss(Model& model, TrainBackend& backend, const Batch& batch,
-                         const ForwardResult& forward) = 0;
+                         const Model::Results& forward) = 0;
 };
 
 // What a recipe says to one objective alone; those that have options derive their own.

@@ -11,7 +11,7 @@ class Sft : public Objective {
   std::span<const LossTerm> terms() const override { return terms_; }
   std::vector<int64_t> items(const Batch& batch) const override { return {batch.right_targets()}; }
   BatchLoss loss(Model& model, TrainBackend& backend, const Batch& batch,
-                 const ForwardResult& forward) override {
+                 const Model::Results& forward) override {
     const Tensor logits = target_logits(model, batch, forward.state);
     return {{backend.cross_entropy_sum(logits, batch.targets)}, {}};
   }

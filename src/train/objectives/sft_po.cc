@@ -27,7 +27,7 @@ class SftPo : public Objective {
     return {batch.right_targets(), batch.pairs()};
   }
   BatchLoss loss(Model& model, TrainBackend& backend, const Batch& batch,
-                 const ForwardResult& forward) override {
+                 const Model::Results& forward) override {
     const AnswerLoss parts = answer_loss(backend, target_logits(model, batch, forward.state),
                                          batch.targets, batch.answers, options_);
     BatchLoss loss{{parts.sft, parts.preference}, {}};

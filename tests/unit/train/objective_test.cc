@@ -31,7 +31,7 @@ class AtEveryExit : public Objective {
     return std::vector<int64_t>(kLoops, batch.right_targets());
   }
   BatchLoss loss(Model& model, TrainBackend& backend, const Batch& batch,
-                 const ForwardResult& forward) override {
+                 const Model::Results& forward) override {
     EXPECT_EQ(forward.exits.size(), size_t{kLoops});
     BatchLoss loss;
     for (const Tensor& state : forward.exits)
@@ -101,8 +101,8 @@ class ObjectiveSeam : public testing::Test {
 
 TEST_F(ObjectiveSeam, ExitsAreTheStatesAtTheLoopsEnds) {
   const Batch batch = Texts().next();
-  const ForwardResult with = run_forward(*model_, plan_, batch, /*exits=*/true);
-  const ForwardResult without = run_forward(*model_, plan_, batch);
+  const Model::Results with = run_forward(*model_, plan_, batch, /*exits=*/true);
+  const Model::Results without = run_forward(*model_, plan_, batch);
   ASSERT_EQ(with.exits.size(), size_t{kLoops});
   EXPECT_TRUE(without.exits.empty());
   EXPECT_EQ(be_->to_host(with.state), be_->to_host(without.state));
