@@ -36,9 +36,7 @@ struct KvSpec {
   bool operator==(const KvSpec&) const = default;
 };
 
-constexpr int64_t kv_pages(int64_t tokens) {
-  return (tokens + kKvPageTokens - 1) / kKvPageTokens;
-}
+constexpr int64_t kv_pages(int64_t tokens) { return (tokens + kKvPageTokens - 1) / kKvPageTokens; }
 // What `rows` KV rows of `tokens` entries each take: to be asked of KvBudget::reserve. A row that
 // is cut back into a page it shares, or goes on from a shared partial page, takes one page more.
 inline int64_t kv_bytes(const KvSpec& spec, int64_t rows, int64_t tokens) {
@@ -97,10 +95,10 @@ struct AttentionSegment {
   // Functional (read and write null), for training: the queries attend to the k, v of their own
   // segment and, where prefix >= 0, to those of that earlier segment of the call as well.
   int prefix = -1;
-  // Serving, for loops that share one row's past: the queries attend to the entries of `read` (null:
-  // none) at positions before the segment's first, and causally to the segment's own k, v, rounded
-  // as the rows store them, whether `write` keeps them or not. With read == write that is what
-  // ordinary attention gives.
+  // Serving, for loops that share one row's past: the queries attend to the entries of `read`
+  // (null: none) at positions before the segment's first, and causally to the segment's own k, v,
+  // rounded as the rows store them, whether `write` keeps them or not. With read == write that is
+  // what ordinary attention gives.
   bool own_entries = false;
 
   // What own entries are rounded to.

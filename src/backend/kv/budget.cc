@@ -58,8 +58,7 @@ void KvAccount::set(int64_t granted, int64_t drawn) {
 KvCharge KvAccount::draw(int64_t bytes) {
   REPRISE_CHECK(bytes >= 0);
   std::lock_guard lock(budget_->mutex_);
-  const int64_t from_reserved =
-      unused(granted_, drawn_) - unused(granted_, drawn_ + bytes);
+  const int64_t from_reserved = unused(granted_, drawn_) - unused(granted_, drawn_ + bytes);
   const int64_t free = budget_->limit_ - budget_->used_ - budget_->reserved_;
   if (bytes - from_reserved > free)
     fail(

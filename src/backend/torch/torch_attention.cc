@@ -81,9 +81,9 @@ at::Tensor TorchBackend::serving_attention(const AttentionSpec& spec, const at::
     if (s.rows == 0) continue;
     REPRISE_CHECK(s.read != nullptr || s.own_entries, "a serving segment reads no row");
     REPRISE_CHECK(s.prefix < 0, "a segment of a KV row with a prefix of the call");
-    const int64_t entries = s.read == nullptr  ? 0
-                            : s.own_entries ? s.read->lower_bound(s.positions[0])
-                                            : s.read->filled();
+    const int64_t entries = s.read == nullptr ? 0
+                            : s.own_entries   ? s.read->lower_bound(s.positions[0])
+                                              : s.read->filled();
     REPRISE_CHECK(s.own_entries || (entries > 0 && s.read->position(0) <= s.positions[0]),
                   "a query at position {} sees no key", s.positions[0]);
     at::Tensor keys, values;

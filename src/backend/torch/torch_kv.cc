@@ -26,9 +26,9 @@ const TorchPage& page_of(const KvRow& row, int64_t entry) {
 
 std::shared_ptr<KvPage> TorchBackend::new_page(const KvSpec& spec) {
   const auto options = at::TensorOptions().device(device_).dtype(kv_type(spec));
-  return std::make_shared<TorchPage>(spec, at::empty({kKvPageTokens, spec.heads, spec.k_dim}, options),
-                                     at::empty({kKvPageTokens, spec.heads, spec.v_dim}, options),
-                                     meter_);
+  return std::make_shared<TorchPage>(
+      spec, at::empty({kKvPageTokens, spec.heads, spec.k_dim}, options),
+      at::empty({kKvPageTokens, spec.heads, spec.v_dim}, options), meter_);
 }
 
 std::pair<at::Tensor, at::Tensor> TorchBackend::kv_entries(const KvRow& row, int64_t begin,

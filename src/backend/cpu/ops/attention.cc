@@ -32,8 +32,8 @@ int64_t rows_per_call(int64_t heads, int64_t keys) {
   return std::max<int64_t>(1, queries / heads);
 }
 
-// The positions of the keys that a segment's queries may see, in the order of the runs: entries of a
-// KV row, then rows of the call.
+// The positions of the keys that a segment's queries may see, in the order of the runs: entries of
+// a KV row, then rows of the call.
 struct KeyPositions {
   const KvRow* row = nullptr;
   int64_t entries = 0;  // of the row, from its first on

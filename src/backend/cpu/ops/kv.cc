@@ -29,7 +29,8 @@ void load_entry(const std::byte* from, DType type, int64_t count, int64_t stride
 // Writes the entries of one page, k and v of one token after the other.
 class PageWriter {
  public:
-  PageWriter(const CpuKvPage& page, const VectorKernels& kernels) : page_(page), kernels_(kernels) {}
+  PageWriter(const CpuKvPage& page, const VectorKernels& kernels)
+      : page_(page), kernels_(kernels) {}
 
   void key(int64_t head, int64_t token, const float* k) {
     store(k, page_.spec.k_dim, kKvPageTokens, page_.key(head, token));
