@@ -134,11 +134,8 @@ std::optional<uint32_t> file_type(const ConvertResult& result) {
   const auto most =
       std::max_element(values.begin(), values.end(),
                        [](const auto& a, const auto& b) { return a.second < b.second; });
-  static const std::map<DType, uint32_t> numbers = {{DType::F32, 0},  {DType::F16, 1},
-                                                    {DType::Q4_0, 2}, {DType::Q4_1, 3},
-                                                    {DType::Q8_0, 7}, {DType::BF16, 32}};
-  if (most == values.end() || !numbers.contains(most->first)) return std::nullopt;
-  return numbers.at(most->first);
+  if (most == values.end() || gguf_file_type(most->first) < 0) return std::nullopt;
+  return static_cast<uint32_t>(gguf_file_type(most->first));
 }
 
 // config.json with the type that from_pretrained(torch_dtype="auto") goes by. The text stays as it

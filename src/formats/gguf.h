@@ -85,9 +85,9 @@ struct GgufFile {
 };
 
 // Maps the file and checks every length, count and offset against it before use, so memory stays in
-// proportion to the file's size whatever it claims. Tensor types F32 F16 BF16 Q8_0 Q4_0 Q4_1; Error
-// naming tensor and type for another, for big-endian files, for tensors that overlap or end outside
-// the file, for anything that is there twice.
+// proportion to the file's size whatever it claims. Tensor types are those with a gguf_type_id;
+// Error naming tensor and type for another, for big-endian files, for tensors that overlap or end
+// outside the file, for anything that is there twice.
 GgufFile open_gguf(const std::filesystem::path& path);
 
 // One tensor to write: the values of `source` (any float type or quantized) stored as `type`.

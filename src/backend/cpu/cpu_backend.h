@@ -105,6 +105,7 @@ class CpuBackend final : public Backend, public HeadOperations {
 
   Tensor bind_vector(const HostTensor& source);
   Tensor bind_quantized(const HostTensor& source);
+  Tensor bind_dequantized(const HostTensor& source);
   void append_kv(const AttentionSpec& spec, const float* k, const float* v,
                  std::span<const AttentionSegment> segments);
   void extend_row(const AttentionSegment& segment);
