@@ -59,8 +59,12 @@ class InspectCommand : public Command {
 
     Json facts;
     facts["path"] = engine_.model;
-    facts["format"] =
-        model.files().gguf ? fmt::format("GGUF v{}", model.files().gguf->version) : "Hugging Face";
+    facts["format"] = "Hugging Face";
+    if (const auto& gguf = model.files().gguf) {
+      facts["format"] = fmt::format("GGUF v{}", gguf->version);
+      if (gguf->parts.size() > 1)
+        facts["format"] = fmt::format("GGUF v{}, {} parts", gguf->version, gguf->parts.size());
+    }
     facts["architecture"] = text.architecture;
     facts["scheme"] = config.scheme;
     facts["presets"] = config.presets;

@@ -121,6 +121,10 @@ void check_target(const ModelSource& source, const std::filesystem::path& target
   if (!std::filesystem::exists(target, ignored)) return;
   if (std::filesystem::equivalent(source.path, target, ignored))
     fail("{}: is the model to be converted; it can't be the target too", target.string());
+  for (const TensorView& tensor : source.weights.tensors())  // parts of a split model
+    if (tensor.file && std::filesystem::equivalent(tensor.file->path(), target, ignored))
+      fail("{}: is a part of the model to be converted; it can't be the target too",
+           target.string());
   const bool empty_folder =
       std::filesystem::is_directory(target, ignored) && std::filesystem::is_empty(target, ignored);
   if (!replace && !empty_folder) fail("{}: exists already (--force replaces it)", target.string());
