@@ -27,8 +27,8 @@ class ConvertCommand : public Command {
         "  reprise convert TroL-1.8B trol-bf16.gguf --type bf16");
     flags_.add(app);
     app.add_option("--type", flags_.type,
-                   "keep, f32, f16, bf16, or for GGUF q8_0, q4_0, q4_1 ('reprise quantize' reports "
-                   "what these cost)")
+                   "keep, f32, f16, bf16, or for GGUF " + type_options(/*quantized_only=*/true) +
+                       " ('reprise quantize' reports what these cost)")
         ->capture_default_str();
     app.add_option("--to", to_, "gguf or folder, whatever the name ends in")
         ->check(CLI::IsMember({"gguf", "folder"}));

@@ -59,8 +59,12 @@ class InspectCommand : public Command {
 
     Json facts;
     facts["path"] = engine_.model;
-    facts["format"] =
-        model.files().gguf ? fmt::format("GGUF v{}", model.files().gguf->version) : "Hugging Face";
+    facts["format"] = "Hugging Face";
+    if (const auto& gguf = model.files().gguf) {
+      facts["format"] = fmt::format("GGUF v{}", gguf->version);
+      if (gguf->parts.size() > 1)
+        facts["format"] = fmt::format("GGUF v{}, {} parts", gguf->version, gguf->parts.size());
+    }
     facts["architecture"] = text.architecture;
     facts["scheme"] = config.scheme;
     facts["presets"] = config.presets;
@@ -94,6 +98,7 @@ class InspectCommand : public Command {
                      {"prefill", plan_to_json(prefill)},
                      {"decode", plan_to_json(decode)}};
     facts["memory"] = memory(engine, prefill);
+    if (Json held = held_as_f32(model); !held.empty()) facts["memory"]["held_as_f32"] = held;
     facts["tensors"] = tensors(model);
     return facts;
   }
@@ -124,6 +129,21 @@ class InspectCommand : public Command {
             {"kv_bytes", request_rows * token * pages},
             {"prompt_kv_bytes", prompt_rows * token * pages},
             {"total_bytes", weights + (request_rows + prompt_rows) * token * pages}};
+  }
+
+  // Matrices of quantized types that the backend has no kernels for: what they take as F32 instead.
+  static Json held_as_f32(Model& model) {
+    std::set<std::string> types;
+    int64_t bytes = 0, stored = 0;
+    model.visit_tensors([&](const TensorSlot& slot) {
+      const TensorView* view = model.files().weights.find(slot.name);
+      if (!view || !is_quantized(view->type) || slot.tensor->dtype() != DType::F32) return;
+      types.insert(std::string(dtype_name(view->type)));
+      bytes += tensor_bytes(DType::F32, slot.shape);
+      stored += static_cast<int64_t>(view->data.size());
+    });
+    if (types.empty()) return Json::object();
+    return {{"types", types}, {"bytes", bytes}, {"stored_bytes", stored}};
   }
 
   static Json tensors(Model& model) {
@@ -183,6 +203,14 @@ class InspectCommand : public Command {
                      human_bytes(number("memory", "weight_bytes")),
                      human_bytes(number("memory", "kv_bytes")), number("memory", "context"),
                      human_bytes(number("memory", "kv_bytes_per_token"))));
+    if (facts["memory"].contains("held_as_f32")) {
+      const Json& held = facts["memory"]["held_as_f32"];
+      line("", fmt::format("of the weights {} are {} held as F32 ({} in the file): no kernels read "
+                           "them yet",
+                           human_bytes(held["bytes"].get<int64_t>()),
+                           join(held["types"].get<std::vector<std::string>>(), ""),
+                           human_bytes(held["stored_bytes"].get<int64_t>())));
+    }
     if (number("memory", "prompt_kv_bytes") > 0) {
       line("", fmt::format("+ {} KV while a prompt of that length runs",
                            human_bytes(number("memory", "prompt_kv_bytes"))));

@@ -31,7 +31,7 @@ class QuantizeCommand : public Command {
         "  reprise quantize MODEL q4.gguf --type q4_0 --inputs case.safetensors --report q4.json");
     flags_.add(app);
     flags_.type.clear();
-    app.add_option("--type", flags_.type, "q8_0, q4_0 or q4_1")->required();
+    app.add_option("--type", flags_.type, type_options(/*quantized_only=*/true))->required();
     auto* text =
         app.add_option("--text", text_, "Compare both models on this text")->type_name("FILE");
     app.add_option("--inputs", inputs_,
@@ -52,8 +52,8 @@ class QuantizeCommand : public Command {
   int run() override {
     const ConvertOptions options = flags_.options();
     if (!options.types.type || !is_quantized(*options.types.type))
-      fail("--type {}: expected q8_0, q4_0 or q4_1 ('reprise convert' writes other types)",
-           flags_.type);
+      fail("--type {}: expected one of {} ('reprise convert' writes other types)", flags_.type,
+           type_options(/*quantized_only=*/true));
     if (options.types.delicate && is_quantized(*options.types.delicate))
       fail(
           "--sensitive {}: expected keep, f32, f16 or bf16 (--keep PATTERN=TYPE quantizes single "

@@ -1,6 +1,6 @@
 #include "base/dtype.h"
 
-#include <array>
+#include <iterator>
 
 #include "base/error.h"
 
@@ -11,21 +11,22 @@ struct TypeInfo {
   std::string_view name;
   int64_t values;
   int64_t bytes;
+  int gguf;
 };
 
-constexpr std::array<TypeInfo, 13> kTypes = {{{"F32", 1, 4},
-                                              {"F16", 1, 2},
-                                              {"BF16", 1, 2},
-                                              {"F64", 1, 8},
-                                              {"I8", 1, 1},
-                                              {"I16", 1, 2},
-                                              {"I32", 1, 4},
-                                              {"I64", 1, 8},
-                                              {"U8", 1, 1},
-                                              {"BOOL", 1, 1},
-                                              {"Q8_0", 32, 34},
-                                              {"Q4_0", 32, 18},
-                                              {"Q4_1", 32, 20}}};
+constexpr TypeInfo kTypes[] = {
+    {"F32", 1, 4, 0},  {"F16", 1, 2, 1},  {"BF16", 1, 2, 30}, {"F64", 1, 8, 28}, {"I8", 1, 1, 24},
+    {"I16", 1, 2, 25}, {"I32", 1, 4, 26}, {"I64", 1, 8, 27},  {"U8", 1, 1, -1},  {"BOOL", 1, 1, -1},
+#define REPRISE_QUANT(name, values, bytes, gguf, ...) {#name, values, bytes, gguf},
+#include "base/quant/types.def"
+};
+
+// What types.def says of panels: blocks of 32 values that are all scales and quants.
+#define REPRISE_QUANT(name, values, bytes, gguf, scales, quads)                       \
+  static_assert(quads == 0 || (values == 32 && bytes == 2 * (scales) + 4 * (quads) && \
+                               (scales == 1 || scales == 2)),                         \
+                #name ": scales and quads don't make up the block");
+#include "base/quant/types.def"
 
 const TypeInfo& info(DType type) { return kTypes[static_cast<size_t>(type)]; }
 
@@ -38,6 +39,33 @@ bool is_float(DType type) {
   return type == DType::F32 || type == DType::F16 || type == DType::BF16 || type == DType::F64;
 }
 std::string_view dtype_name(DType type) { return info(type).name; }
+int gguf_type_id(DType type) { return info(type).gguf; }
+
+std::vector<DType> all_types() {
+  std::vector<DType> types;
+  for (size_t i = 0; i < std::size(kTypes); ++i) types.push_back(static_cast<DType>(i));
+  return types;
+}
+
+std::vector<DType> quantized_types() {
+  std::vector<DType> types = all_types();
+  std::erase_if(types, [](DType type) { return !is_quantized(type); });
+  return types;
+}
+
+std::string type_names(std::span<const DType> types) {
+  std::string text;
+  for (size_t i = 0; i < types.size(); ++i) {
+    if (i > 0) text += i + 1 < types.size() ? ", " : " or ";
+    text += dtype_name(types[i]);
+  }
+  return text;
+}
+
+std::string names_with_quantized(std::vector<DType> types) {
+  for (const DType type : quantized_types()) types.push_back(type);
+  return type_names(types);
+}
 
 int64_t num_elements(const Shape& shape) {
   int64_t count = 1;

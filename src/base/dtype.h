@@ -1,26 +1,39 @@
 // Element types of tensors as they lie in files and in memory. Quantized types follow the GGUF
-// specification (v3): rows are cut into blocks of 32 values along the innermost dimension.
+// specification (v3): rows are cut into blocks along the innermost dimension. They are listed in
+// quant/types.def, one row a type; their files beside it tell the layouts.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace reprise {
 
-enum class DType : uint8_t { F32, F16, BF16, F64, I8, I16, I32, I64, U8, Bool, Q8_0, Q4_0, Q4_1 };
+enum class DType : uint8_t {
+  F32, F16, BF16, F64, I8, I16, I32, I64, U8, Bool,
+#define REPRISE_QUANT(name, ...) name,
+#include "base/quant/types.def"
+};
 
-// Number of values per block (1 for plain types, 32 for quantized ones).
+// Number of values per block (1 for plain types, 32 or 256 for quantized ones) and its bytes.
 int64_t block_values(DType type);
-// Bytes per block: Q8_0 34 (f16 scale + 32 int8), Q4_0 18 (f16 scale + 16 bytes of nibbles),
-// Q4_1 20 (f16 scale, f16 minimum, 16 bytes of nibbles). In the 4-bit types byte j holds value j in
-// its low half and value j + 16 in its high half.
 int64_t block_bytes(DType type);
 bool is_quantized(DType type);
 bool is_float(DType type);  // F32 F16 BF16 F64
 std::string_view dtype_name(DType type);
+// ggml's number of the type (enum ggml_type); -1 for U8 and Bool, which GGUF doesn't have.
+int gguf_type_id(DType type);
+
+// In the order of the enum.
+std::vector<DType> all_types();
+std::vector<DType> quantized_types();
+// For messages: "F32, F16 or BF16".
+std::string type_names(std::span<const DType> types);
+// The same with all quantized types behind the given ones.
+std::string names_with_quantized(std::vector<DType> types);
 
 // Shapes are row-major; the last dimension is contiguous. GGUF's reversed order is undone on
 // reading.

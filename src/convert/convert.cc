@@ -121,6 +121,10 @@ void check_target(const ModelSource& source, const std::filesystem::path& target
   if (!std::filesystem::exists(target, ignored)) return;
   if (std::filesystem::equivalent(source.path, target, ignored))
     fail("{}: is the model to be converted; it can't be the target too", target.string());
+  for (const TensorView& tensor : source.weights.tensors())  // parts of a split model
+    if (tensor.file && std::filesystem::equivalent(tensor.file->path(), target, ignored))
+      fail("{}: is a part of the model to be converted; it can't be the target too",
+           target.string());
   const bool empty_folder =
       std::filesystem::is_directory(target, ignored) && std::filesystem::is_empty(target, ignored);
   if (!replace && !empty_folder) fail("{}: exists already (--force replaces it)", target.string());
@@ -134,11 +138,8 @@ std::optional<uint32_t> file_type(const ConvertResult& result) {
   const auto most =
       std::max_element(values.begin(), values.end(),
                        [](const auto& a, const auto& b) { return a.second < b.second; });
-  static const std::map<DType, uint32_t> numbers = {{DType::F32, 0},  {DType::F16, 1},
-                                                    {DType::Q4_0, 2}, {DType::Q4_1, 3},
-                                                    {DType::Q8_0, 7}, {DType::BF16, 32}};
-  if (most == values.end() || !numbers.contains(most->first)) return std::nullopt;
-  return numbers.at(most->first);
+  if (most == values.end() || gguf_file_type(most->first) < 0) return std::nullopt;
+  return static_cast<uint32_t>(gguf_file_type(most->first));
 }
 
 // config.json with the type that from_pretrained(torch_dtype="auto") goes by. The text stays as it

@@ -1,7 +1,6 @@
 #include "convert/types.h"
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 
 #include "base/error.h"
@@ -10,8 +9,12 @@
 namespace reprise {
 namespace {
 
-constexpr std::array kTypes = {DType::F32,  DType::F16,  DType::BF16,
-                               DType::Q8_0, DType::Q4_0, DType::Q4_1};
+std::string lower(std::string_view name) {
+  std::string text(name);
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  return text;
+}
 
 double bits_per_value(DType type) {
   return 8.0 * static_cast<double>(block_bytes(type)) / static_cast<double>(block_values(type));
@@ -75,20 +78,19 @@ TypeChoice choose_type(const TensorView& tensor, const TensorSlot* slot, const T
   return {*wanted};
 }
 
+std::string type_options(bool quantized_only) {
+  std::string options = quantized_only ? "" : "keep";
+  for (const DType type : all_types())
+    if (can_quantize(type) && (is_quantized(type) || !quantized_only))
+      options += (options.empty() ? "" : ", ") + lower(dtype_name(type));
+  return options;
+}
+
 std::optional<DType> parse_type(const std::string& text, const std::string& option) {
-  std::string lower = text;
-  std::transform(lower.begin(), lower.end(), lower.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  if (lower == "keep") return std::nullopt;
-  std::string known = "keep";
-  for (const DType type : kTypes) {
-    std::string name(dtype_name(type));
-    std::transform(name.begin(), name.end(), name.begin(),
-                   [](unsigned char c) { return std::tolower(c); });
-    if (name == lower) return type;
-    known += ", " + name;
-  }
-  fail("{}: unknown type '{}', expected one of {}", option, text, known);
+  if (lower(text) == "keep") return std::nullopt;
+  for (const DType type : all_types())
+    if (can_quantize(type) && lower(dtype_name(type)) == lower(text)) return type;
+  fail("{}: unknown type '{}', expected one of {}", option, text, type_options());
 }
 
 std::pair<std::string, std::optional<DType>> parse_override(const std::string& text,

@@ -4,12 +4,13 @@
 //   f32            all floats and quantized values, exactly
 //   f16, bf16      matrices and tables; vectors, gates and phantom matrices keep their type, since
 //                  they are small and sensitive
-//   q8_0, q4_0, q4_1   by role: attention and MLP matrices in this type; embedding, head and
+//   a quantized one that is written (q8_0, q4_0, q4_1: can_quantize)
+//                  by role: attention and MLP matrices in this type; embedding, head and
 //                  low-rank adapters in Q8_0; vision tower, projector, gates and phantom matrices
 //                  as they are (or `delicate`); norms and biases as they are
 //
-// A row whose length is no multiple of 32 can't be quantized: such a tensor becomes F16 (BF16 where
-// it was). A tensor that is quantized already and no larger than asked for stays as it is, and so
+// A row that doesn't divide into the type's blocks can't be quantized: such a tensor becomes F16
+// (BF16 where it was). A tensor that is quantized already and no larger than asked for stays as it is, and so
 // does a vector that an override asks to quantize.
 #pragma once
 
@@ -41,8 +42,11 @@ struct TypeChoice {
 // unknown architectures).
 TypeChoice choose_type(const TensorView& tensor, const TensorSlot* slot, const TypeRules& rules);
 
-// "keep" (nullopt), "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1" in either case. Throws Error that
-// lists them; `option` begins the message.
+// What parse_type takes, for help and messages: "keep, f32, f16, bf16, q8_0, q4_0, q4_1";
+// quantized_only: "q8_0, q4_0, q4_1".
+std::string type_options(bool quantized_only = false);
+// One of type_options() in either case; "keep" is nullopt. Throws Error that lists them; `option`
+// begins the message.
 std::optional<DType> parse_type(const std::string& text, const std::string& option);
 // "PATTERN=TYPE".
 std::pair<std::string, std::optional<DType>> parse_override(const std::string& text,

@@ -136,7 +136,7 @@ void check_no_overlap(std::vector<TensorView> tensors, const std::string& where)
 
 }  // namespace
 
-GgufFile open_gguf(const std::filesystem::path& path) {
+GgufFile open_gguf_part(const std::filesystem::path& path) {
   const auto file = MappedFile::open(path);
   const std::string where = path.string();
   ByteReader in(file->bytes(), where);
@@ -153,6 +153,7 @@ GgufFile open_gguf(const std::filesystem::path& path) {
   if (pair_count > in.remaining() / kMinPairBytes)
     fail("{}: claims {} metadata pairs, more than the file holds", where, pair_count);
 
+  result.parts = {path};
   result.metadata = GgufMetadata(where);
   for (uint64_t i = 0; i < pair_count; ++i) {
     const std::string key(read_string(in, "metadata key"));

@@ -80,14 +80,20 @@ class GgufMetadata {
 struct GgufFile {
   uint32_t version = 3;
   uint32_t alignment = 32;  // bytes; tensor data begins at multiples of it
+  std::vector<std::filesystem::path> parts;  // the file, or all files of a model that was split
   GgufMetadata metadata;
   WeightFile weights;  // shapes row-major: the file's order is reversed, a matrix is [out, in]
 };
 
 // Maps the file and checks every length, count and offset against it before use, so memory stays in
-// proportion to the file's size whatever it claims. Tensor types F32 F16 BF16 Q8_0 Q4_0 Q4_1; Error
-// naming tensor and type for another, for big-endian files, for tensors that overlap or end outside
-// the file, for anything that is there twice.
+// proportion to the file's size whatever it claims. Tensor types are those with a gguf_type_id;
+// Error naming tensor and type for another, for big-endian files, for tensors that overlap or end
+// outside the file, for anything that is there twice.
+//
+// A model that llama.cpp's gguf-split has cut (NAME-00001-of-0000N.gguf, ...) is opened by its first
+// part: metadata is that part's without the keys split.*, tensors are those of all parts, found
+// beside it. Error naming file and key for another part, one that is missing or belongs to another
+// model, and numbers of tensors that don't add up.
 GgufFile open_gguf(const std::filesystem::path& path);
 
 // One tensor to write: the values of `source` (any float type or quantized) stored as `type`.

@@ -11,12 +11,12 @@ constexpr const char* kAlignmentKey = "general.alignment";
 constexpr uint32_t kDefaultAlignment = 32;
 constexpr uint32_t kMaxAlignment = 1 << 20;
 
-struct TensorType {
+// All of ggml's numbers, to name in messages what is not supported here.
+struct TypeName {
   uint32_t id;
   std::string_view name;
 };
-// ggml's numbers, to name in messages what is not supported here too.
-constexpr TensorType kTensorTypes[] = {
+constexpr TypeName kTypeNames[] = {
     {0, "F32"},     {1, "F16"},    {2, "Q4_0"},     {3, "Q4_1"},    {6, "Q5_0"},     {7, "Q5_1"},
     {8, "Q8_0"},    {9, "Q8_1"},   {10, "Q2_K"},    {11, "Q3_K"},   {12, "Q4_K"},    {13, "Q5_K"},
     {14, "Q6_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
@@ -24,30 +24,28 @@ constexpr TensorType kTensorTypes[] = {
     {26, "I32"},    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},  {30, "BF16"},    {34, "TQ1_0"},
     {35, "TQ2_0"},  {39, "MXFP4"}};
 // Integers and F64 are never computed with: buffers that a folder's files hold beside the weights.
-constexpr DType kSupported[] = {DType::F32,  DType::F16,  DType::BF16, DType::Q8_0,
-                                DType::Q4_0, DType::Q4_1, DType::F64,  DType::I8,
-                                DType::I16,  DType::I32,  DType::I64};
-constexpr const char* kSupportedNames = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 F64 I8 I16 I32 I64";
+std::string supported_names() {
+  std::vector<DType> types = all_types();
+  std::erase_if(types, [](DType type) { return gguf_type_id(type) < 0; });
+  return type_names(types);
+}
 
 }  // namespace
 
 DType gguf_tensor_type(uint32_t id, const std::string& where, std::string_view tensor) {
-  for (const TensorType& type : kTensorTypes) {
-    if (type.id != id) continue;
-    for (DType supported : kSupported)
-      if (dtype_name(supported) == type.name) return supported;
-    fail("{}: tensor '{}' has type {}, which is not supported ({} are)", where, tensor, type.name,
-         kSupportedNames);
-  }
+  for (const DType type : all_types())
+    if (gguf_type_id(type) >= 0 && static_cast<uint32_t>(gguf_type_id(type)) == id) return type;
+  for (const TypeName& type : kTypeNames)
+    if (type.id == id)
+      fail("{}: tensor '{}' has type {}, which is not supported, expected {}", where, tensor,
+           type.name, supported_names());
   fail("{}: tensor '{}' has the unknown type number {}", where, tensor, id);
 }
 
 uint32_t gguf_tensor_type_id(DType type, const std::string& where, std::string_view tensor) {
-  for (DType supported : kSupported)
-    for (const TensorType& entry : kTensorTypes)
-      if (supported == type && entry.name == dtype_name(type)) return entry.id;
-  fail("{}: tensor '{}' can't be stored as {} ({} can)", where, tensor, dtype_name(type),
-       kSupportedNames);
+  if (const int id = gguf_type_id(type); id >= 0) return static_cast<uint32_t>(id);
+  fail("{}: tensor '{}' can't be stored as {}, expected {}", where, tensor, dtype_name(type),
+       supported_names());
 }
 
 uint32_t gguf_alignment(const GgufMetadata& metadata) {

@@ -19,6 +19,9 @@ inline uint64_t gguf_align_up(uint64_t value, uint64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
 }
 
+// One file as it is, a part of a split model included.
+GgufFile open_gguf_part(const std::filesystem::path& path);
+
 // ggml's number of a tensor type, and back; Error naming file and tensor for what is not supported.
 DType gguf_tensor_type(uint32_t id, const std::string& where, std::string_view tensor);
 uint32_t gguf_tensor_type_id(DType type, const std::string& where, std::string_view tensor);

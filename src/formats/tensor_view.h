@@ -9,7 +9,7 @@
 
 #include "base/dtype.h"
 #include "base/file.h"
-#include "formats/quantize.h"
+#include "base/quant/rows.h"
 
 namespace reprise {
 
@@ -39,8 +39,8 @@ TensorView make_view(std::string name, Shape shape, std::span<const int64_t> val
 TensorView make_view(std::string name, DType type, Shape shape, std::vector<std::byte> bytes);
 
 // Streams the tensor to a sink as `type`, some rows at a time, so that a large tensor is never held
-// twice. The same type passes bytes through; otherwise values go through float to F32, F16, BF16,
-// Q8_0, Q4_0 or Q4_1. Throws Error naming the tensor when that can't be.
+// twice. The same type passes bytes through; otherwise values go through float (quantize_row).
+// Throws Error naming the tensor when that can't be.
 void write_as(const TensorView& tensor, DType type, const ByteSink& sink);
 
 }  // namespace reprise

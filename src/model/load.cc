@@ -34,11 +34,11 @@ HostTensor host_tensor(const TensorView& view, const TensorSlot& slot) {
   return host;
 }
 
-// What a tensor of this use may be stored as; nullptr where `type` is among it.
-const char* expected_types(WeightUse use, DType type) {
-  if (use == WeightUse::Vector) return is_float(type) ? nullptr : "F32, F16, BF16 or F64";
+// What a tensor of this use may be stored as; empty where `type` is among it.
+std::string expected_types(WeightUse use, DType type) {
+  if (use == WeightUse::Vector) return is_float(type) ? "" : "F32, F16, BF16 or F64";
   const bool fits = is_quantized(type) || (is_float(type) && type != DType::F64);
-  return fits ? nullptr : "F32, F16, BF16, Q8_0, Q4_0 or Q4_1";
+  return fits ? "" : names_with_quantized({DType::F32, DType::F16, DType::BF16});
 }
 
 // One problem of many lines for all tensors, cut where it grows too long to be read.
@@ -91,7 +91,7 @@ void Model::check_tensors(const WeightFile& weights, const TensorCheck& check, P
     if (check.shapes && view->shape != slot.shape)
       problems.push_back(fmt::format("tensor '{}' has shape {}, expected {}", slot.name,
                                      shape_string(view->shape), shape_string(slot.shape)));
-    if (const char* expected = expected_types(slot.use, view->type))
+    if (const std::string expected = expected_types(slot.use, view->type); !expected.empty())
       problems.push_back(fmt::format("tensor '{}' has type {}, expected {}", slot.name,
                                      dtype_name(view->type), expected));
   });

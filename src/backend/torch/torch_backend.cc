@@ -12,7 +12,7 @@
 
 #include "backend/torch/attention_layout.h"
 #include "backend/torch/autograd_ops.h"
-#include "backend/torch/dequantize.h"
+#include "base/quant/rows.h"
 #include "base/thread_pool.h"
 
 namespace reprise {
@@ -116,11 +116,11 @@ std::vector<float> TorchBackend::host_values(const at::Tensor& x) const {
 
 Tensor TorchBackend::bind(const HostTensor& source, WeightUse use) {
   const bool vector = use == WeightUse::Vector;
-  if (!can_dequantize(source.type) ||
-      (!vector && !is_float(source.type) && !is_quantized(source.type)))
-    fail("torch backend: a {} of type {} isn't supported, expected F32, F16, BF16, F64, {}",
-         vector ? "vector" : "matrix", dtype_name(source.type),
-         vector ? "I32, I64, Q8_0, Q4_0 or Q4_1" : "Q8_0, Q4_0 or Q4_1");
+  std::vector<DType> plain = {DType::F32, DType::F16, DType::BF16, DType::F64};
+  if (vector) plain.insert(plain.end(), {DType::I32, DType::I64});
+  if (!is_quantized(source.type) && std::ranges::find(plain, source.type) == plain.end())
+    fail("torch backend: a {} of type {} isn't supported, expected {}",
+         vector ? "vector" : "matrix", dtype_name(source.type), names_with_quantized(plain));
   REPRISE_CHECK(tensor_bytes(source.type, source.shape) ==
                 static_cast<int64_t>(source.bytes.size()));
   at::Tensor value = at::empty(source.shape, at::kFloat);
@@ -128,7 +128,8 @@ Tensor TorchBackend::bind(const HostTensor& source, WeightUse use) {
   // Work is cut at whole blocks; 64 Ki values are enough to pay for a task.
   const int64_t unit = block_values(source.type);
   at::parallel_for(0, value.numel() / unit, 65536 / unit, [&](int64_t begin, int64_t end) {
-    dequantize(source.type, source.bytes, begin * unit, end * unit, out + begin * unit);
+    dequantize_row(source.type, source.bytes.data() + begin * block_bytes(source.type),
+                   out + begin * unit, (end - begin) * unit);
   });
   if (source.release) source.release();
   const DType type = vector ? DType::F32 : source.type;

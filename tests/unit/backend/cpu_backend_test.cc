@@ -7,7 +7,9 @@
 #include <thread>
 
 #include "backend/cpu/memory/memory_pool.h"
+#include "backend/cpu/memory/packing.h"
 #include "backend/factory.h"
+#include "base/quant/rows.h"
 #include "support/error_of.h"
 #include "unit/backend/random_inputs.h"
 
@@ -125,6 +127,35 @@ TEST(CpuBackend, WeightsAreReleasedOrStayWhereTheyAre) {
   EXPECT_EQ(released, 2);
   EXPECT_TRUE(vector_owner.expired());
   EXPECT_EQ(vector.dtype(), DType::F32);
+}
+
+// Types that are read but have no kernels: the same values, as F32.
+TEST(CpuBackend, TypesWithoutKernelsAreHeldAsF32) {
+  const auto be = make_cpu_backend({.threads = 2});
+  Inputs in(55);
+  for (const DType type : quantized_types()) {
+    const int64_t k = 3 * block_values(type);
+    HostTensor host = in.host(type, {40, k});
+    bool released = false;
+    host.release = [&] { released = true; };
+    std::vector<float> expected(static_cast<size_t>(40 * k));
+    dequantize_row(type, host.bytes.data(), expected.data(), 40 * k);
+    const int64_t before = be->stats().weight_bytes;
+    const Tensor w = be->bind(host, WeightUse::Table);
+    EXPECT_TRUE(released);
+    const std::vector<float> found = be->to_host(w);
+    EXPECT_EQ(std::memcmp(found.data(), expected.data(), expected.size() * 4), 0);
+    if (cpu::panel_layout(type).quads > 0) {
+      EXPECT_EQ(w.dtype(), type);
+      continue;
+    }
+    EXPECT_EQ(w.dtype(), DType::F32);
+    EXPECT_EQ(be->stats().weight_bytes - before, 40 * k * 4);
+    const int32_t ids[] = {7, 0};
+    const std::vector<float> rows = be->to_host(be->embed(w, ids));
+    EXPECT_EQ(std::memcmp(rows.data(), expected.data() + 7 * k, static_cast<size_t>(k) * 4), 0);
+    EXPECT_EQ(std::memcmp(rows.data() + k, expected.data(), static_cast<size_t>(k) * 4), 0);
+  }
 }
 
 TEST(CpuBackend, MemoryGoesBackAtTheLastUse) {

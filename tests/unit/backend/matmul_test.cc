@@ -161,6 +161,12 @@ std::vector<float> float_product(const MatmulKernels& kernels, const std::vector
   return out;
 }
 
+TEST(Packing, EveryTypeThatKernelsReadIsTested) {
+  std::vector<DType> read = quantized_types();
+  std::erase_if(read, [](DType type) { return panel_layout(type).quads == 0; });
+  EXPECT_THAT(read, testing::ElementsAreArray(kQuantized));
+}
+
 TEST(Packing, UnpacksWhatTheFileHolds) {
   Rng rng(1);
   ThreadPool pool(2);

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <set>
 #include <tuple>
 
 #include "base/error.h"
@@ -28,6 +29,7 @@ TEST(DType, TableIsThatOfTheFormats) {
       {DType::I32, "I32", 1, 4},    {DType::I64, "I64", 1, 8},     {DType::U8, "U8", 1, 1},
       {DType::Bool, "BOOL", 1, 1},  {DType::Q8_0, "Q8_0", 32, 34}, {DType::Q4_0, "Q4_0", 32, 18},
       {DType::Q4_1, "Q4_1", 32, 20}};
+  ASSERT_LE(table.size(), all_types().size());
   for (const auto& [type, name, values, bytes] : table) {
     EXPECT_EQ(dtype_name(type), name);
     EXPECT_EQ(block_values(type), values) << name;
@@ -35,6 +37,21 @@ TEST(DType, TableIsThatOfTheFormats) {
     EXPECT_EQ(is_quantized(type), values > 1) << name;
     EXPECT_EQ(is_float(type), name == "F32" || name == "F16" || name == "BF16" || name == "F64");
   }
+}
+
+TEST(DType, ListsForMessages) {
+  const DType two[] = {DType::I8, DType::F16};
+  EXPECT_EQ(type_names({}), "");
+  EXPECT_EQ(type_names(std::span(two).first(1)), "I8");
+  EXPECT_EQ(type_names(two), "I8 or F16");
+  EXPECT_THAT(names_with_quantized({DType::F32, DType::F16}),
+              testing::StartsWith("F32, F16, Q8_0, Q4_0"));
+  std::set<int> ids;
+  for (const DType type : all_types())
+    if (gguf_type_id(type) >= 0)
+      EXPECT_TRUE(ids.insert(gguf_type_id(type)).second) << dtype_name(type);
+  EXPECT_TRUE(ids.contains(8));
+  EXPECT_EQ(gguf_type_id(DType::Bool), -1);
 }
 
 TEST(DType, SizesOfShapes) {

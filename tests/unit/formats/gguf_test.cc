@@ -264,8 +264,9 @@ TEST(Gguf, RefusesBadTensors) {
               HasSubstr("not inside the data"));
   EXPECT_THAT(refusal(file(tensor_entry("q", {48}, 8, 0), 1, 64)),
               AllOf(HasSubstr("'q'"), HasSubstr("multiple of 32")));
-  EXPECT_THAT(refusal(file(tensor_entry("k", {256}, 12, 0), 1, 64)),
-              AllOf(HasSubstr("'k'"), HasSubstr("Q4_K"), HasSubstr("not supported")));
+  EXPECT_THAT(refusal(file(tensor_entry("k", {256}, 10, 0), 1, 64)),
+              AllOf(HasSubstr("'k'"), HasSubstr("Q2_K"), HasSubstr("not supported"),
+                    HasSubstr(names_with_quantized({DType::I64}))));
   EXPECT_THAT(refusal(file(tensor_entry("k", {256}, 4, 0), 1, 64)), HasSubstr("type number 4"));
   EXPECT_THAT(refusal(file(tensor_entry("d", {1, 1, 1, 1, 1}, 0, 0), 1, 64)),
               AllOf(HasSubstr("'d'"), HasSubstr("5 dimensions")));

@@ -1,11 +1,12 @@
-#include "formats/quantize.h"
-
 #include <gmock/gmock.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "base/half.h"
+#include "base/quant/rows.h"
+#include "base/quant/type.h"
 #include "formats/safetensors.h"
 #include "test_files.h"
 
@@ -42,6 +43,49 @@ INSTANTIATE_TEST_SUITE_P(Types, Quantize,
                                            DType::Q4_1),
                          [](const auto& info) { return std::string(dtype_name(info.param)); });
 
+// quants/NAME.safetensors: random blocks and what the Python package gguf makes of them. Each type
+// that is read needs one (make_quants.py).
+class Dequantize : public ::testing::TestWithParam<DType> {};
+
+TEST_P(Dequantize, AgreesWithGgufPackageBitForBit) {
+  const DType type = GetParam();
+  const std::string name(dtype_name(type));
+  const WeightFile file = open_safetensors(data_path("quants/" + name + ".safetensors")).weights;
+  const TensorView& blocks = file.get("blocks");
+  ASSERT_EQ(blocks.shape[1], block_bytes(type));
+  const std::vector<float> expected = to_floats(file.get("values"));
+  ASSERT_EQ(static_cast<int64_t>(expected.size()), blocks.shape[0] * block_values(type));
+  ASSERT_GE(blocks.shape[0], 8);
+  std::vector<float> values(expected.size());
+  dequantize_row(type, blocks.data.data(), values.data(), static_cast<int64_t>(values.size()));
+  for (size_t i = 0; i < values.size(); ++i)
+    ASSERT_EQ(std::bit_cast<uint32_t>(values[i]), std::bit_cast<uint32_t>(expected[i]))
+        << "value " << i << ": " << values[i] << ", expected " << expected[i];
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Dequantize, ::testing::ValuesIn(quantized_types()),
+                         [](const auto& info) { return std::string(dtype_name(info.param)); });
+
+// A type with kernels says the same by way of its integers.
+TEST(QuantCode, IntegersGiveTheSameValues) {
+  int types = 0;
+  for (const DType type : quantized_types()) {
+    const auto split = quant_code(type).split;
+    if (split == nullptr) continue;
+    const WeightFile file =
+        open_safetensors(data_path(fmt::format("quants/{}.safetensors", dtype_name(type)))).weights;
+    const TensorView& blocks = file.get("blocks");
+    const std::vector<float> expected = to_floats(file.get("values"));
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const QuantIntegers parts =
+          split(blocks.data.data() + static_cast<int64_t>(i) / 32 * block_bytes(type));
+      ASSERT_EQ(parts.scale * static_cast<float>(parts.q[i % 32]) + parts.minimum, expected[i]);
+    }
+    ++types;
+  }
+  EXPECT_GE(types, 3);
+}
+
 TEST(Quantize, ErrorIsBoundedByTheStep) {
   std::vector<float> x(32);
   for (int i = 0; i < 32; ++i) x[i] = std::sin(static_cast<float>(i)) * 3;
@@ -76,6 +120,11 @@ TEST(Quantize, RefusesWhatCanNotBeStored) {
   const std::vector<float> x(32, 1.0f);
   EXPECT_THAT(error_of([&] { quantize_row(DType::I32, x.data(), out.data(), 32); }),
               HasSubstr("I32"));
+  for (const DType type : all_types()) {
+    if (can_quantize(type)) continue;
+    EXPECT_THAT(error_of([&] { quantize_row(type, x.data(), out.data(), block_values(type)); }),
+                HasSubstr(fmt::format("can't be written as {}", dtype_name(type))));
+  }
 }
 
 TEST(Quantize, TinyBlocksBecomeZero) {

@@ -25,20 +25,31 @@ struct QuantizedRows {
   const int32_t* sum;  // [m, k / 32]
 };
 
+// How a block of 32 values of a file is laid out where kernels read the type (types.def): first
+// `scales` F16 numbers, the scale and, where there are two, the minimum; then `quads` groups of 4
+// bytes of quants.
+struct PanelLayout {
+  int scales = 0;
+  int quads = 0;  // 0: no kernels read the type
+};
+template <DType kType>
+inline constexpr PanelLayout kPanelLayout = {};
+#define REPRISE_QUANT(name, values, bytes, gguf, scales, quads) \
+  template <>                                                   \
+  inline constexpr PanelLayout kPanelLayout<DType::name> = {scales, quads};
+#include "base/quant/types.def"
+
 // Weights in panels: rows are grouped by `panel`, the last group filled up with zero rows. For each
-// group and each block of 32 values along k:
-//   Q8_0:        8 x [panel][4] int8: quad j holds k = 4j .. 4j+3 of every row
-//   Q4_0, Q4_1:  4 x [panel][4] bytes: quad j holds in its low nibbles k = 4j .. 4j+3 and in its
-//                high nibbles k = 16 + 4j .. 16 + 4j+3; as in the file, unsigned
-// and beside them, as F16 like in the file (fewer bytes to stream), the block's scales [panel], for
-// Q4_1 then its minima [panel].
-// The values:  Q8_0 d q,  Q4_0 d (q - 8),  Q4_1 d q + m.
+// group and each block of 32 values along k there are `quads` x [panel][4] bytes: quad j of every
+// row, as it is in the file. Which values it holds is the type's: 4j .. 4j+3 (Q8_0), or these in
+// the low nibbles and 16 + 4j .. 16 + 4j+3 in the high ones (Q4_0, Q4_1). Beside them, as F16 like
+// in the file (fewer bytes to stream), the block's scales [panel], then its minima [panel].
 struct PackedMatrix {
-  DType type;  // Q8_0, Q4_0 or Q4_1
+  DType type;  // one with a PanelLayout
   int panel;   // rows per group: the kernel's width
   int64_t n, k;
-  const std::byte* quants;  // [groups][k / 32][block bytes], aligned to 64 bytes
-  const uint16_t* scales;   // F16 [groups][k / 32][panel], Q4_1: [groups][k / 32][2][panel]
+  const std::byte* quants;  // [groups][k / 32][quads][panel][4], aligned to 64 bytes
+  const uint16_t* scales;   // F16 [groups][k / 32][scales][panel]
 };
 
 struct MatmulKernels {
@@ -53,10 +64,10 @@ struct MatmulKernels {
   // out[i, j] for rows i of x and columns j in [n0, n1), n0 a multiple of panel. out has row stride
   // ldo and is indexed from column 0.
   //
-  // With d, m the weight block's scale and minimum, s the activation block's scale, S its sum, the
-  // blocks in order of k, every operation rounded once:
-  //   dot = sum of q_w q_x, exact (Q4_0: of (q_w - 8) q_x)
-  //   t   = d * dot                  Q4_1:  t = fma(d, dot, m * S)
+  // With d, m the weight block's scale and minimum, q_w its integers (QuantCode::split), s the
+  // activation block's scale, S its sum, the blocks in order of k, every operation rounded once:
+  //   dot = sum of q_w q_x, exact
+  //   t   = d * dot                  with a minimum:  t = fma(d, dot, m * S)
   //   out = fma(s, t, out)           starting from 0
   void (*packed_int8)(const QuantizedRows& x, int64_t m, const PackedMatrix& w, int64_t n0,
                       int64_t n1, float* out, int64_t ldo);

@@ -5,7 +5,9 @@
 #include <cstring>
 
 #include "backend/cpu/kernels/matmul_tables.h"
+#include "backend/cpu/memory/packing.h"
 #include "base/half.h"
+#include "base/quant/type.h"
 
 namespace reprise::cpu {
 namespace {
@@ -44,32 +46,16 @@ void quantize(const float* x, int64_t m, int64_t k, int64_t ldx, int8_t* q, floa
   }
 }
 
-// One block of 32 weights of one row of a packed matrix.
+// One block of 32 weights of one row of a packed matrix, by way of the type's own file.
 struct Block {
-  float d;        // scale
-  float minimum;  // Q4_1
-  int q[kBlock];  // Q4_0: 8 already taken off
+  QuantIntegers parts;
+  bool has_minimum;
 };
 
 Block read_block(const PackedMatrix& w, int64_t row, int64_t b) {
-  const int64_t block = row / w.panel * (w.k / kBlock) + b;
-  const int64_t lane = row % w.panel;
-  const bool has_minimum = w.type == DType::Q4_1;
-  const uint16_t* scales = w.scales + block * (has_minimum ? 2 : 1) * w.panel + lane;
-  Block result;
-  result.d = f16_to_float(scales[0]);
-  result.minimum = has_minimum ? f16_to_float(scales[w.panel]) : 0.0f;
-  for (int64_t k = 0; k < kBlock; ++k) {
-    if (w.type == DType::Q8_0) {
-      const std::byte* quad = w.quants + ((block * 8 + k / 4) * w.panel + lane) * 4;
-      result.q[k] = static_cast<int8_t>(quad[k % 4]);
-    } else {
-      const std::byte* quad = w.quants + ((block * 4 + k % 16 / 4) * w.panel + lane) * 4;
-      const int byte = static_cast<int>(quad[k % 4]);
-      result.q[k] = (k < 16 ? byte & 15 : byte >> 4) - (w.type == DType::Q4_0 ? 8 : 0);
-    }
-  }
-  return result;
+  std::byte bytes[kMostBlockBytes];
+  unpack_block(w, row, b, bytes);
+  return {quant_code(w.type).split(bytes), panel_layout(w.type).scales == 2};
 }
 
 void packed_int8(const QuantizedRows& x, int64_t m, const PackedMatrix& w, int64_t n0, int64_t n1,
@@ -78,16 +64,15 @@ void packed_int8(const QuantizedRows& x, int64_t m, const PackedMatrix& w, int64
   for (int64_t n = n0; n < n1; ++n) {
     for (int64_t i = 0; i < m; ++i) out[i * ldo + n] = 0;
     for (int64_t b = 0; b < blocks; ++b) {
-      const Block block = read_block(w, n, b);
+      const auto [parts, has_minimum] = read_block(w, n, b);
       for (int64_t i = 0; i < m; ++i) {
         const int8_t* q = x.q + i * w.k + b * kBlock;
         int dot = 0;
-        for (int64_t k = 0; k < kBlock; ++k) dot += block.q[k] * q[k];
+        for (int64_t k = 0; k < kBlock; ++k) dot += parts.q[k] * q[k];
         const int64_t at = i * blocks + b;
-        const float t = w.type == DType::Q4_1
-                            ? std::fmaf(block.d, static_cast<float>(dot),
-                                        block.minimum * static_cast<float>(x.sum[at]))
-                            : block.d * static_cast<float>(dot);
+        const float t = has_minimum ? std::fmaf(parts.scale, static_cast<float>(dot),
+                                                parts.minimum * static_cast<float>(x.sum[at]))
+                                    : parts.scale * static_cast<float>(dot);
         out[i * ldo + n] = std::fmaf(x.scale[at], t, out[i * ldo + n]);
       }
     }
@@ -99,11 +84,11 @@ void packed_f32(const float* x, int64_t m, int64_t ldx, const PackedMatrix& w, i
   for (int64_t n = n0; n < n1; ++n) {
     for (int64_t i = 0; i < m; ++i) out[i * ldo + n] = 0;
     for (int64_t b = 0; b < w.k / kBlock; ++b) {
-      const Block block = read_block(w, n, b);
+      const auto [parts, has_minimum] = read_block(w, n, b);
       float value[kBlock];
       for (int64_t k = 0; k < kBlock; ++k) {
-        value[k] = block.d * static_cast<float>(block.q[k]);
-        if (w.type == DType::Q4_1) value[k] += block.minimum;
+        value[k] = parts.scale * static_cast<float>(parts.q[k]);
+        if (has_minimum) value[k] += parts.minimum;
       }
       for (int64_t i = 0; i < m; ++i) {
         float acc = out[i * ldo + n];

@@ -7,7 +7,7 @@
 
 #include "backend/cpu/memory/huge_pages.h"
 #include "base/error.h"
-#include "base/half.h"
+#include "base/quant/type.h"
 
 namespace reprise::cpu {
 namespace {
@@ -25,25 +25,9 @@ std::byte* allocate(size_t bytes) {
   return memory;
 }
 
-struct BlockLayout {
-  int64_t quant_offset;  // of the quants within a file block
-  int64_t quads;         // groups of 4 bytes of quants per row and block
-  int64_t scales;        // F16 numbers per row and block, at the block's begin
-};
-
-BlockLayout layout_of(DType type) {
-  switch (type) {
-    case DType::Q8_0:
-      return {2, 8, 1};
-    case DType::Q4_0:
-      return {2, 4, 1};
-    case DType::Q4_1:
-      return {4, 4, 2};
-    default:
-      REPRISE_CHECK(false, "type {} can't be packed", dtype_name(type));
-      return {};
-  }
-}
+#define REPRISE_QUANT(name, values, bytes, gguf, scales, quads) \
+  static_assert(quads == 0 || bytes <= kMostBlockBytes);
+#include "base/quant/types.def"
 
 }  // namespace
 
@@ -54,11 +38,23 @@ void PackedWeights::Free::operator()(std::byte* memory) const {
     std::free(memory);
 }
 
+PanelLayout panel_layout(DType type) {
+  switch (type) {
+#define REPRISE_QUANT(name, ...) \
+  case DType::name:              \
+    return kPanelLayout<DType::name>;
+#include "base/quant/types.def"
+    default:
+      return {};
+  }
+}
+
 PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows, int panel,
                    ThreadPool* pool) {
   REPRISE_CHECK(k % kBlock == 0 && n >= 0 && panel >= 0, "n {}, k {}, panel {}", n, k, panel);
   if (panel == 0) panel = 16;
-  const BlockLayout layout = layout_of(type);
+  const PanelLayout layout = panel_layout(type);
+  REPRISE_CHECK(layout.quads > 0, "type {} can't be packed", dtype_name(type));
   const int64_t blocks = k / kBlock;
   const int64_t groups = (n + panel - 1) / panel;
   const int64_t file_block = block_bytes(type);
@@ -90,7 +86,7 @@ PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows,
           std::memcpy(group_s + (b * layout.scales + s) * panel + r, source + 2 * s, 2);
         for (int64_t j = 0; j < layout.quads; ++j)
           std::memcpy(group_q + (b * layout.quads + j) * quad_bytes + 4 * r,
-                      source + layout.quant_offset + 4 * j, 4);
+                      source + 2 * layout.scales + 4 * j, 4);
       }
     }
   };
@@ -102,33 +98,23 @@ PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows,
   return packed;
 }
 
+void unpack_block(const PackedMatrix& w, int64_t row, int64_t block, std::byte* out) {
+  const PanelLayout layout = panel_layout(w.type);
+  const int64_t at = row / w.panel * (w.k / kBlock) + block;
+  const int64_t lane = row % w.panel;
+  for (int64_t s = 0; s < layout.scales; ++s, out += 2)
+    std::memcpy(out, w.scales + (at * layout.scales + s) * w.panel + lane, 2);
+  for (int64_t j = 0; j < layout.quads; ++j, out += 4)
+    std::memcpy(out, w.quants + ((at * layout.quads + j) * w.panel + lane) * 4, 4);
+}
+
 void unpack_row(const PackedMatrix& w, int64_t row, float* out) {
   REPRISE_CHECK(row >= 0 && row < w.n, "row {} of {}", row, w.n);
-  const BlockLayout layout = layout_of(w.type);
-  const int64_t blocks = w.k / kBlock;
-  const int64_t group = row / w.panel;
-  const int64_t lane = row % w.panel;
-  for (int64_t b = 0; b < blocks; ++b, out += kBlock) {
-    const int64_t block = group * blocks + b;
-    const uint16_t* scales = w.scales + block * layout.scales * w.panel + lane;
-    const float d = f16_to_float(scales[0]);
-    const float minimum = w.type == DType::Q4_1 ? f16_to_float(scales[w.panel]) : 0.0f;
-    for (int64_t j = 0; j < layout.quads; ++j) {
-      const std::byte* quad = w.quants + ((block * layout.quads + j) * w.panel + lane) * 4;
-      for (int64_t i = 0; i < 4; ++i) {
-        const int byte = static_cast<int>(quad[i]);
-        float* const value = out + 4 * j + i;
-        if (w.type == DType::Q8_0) {
-          *value = d * static_cast<float>(static_cast<int8_t>(byte));
-        } else if (w.type == DType::Q4_0) {
-          value[0] = d * static_cast<float>((byte & 15) - 8);
-          value[16] = d * static_cast<float>((byte >> 4) - 8);
-        } else {
-          value[0] = d * static_cast<float>(byte & 15) + minimum;
-          value[16] = d * static_cast<float>(byte >> 4) + minimum;
-        }
-      }
-    }
+  std::byte file_block[kMostBlockBytes];
+  const QuantCode& code = quant_code(w.type);
+  for (int64_t b = 0; b < w.k / kBlock; ++b) {
+    unpack_block(w, row, b, file_block);
+    code.dequantize(file_block, out + b * kBlock, 1);
   }
 }
 

@@ -30,10 +30,19 @@ class PackedWeights {
   int64_t bytes_ = 0;
 };
 
-// Packs file_rows [n, k] of Q8_0, Q4_0 or Q4_1 (blocks as in base/dtype.h, unaligned). k a multiple
+// How the type is packed; quads = 0 where no kernels read it.
+PanelLayout panel_layout(DType type);
+
+// Packs file_rows [n, k] of a type that has a layout (its file's blocks, unaligned). k a multiple
 // of 32. A panel of 0 (a kernel that takes any) packs with 16. pool may be null.
 PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows, int panel,
                    ThreadPool* pool);
+
+// More than any file block of a type with a layout takes.
+inline constexpr size_t kMostBlockBytes = 64;
+
+// Block `block` of row `row` as it was in the file.
+void unpack_block(const PackedMatrix& w, int64_t row, int64_t block, std::byte* out);
 
 // Row `row` as floats: out [k], the same values as dequantizing the file's row.
 void unpack_row(const PackedMatrix& w, int64_t row, float* out);

@@ -3,47 +3,12 @@
 #include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
-#include "base/half.h"
+#include "base/quant/rows.h"
 
 namespace reprise::cpu {
 namespace {
 
-template <class T>
-T read(const std::byte* at, int64_t index) {
-  T value;
-  std::memcpy(&value, at + index * static_cast<int64_t>(sizeof(T)), sizeof(T));
-  return value;
-}
-
-// `count` values of a plain type as floats; `at` need not be aligned.
-void convert(DType type, const std::byte* at, int64_t count, float* out) {
-  switch (type) {
-    case DType::F32:
-      if (count > 0) std::memcpy(out, at, static_cast<size_t>(count) * sizeof(float));
-      return;
-    case DType::F16:
-      for (int64_t i = 0; i < count; ++i) out[i] = f16_to_float(read<uint16_t>(at, i));
-      return;
-    case DType::BF16:
-      for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(read<uint16_t>(at, i));
-      return;
-    case DType::F64:
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(read<double>(at, i));
-      return;
-    case DType::I32:
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(read<int32_t>(at, i));
-      return;
-    case DType::I64:
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(read<int64_t>(at, i));
-      return;
-    default:
-      REPRISE_CHECK(false, "no conversion from {}", dtype_name(type));
-  }
-}
-
 bool converts(DType type) { return is_float(type) || type == DType::I32 || type == DType::I64; }
-
-bool packs(DType type) { return type == DType::Q8_0 || type == DType::Q4_0 || type == DType::Q4_1; }
 
 }  // namespace
 
@@ -53,12 +18,11 @@ Tensor CpuBackend::bind(const HostTensor& source, WeightUse use) {
       "{} bytes for {} {}", source.bytes.size(), dtype_name(source.type),
       shape_string(source.shape));
   if (use == WeightUse::Vector) return bind_vector(source);
-  if (packs(source.type)) return bind_quantized(source);
+  if (is_quantized(source.type))
+    return panel_layout(source.type).quads > 0 ? bind_quantized(source) : bind_dequantized(source);
   if (source.type != DType::F32 && source.type != DType::F16 && source.type != DType::BF16)
-    fail(
-        "cpu backend: a matrix of type {} isn't supported, expected F32, F16, BF16, Q8_0, Q4_0 or "
-        "Q4_1",
-        dtype_name(source.type));
+    fail("cpu backend: a matrix of type {} isn't supported, expected {}", dtype_name(source.type),
+         names_with_quantized({DType::F32, DType::F16, DType::BF16}));
 
   auto data = std::make_shared<CpuData>();
   const auto bytes = static_cast<int64_t>(source.bytes.size());
@@ -86,11 +50,29 @@ Tensor CpuBackend::bind_vector(const HostTensor& source) {
   const auto bytes = count * static_cast<int64_t>(sizeof(float));
   auto data = std::make_shared<CpuData>();
   const std::shared_ptr<float[]> values(new float[static_cast<size_t>(count)]);
-  convert(source.type, source.bytes.data(), count, values.get());
+  dequantize_row(source.type, source.bytes.data(), values.get(), count);
   data->bytes = reinterpret_cast<std::byte*>(values.get());
   data->owner = values;
   data->count = std::make_shared<WeightCount>(weight_bytes_, bytes);
   if (source.release) source.release();
+  return Tensor(std::move(data), source.shape);
+}
+
+// A matrix of a type without kernels of its own, as F32: the same values in more memory.
+Tensor CpuBackend::bind_dequantized(const HostTensor& source) {
+  const int64_t unit = block_values(source.type), unit_bytes = block_bytes(source.type);
+  const int64_t count = num_elements(source.shape);
+  const std::shared_ptr<float[]> values(new float[static_cast<size_t>(count)]);
+  run_chunks(count / unit, unit, [&](int64_t begin, int64_t end) {
+    dequantize_row(source.type, source.bytes.data() + begin * unit_bytes,
+                   values.get() + begin * unit, (end - begin) * unit);
+  });
+  if (source.release) source.release();
+  auto data = std::make_shared<CpuData>();
+  data->bytes = reinterpret_cast<std::byte*>(values.get());
+  data->owner = values;
+  data->count =
+      std::make_shared<WeightCount>(weight_bytes_, count * static_cast<int64_t>(sizeof(float)));
   return Tensor(std::move(data), source.shape);
 }
 
@@ -123,7 +105,7 @@ std::vector<float> CpuBackend::to_host(const Tensor& x) {
     for (int64_t row = 0; row < x.rows(); ++row)
       unpack_row(data.packed->matrix(), row, values.data() + row * x.cols());
   } else {
-    convert(x.dtype(), data.bytes, x.size(), values.data());
+    dequantize_row(x.dtype(), data.bytes, values.data(), x.size());
   }
   return values;
 }
@@ -142,7 +124,7 @@ Tensor CpuBackend::embed(const Tensor& table, std::span<const int32_t> ids) {
       if (data.packed)
         unpack_row(data.packed->matrix(), id, to + i * d);
       else
-        convert(table.dtype(), data.bytes + id * row_bytes, d, to + i * d);
+        dequantize_row(table.dtype(), data.bytes + id * row_bytes, to + i * d, d);
     }
   });
   return out;
