@@ -43,7 +43,6 @@ struct HfFolder {
   // Whether there is a file with a vocabulary: tokenizer.json, tokenizer.model or vocab.json.
   bool has_vocabulary() const { return tokenizer_json || tokenizer_model || vocab_json; }
   // config.json with errors that name file and key. Refers to `config`: keep the folder.
-  JsonObject config_object() const { return JsonObject(config, (path / "config.json").string()); }
 };
 
 }  // namespace reprise

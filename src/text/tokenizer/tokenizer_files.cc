@@ -101,10 +101,6 @@ void store_tokenizer_files(const TokenizerFiles& files, GgufMetadata& metadata) 
   }
 }
 
-void write_tokenizer_files(const TokenizerFiles& files, const std::filesystem::path& folder) {
-  for (const auto& [name, bytes] : files.contents) write_file_atomically(folder / name, bytes);
-}
-
 std::unique_ptr<Tokenizer> tokenizer_from_files(const TokenizerFiles& files) {
   if (files.has("tokenizer.json")) return make_tokenizer(spec_from_files(files));
   const bool vocab = files.has("vocab.json"), merges = files.has("merges.txt");

@@ -250,11 +250,6 @@ TokenizerSpec spec_from_json(const Json& tokenizer, const Json* config, const st
   return spec;
 }
 
-std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& tokenizer, const Json* config,
-                                               const std::string& where) {
-  return make_tokenizer(spec_from_json(tokenizer, config, where));
-}
-
 TokenizerSpec spec_from_files(const TokenizerFiles& files) {
   const std::string where = files.path_of("tokenizer.json");
   const Json tokenizer = parse_json(files.get("tokenizer.json"), where);

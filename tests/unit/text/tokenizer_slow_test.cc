@@ -125,7 +125,7 @@ TEST(MetaspaceTokenizers, SameAsTokenizers) {
   size_t seen = 0;
   for (const Json& entry : load_json(data_path("metaspace.json"))) {
     SCOPED_TRACE(entry["name"].get<std::string>());
-    check_cases(*tokenizer_from_json(entry["json"], nullptr, "x"), entry["cases"]);
+    check_cases(*test::tokenizer_from_json(entry["json"], nullptr, "x"), entry["cases"]);
     ++seen;
   }
   EXPECT_EQ(seen, 5u);
