@@ -22,8 +22,8 @@ void ConversionFlags::add(CLI::App& app) {
       ->required();
   app.add_option("target", target, "What to write")->type_name("DST")->required();
   app.add_option("--sensitive", sensitive,
-                 "Type of vision tower, projector, gates and phantom matrices when the rest is "
-                 "quantized: keep, f32, f16 or bf16")
+                 "Type of vision tower, projector, gates and matrices of the scheme's own when "
+                 "the rest is quantized: keep, f32, f16 or bf16")
       ->capture_default_str();
   app.add_option("--keep", overrides,
                  "PATTERN=TYPE: tensors whose name matches ('*' is any text) get this type; 'keep' "
@@ -35,9 +35,7 @@ void ConversionFlags::add(CLI::App& app) {
   app.add_option("--threads", threads, "Threads; 0: all that this process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  app.add_flag("--last-gate", last_gate,
-               "TroL: where layers have different gates, use the last one for all, as the official "
-               "loader does");
+  add_scheme_options(app, SchemeOption::When::Load, scheme);
   app.add_flag("--force", force, "Replace what is at DST");
   app.add_flag("--json", json, "One JSON object instead of text");
 }
@@ -55,7 +53,7 @@ ConvertOptions ConversionFlags::options() const {
 
 LoadOptions ConversionFlags::load_options() const {
   LoadOptions options;
-  options.last_gate = last_gate;
+  options.scheme = scheme;
   return options;
 }
 

@@ -18,7 +18,7 @@ struct ConversionFlags {
   int threads = 0;
   bool force = false;
   bool json = false;
-  bool last_gate = false;
+  SchemeOptions scheme;  // for loading
 
   void add(CLI::App& app);
   ConvertOptions options() const;

@@ -22,9 +22,9 @@ class ConvertCommand : public Command {
         "config.json, tokenizer and other small files. DST is written under another name and\n"
         "renamed when it is complete.\n"
         "Examples:\n"
-        "  reprise convert TroL-1.8B trol.gguf\n"
-        "  reprise convert trol.gguf TroL-again --shard-size 2GB\n"
-        "  reprise convert TroL-1.8B trol-bf16.gguf --type bf16");
+        "  reprise convert FOLDER model.gguf\n"
+        "  reprise convert model.gguf FOLDER-again --shard-size 2GB\n"
+        "  reprise convert FOLDER model-bf16.gguf --type bf16");
     flags_.add(app);
     app.add_option("--type", flags_.type,
                    "keep, f32, f16, bf16, or for GGUF " + type_options(/*quantized_only=*/true) +

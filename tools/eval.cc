@@ -23,7 +23,7 @@ class EvalCommand : public Command {
         "  reprise eval model.gguf --perplexity wiki.txt --ctx 512 --json\n"
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --json\n"
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --blind\n"
-        "  reprise eval trol --qa test.jsonl --images pictures --beams 5");
+        "  reprise eval model.gguf --qa test.jsonl --images pictures --beams 5");
     engine_.add(app);
     engine_.add_chat_template(app);
     add_plan_options(app, generator_.plan);

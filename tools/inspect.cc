@@ -149,7 +149,7 @@ class InspectCommand : public Command {
   static Json tensors(Model& model) {
     std::map<std::string, RoleTotals> totals;
     model.visit_tensors([&](const TensorSlot& slot) {
-      RoleTotals& role = totals[role_name(slot.role)];
+      RoleTotals& role = totals[role_name(slot)];
       ++role.tensors;
       role.values += num_elements(slot.shape);
       role.types.insert(std::string(dtype_name(slot.tensor->dtype())));

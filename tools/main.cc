@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "model/scheme_type.h"
 #include "tools/commands.h"
 
 namespace reprise::tools {
@@ -53,13 +54,15 @@ std::string unknown_command(const std::string& word, const std::vector<std::stri
 }
 
 int run_program(int argc, char** argv) {
-  CLI::App app{
-      "Runs, inspects and trains transformers that reuse their layers: TroL, Phantom, recursive "
-      "models, and any decoder whose layers are replayed."};
+  CLI::App app{"Runs, inspects and trains transformers that reuse their layers."};
   app.name("reprise");
   app.set_version_flag("--version", "reprise " REPRISE_VERSION);
   app.require_subcommand(1);
+  std::string schemes;
+  for (const SchemeType* scheme : scheme_types())
+    schemes += fmt::format("  {:<12}{}\n", scheme->name, scheme->summary);
   app.footer(
+      "Schemes of reuse:\n" + schemes +
       "Examples:\n"
       "  reprise run model.gguf --prompt \"Why is the sky blue?\"\n"
       "  reprise run models/tiny-trol.gguf --image photo.png --prompt \"What shape is shown?\"\n"

@@ -19,7 +19,7 @@ struct EngineFlags {
   std::string activations = "int8";
   std::string kv = "f32";
   std::string chat_template;
-  bool last_gate = false;
+  SchemeOptions scheme;  // for loading
 
   void add(CLI::App& app);
   void add_chat_template(CLI::App& app);
@@ -29,7 +29,12 @@ struct EngineFlags {
 // Upper end of options that are numbers of tokens, questions and the like.
 constexpr int64_t kMostCount = int64_t{1} << 40;
 
-// --plan and --passes: how deep to run.
+// The options that schemes declare for one moment, each with those that have it: --passes, and
+// --beside-passes with prefix "beside_". Whether the model's scheme has those given is checked
+// where they are used.
+void add_scheme_options(CLI::App& app, SchemeOption::When when, SchemeOptions& options,
+                        const std::string& prefix = "");
+// Those for requests: how deep to run.
 void add_plan_options(CLI::App& app, PlanOptions& options);
 
 // One line of JSON on stdout.

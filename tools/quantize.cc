@@ -21,12 +21,12 @@ class QuantizeCommand : public Command {
         "Writes a model as a GGUF file with fewer bits a weight, and measures the loss");
     app.footer(
         "Attention and MLP matrices of the language model get the type asked for; embedding, head\n"
-        "and low-rank adapters Q8_0; vision tower, projector, gates and phantom matrices stay as\n"
-        "they are (--sensitive), norms and biases too. With --text or --inputs both models are "
+        "and low-rank adapters Q8_0; vision tower, projector, gates and matrices of a scheme's own\n"
+        "stay as they are (--sensitive), norms and biases too. With --text or --inputs both models are "
         "run\n"
         "and compared.\n"
         "Examples:\n"
-        "  reprise quantize TroL-1.8B trol-q8.gguf --type q8_0 --text wiki.txt\n"
+        "  reprise quantize MODEL q8.gguf --type q8_0 --text wiki.txt\n"
         "  reprise quantize model.gguf small.gguf --type q4_0 --keep '*.down_proj.weight=q8_0'\n"
         "  reprise quantize MODEL q4.gguf --type q4_0 --inputs case.safetensors --report q4.json");
     flags_.add(app);

@@ -33,7 +33,7 @@ class RunCommand : public Command {
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour?\" --trace "
         "look.html\n"
         "  reprise run model.gguf --plan 0-23,10-14 --temperature 0.8 --top-p 0.95 --seed 1\n"
-        "  reprise run trol --image photo.png --prompt \"What is this?\" --beams 5\n"
+        "  reprise run model.gguf --image photo.png --prompt \"What is this?\" --beams 5\n"
         "  echo \"Once upon a time\" | reprise run model.gguf --raw");
     engine_.add(app);
     engine_.add_chat_template(app);

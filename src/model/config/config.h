@@ -93,7 +93,7 @@ struct ImageConfig {
 
 struct ModelConfig {
   std::string where;   // file the config came from, for messages
-  std::string scheme;  // "dense", "trol", "phantom", "recursive"
+  std::string scheme;  // a SchemeType's name
   Json scheme_config;  // the scheme's own keys; an object
   TextConfig text;
   std::optional<VisionConfig> vision;

@@ -16,11 +16,10 @@ class Replay : public Scheme {
             JsonObject(config.scheme_config, config.where, "reprise.replay.").get_string("plan")) {
     parse_plan(plan_, config.text.layers, config.where + ": key 'reprise.replay.plan'");
   }
-  std::string name() const override { return "replay"; }
 
   Plan decode_plan(const PlanOptions& options) const override {
     PlanOptions stored = options;
-    if (stored.plan.empty()) stored.plan = plan_;
+    if (!stored.has("plan")) stored.set("plan", plan_);
     return Scheme::decode_plan(stored);
   }
 
@@ -30,8 +29,13 @@ class Replay : public Scheme {
 
 }  // namespace
 
-std::unique_ptr<Scheme> make_replay_scheme(const ModelConfig& config) {
-  return std::make_unique<Replay>(config);
+const SchemeType& replay_scheme() {
+  static const SchemeType type = {
+      .name = "replay",
+      .summary = "a decoder some of whose layers run again, by a stored plan",
+      .make = make_as<Replay>,
+      .options = {plan_option()}};
+  return type;
 }
 
 }  // namespace reprise

@@ -121,28 +121,6 @@ TEST(Chat, OfficialPrompts) {
   EXPECT_EQ(seen.size(), 5u);
 }
 
-// The keys that tell the releases apart, as their config.json has them.
-TEST(Chat, ReleasesByConfig) {
-  const auto format = [](const char* config) {
-    return release_chat_format(parse_json(config, "config.json"));
-  };
-  // TroL-1.8B and 7B: flat, the backbone's model_type
-  EXPECT_EQ(format(R"({"architectures": ["TroLForCausalLM"], "model_type": "internlm"})"),
-            "trol-internlm2");
-  EXPECT_EQ(format(R"({"architectures": ["TroLForCausalLM"], "model_type": "trol",
-                       "llm_config": {"model_type": "phi3"}})"),
-            "trol-phi3");
-  for (const std::string backbone : {"qwen2", "internlm2", "phi3"})
-    EXPECT_EQ(release_chat_format({{"architectures", {"PhantomForCausalLM"}},
-                                   {"model_type", "phantom"},
-                                   {"llm_config", {{"model_type", backbone}}}}),
-              "phantom-" + backbone);
-  EXPECT_EQ(format(R"({"model_type": "phantom", "llm_config": {"model_type": "llama"}})"), "");
-  EXPECT_EQ(format(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})"), "");
-  EXPECT_EQ(format(R"({"architectures": [], "model_type": 3})"), "");
-  EXPECT_EQ(release_chat_format(Json()), "");
-}
-
 // A second turn is the whole conversation again, its picture in its turn.
 TEST(Chat, OfficialFormatsInTwoTurns) {
   const std::vector<ChatMessage> messages = {
