@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/rng.h"
 #include "engine/model_text.h"
 #include "model/save.h"

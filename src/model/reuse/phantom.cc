@@ -22,6 +22,7 @@
 
 #include "backend/heads.h"
 #include "base/error.h"
+#include "base/json_object.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {

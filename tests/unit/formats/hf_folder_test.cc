@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include "base/json.h"
 #include "test_files.h"
 
 namespace reprise {
@@ -28,7 +29,7 @@ TEST_F(HfFolderTest, OpensAShardedFolder) {
   EXPECT_EQ(folder.config_object().get_int("hidden_size"), 2);
   EXPECT_THAT(error_of([&] { folder.config_object().get_int("num_layers"); }),
               AllOf(HasSubstr("config.json"), HasSubstr("'num_layers'")));
-  EXPECT_EQ((*folder.generation_config)["eos_token_id"], 2);
+  EXPECT_EQ((**folder.generation_config)["eos_token_id"], 2);
   EXPECT_FALSE(folder.tokenizer_config.has_value());
   EXPECT_EQ(folder.merges_txt, folder_ / "merges.txt");
   EXPECT_FALSE(folder.tokenizer_json.has_value());

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "support/paths.h"
 #include "text/tokenizer/tokenizer_json.h"
 #include "train/data/easy_vqa.h"

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "support/paths.h"
 #include "support/slow_tokenizers.h"
 #include "train/data/batches.h"
