@@ -7,30 +7,32 @@
 #include <cstdio>
 #include <map>
 
+#include "base/json.h"
+
 namespace reprise::tools {
 
-void EngineFlags::add(CLI::App& app) {
+void EngineFlags::add(cli::App& app) {
   app.add_option("model", model, "Hugging Face folder or GGUF file")
       ->type_name("MODEL")
       ->required();
   app.add_option("--backend", backend, "cpu or torch")
-      ->check(CLI::IsMember({"cpu", "torch"}))
+      ->check(cli::IsMember({"cpu", "torch"}))
       ->capture_default_str();
   app.add_option("--device", device, "Where the torch backend computes: cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->check(cli::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--threads", threads, "Threads; 0: all that this process may use")
-      ->check(CLI::Range(0, 1024))
+      ->check(cli::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--isa", isa,
                  "Instruction set of the cpu backend, by name (default: the best one here, or "
                  "$REPRISE_ISA)");
   app.add_option("--activations", activations,
                  "int8: activations are quantized where weights are; f32: for parity")
-      ->check(CLI::IsMember({"f32", "int8"}))
+      ->check(cli::IsMember({"f32", "int8"}))
       ->capture_default_str();
   app.add_option("--kv", kv, "Element type of the KV cache: f32 or f16")
-      ->check(CLI::IsMember({"f32", "f16"}))
+      ->check(cli::IsMember({"f32", "f16"}))
       ->capture_default_str();
   app.add_flag(
       "--last-gate", last_gate,
@@ -38,7 +40,7 @@ void EngineFlags::add(CLI::App& app) {
       "as the official loader does");
 }
 
-void EngineFlags::add_chat_template(CLI::App& app) {
+void EngineFlags::add_chat_template(cli::App& app) {
   app.add_option("--chat-template", chat_template,
                  "Chat format by name, where the model's own is not recognised");
 }
@@ -60,24 +62,24 @@ LoadedModelOptions EngineFlags::options() const {
   return options;
 }
 
-void add_plan_options(CLI::App& app, PlanOptions& options) {
+void add_plan_options(cli::App& app, PlanOptions& options) {
   app.add_option("--plan", options.plan,
                  "Order of blocks: 0-23,10-14 runs 10 to 14 again; 10-14*3 three times, damped")
       ->type_name("PLAN");
   app.add_option("--passes", options.passes,
                  "Traversals of each layer in a prompt (TroL); 1: off, 0: the model's own")
-      ->check(CLI::Range(0, 4));
+      ->check(cli::Range(0, 4));
   app.add_option("--adaptive", options.skip_below,
                  "TroL: tokens whose mixing weight is below this leave the second visit of a layer "
                  "out; 0: none, exact")
       ->type_name("W")
-      ->check(CLI::Range(0.0f, 1.0f));
+      ->check(cli::Range(0.0f, 1.0f));
   static const std::map<std::string, MixTokens> kinds = {
       {"all", MixTokens::All}, {"image", MixTokens::Image}, {"text", MixTokens::Text}};
-  app.add_option_function<std::string>(
+  app.add_option_function(
          "--traverse", [&options](const std::string& kind) { options.traverse = kinds.at(kind); },
          "TroL: tokens of a prompt that make the second visit")
-      ->check(CLI::IsMember({"all", "image", "text"}))
+      ->check(cli::IsMember({"all", "image", "text"}))
       ->default_str("all");
 }
 
