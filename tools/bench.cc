@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 
+#include "base/json.h"
 #include "engine/images.h"
 #include "engine/session.h"
 #include "tools/commands.h"
@@ -68,7 +69,7 @@ struct Measurement {
 
 class BenchCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Measures a model's speed and memory, or two models' side by side");
     app.footer(
         "Prompts are random token ids. With --beside or another --beside- option, repetitions\n"
@@ -87,35 +88,33 @@ class BenchCommand : public Command {
     add_scheme_options(app, SchemeOption::When::Load, beside_load_, "beside_");
     const auto list = [&](const char* name, std::vector<int64_t>& values, const char* text) {
       app.add_option(name, values, text)
-          ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-          ->expected(1)
-          ->allow_extra_args(false)
-          ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+          ->check(cli::Range(int64_t{1}, int64_t{1} << 24))
+          ->repeatable();
     };
     list("--prefill", prefill_,
          "A prompt of N tokens up to its first answer token; may be repeated");
     list("--decode", decode_, "Decode behind N tokens of context; may be repeated");
     app.add_option("--tokens", tokens_, "Tokens of one --decode repetition")
-        ->check(CLI::Range(1, 1 << 20))
+        ->check(cli::Range(1, 1 << 20))
         ->capture_default_str();
     app.add_option("--question", tiles_,
                    "A picture of N tiles, a question and an answer, from pixels to the last token")
-        ->check(CLI::Range(1, 64));
+        ->check(cli::Range(1, 64));
     app.add_option("--question-tokens", question_tokens_, "Text tokens of the question")
-        ->check(CLI::Range(1, 1 << 20))
+        ->check(cli::Range(1, 1 << 20))
         ->capture_default_str();
     app.add_option("--answer", answer_tokens_, "Tokens of the answer")
-        ->check(CLI::Range(1, 1 << 20))
+        ->check(cli::Range(1, 1 << 20))
         ->capture_default_str();
     app.add_option("--repeat", repeat_, "Repetitions of everything")
-        ->check(CLI::Range(1, 1000))
+        ->check(cli::Range(1, 1000))
         ->capture_default_str();
     app.add_option("--chunk", chunk_, "Prompt tokens of one forward call")
-        ->check(CLI::Range(1, 1 << 30))
+        ->check(cli::Range(1, 1 << 30))
         ->capture_default_str();
     app.add_option("--seed", seed_, "Seed of the token ids and pixels")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(cli::NonNegativeNumber());
     app.add_flag("--processor-time", processor_time_,
                  "Processor time instead of elapsed time: with --threads 1, for busy machines");
     app.add_flag("--json", json_, "One line of JSON instead of tables");
@@ -344,7 +343,7 @@ class BenchCommand : public Command {
 
   EngineFlags engine_;
   PlanOptions plan_;
-  CLI::Option* beside_ = nullptr;
+  cli::Option* beside_ = nullptr;
   std::string beside_model_;
   SchemeOptions beside_plan_, beside_load_;
   std::vector<int64_t> prefill_, decode_;

@@ -16,7 +16,7 @@ struct Interrupted {};  // passes through the library, which cleans up behind it
 
 }  // namespace
 
-void ConversionFlags::add(CLI::App& app) {
+void ConversionFlags::add(cli::App& app) {
   app.add_option("source", source, "Hugging Face folder or GGUF file")
       ->type_name("SRC")
       ->required();
@@ -29,11 +29,9 @@ void ConversionFlags::add(CLI::App& app) {
                  "PATTERN=TYPE: tensors whose name matches ('*' is any text) get this type; 'keep' "
                  "leaves them as they are. Repeatable, the first match counts")
       ->type_name("PATTERN=TYPE")
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->repeatable();
   app.add_option("--threads", threads, "Threads; 0: all that this process may use")
-      ->check(CLI::Range(0, 1024))
+      ->check(cli::Range(0, 1024))
       ->capture_default_str();
   add_scheme_options(app, SchemeOption::When::Load, scheme);
   app.add_flag("--force", force, "Replace what is at DST");

@@ -2,6 +2,7 @@
 // Exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted for good.
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <new>
@@ -69,12 +70,17 @@ int run_program(int argc, char** argv) {
       "  reprise inspect model.gguf --plan 0-23,10-14\n"
       "'reprise COMMAND --help' lists the options of a command.");
 
-  std::vector<std::pair<CLI::App*, std::unique_ptr<Command>>> commands;
+  struct Added {
+    CLI::App* parser;
+    std::unique_ptr<cli::App> options;
+    std::unique_ptr<Command> command;
+  };
+  std::vector<Added> commands;
   std::vector<std::string> names;
   const auto add = [&](const std::string& name, std::unique_ptr<Command> command) {
     CLI::App* sub = app.add_subcommand(name);
-    command->setup(*sub);
-    commands.emplace_back(sub, std::move(command));
+    commands.push_back({sub, std::make_unique<cli::App>(sub), std::move(command)});
+    commands.back().command->setup(*commands.back().options);
     names.push_back(name);
   };
 #define REPRISE_ADD_COMMAND(name) add(#name, make_##name##_command());
@@ -96,8 +102,8 @@ int run_program(int argc, char** argv) {
                                     : "reprise " + app.get_subcommands()[0]->get_name();
     return print_error(fmt::format("{} (see '{} --help')", message, command), kUsage);
   }
-  for (const auto& [sub, command] : commands) {
-    if (sub->parsed()) return command->run();
+  for (const Added& added : commands) {
+    if (added.parser->parsed()) return added.command->run();
   }
   return kUsage;
 }

@@ -8,35 +8,37 @@
 
 #include "model/scheme_type.h"
 
+#include "base/json.h"
+
 namespace reprise::tools {
 
-void EngineFlags::add(CLI::App& app) {
+void EngineFlags::add(cli::App& app) {
   app.add_option("model", model, "Hugging Face folder or GGUF file")
       ->type_name("MODEL")
       ->required();
   app.add_option("--backend", backend, "cpu or torch")
-      ->check(CLI::IsMember({"cpu", "torch"}))
+      ->check(cli::IsMember({"cpu", "torch"}))
       ->capture_default_str();
   app.add_option("--device", device, "Where the torch backend computes: cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->check(cli::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--threads", threads, "Threads; 0: all that this process may use")
-      ->check(CLI::Range(0, 1024))
+      ->check(cli::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--isa", isa,
                  "Instruction set of the cpu backend, by name (default: the best one here, or "
                  "$REPRISE_ISA)");
   app.add_option("--activations", activations,
                  "int8: activations are quantized where weights are; f32: for parity")
-      ->check(CLI::IsMember({"f32", "int8"}))
+      ->check(cli::IsMember({"f32", "int8"}))
       ->capture_default_str();
   app.add_option("--kv", kv, "Element type of the KV cache: f32 or f16")
-      ->check(CLI::IsMember({"f32", "f16"}))
+      ->check(cli::IsMember({"f32", "f16"}))
       ->capture_default_str();
   add_scheme_options(app, SchemeOption::When::Load, scheme);
 }
 
-void EngineFlags::add_chat_template(CLI::App& app) {
+void EngineFlags::add_chat_template(cli::App& app) {
   app.add_option("--chat-template", chat_template,
                  "Chat format by name, where the model's own is not recognised");
 }
@@ -61,7 +63,7 @@ LoadedModelOptions EngineFlags::options() const {
 namespace {
 
 // A value that one of the schemes takes; whether the model's own does is said when it is known.
-CLI::Validator value_check(const DeclaredOption& known) {
+cli::Check value_check(const DeclaredOption& known) {
   const auto check = [known](const std::string& text) -> std::string {
     std::string message;
     for (const SchemeOption* option : known.declared) {
@@ -74,7 +76,7 @@ CLI::Validator value_check(const DeclaredOption& known) {
     }
     return message;
   };
-  return CLI::Validator(check, "");
+  return cli::Check(check);
 }
 
 std::string shown_type(const SchemeOption& option) {
@@ -99,7 +101,7 @@ std::string group_name(const DeclaredOption& known) {
 
 }  // namespace
 
-void add_scheme_options(CLI::App& app, SchemeOption::When when, SchemeOptions& options,
+void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& options,
                         const std::string& prefix) {
   for (const DeclaredOption& known : declared_options(when)) {
     const SchemeOption& option = known.option();
@@ -107,12 +109,12 @@ void add_scheme_options(CLI::App& app, SchemeOption::When when, SchemeOptions& o
     const std::string help = prefix.empty()
                                  ? option.help
                                  : fmt::format("{} of the second model", option_flag(option.name));
-    CLI::Option* added = nullptr;
+    cli::Option* added = nullptr;
     if (option.type == SchemeOption::Type::Flag) {
       added = app.add_flag_callback(
           flag, [&options, name = option.name] { options.set(name, true); }, help);
     } else {
-      added = app.add_option_function<std::string>(
+      added = app.add_option_function(
                      flag,
                      [&options, declared = &option](const std::string& text) {
                        options.set(declared->name, parse_option(*declared, text));
@@ -126,7 +128,7 @@ void add_scheme_options(CLI::App& app, SchemeOption::When when, SchemeOptions& o
   }
 }
 
-void add_plan_options(CLI::App& app, PlanOptions& options) {
+void add_plan_options(cli::App& app, PlanOptions& options) {
   add_scheme_options(app, SchemeOption::When::Request, options);
 }
 

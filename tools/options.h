@@ -1,11 +1,11 @@
 // Options that several commands share, and small helpers for output.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 
-#include "base/json.h"
+#include "base/json_fwd.h"
 #include "engine/loaded_model.h"
+#include "tools/cli.h"
 
 namespace reprise::tools {
 
@@ -21,8 +21,8 @@ struct EngineFlags {
   std::string chat_template;
   SchemeOptions scheme;  // for loading
 
-  void add(CLI::App& app);
-  void add_chat_template(CLI::App& app);
+  void add(cli::App& app);
+  void add_chat_template(cli::App& app);
   LoadedModelOptions options() const;
 };
 
@@ -32,10 +32,10 @@ constexpr int64_t kMostCount = int64_t{1} << 40;
 // The options that schemes declare for one moment, each with those that have it: --passes, and
 // --beside-passes with prefix "beside_". Whether the model's scheme has those given is checked
 // where they are used.
-void add_scheme_options(CLI::App& app, SchemeOption::When when, SchemeOptions& options,
+void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& options,
                         const std::string& prefix = "");
 // Those for requests: how deep to run.
-void add_plan_options(CLI::App& app, PlanOptions& options);
+void add_plan_options(cli::App& app, PlanOptions& options);
 
 // One line of JSON on stdout.
 void print_json(const Json& json);

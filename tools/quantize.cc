@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "convert/report.h"
 #include "eval/compare.h"
 #include "text/tokenizer/tokenizer_files.h"
@@ -16,7 +17,7 @@ namespace {
 
 class QuantizeCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description(
         "Writes a model as a GGUF file with fewer bits a weight, and measures the loss");
     app.footer(
@@ -39,11 +40,11 @@ class QuantizeCommand : public Command {
         ->type_name("IN")
         ->excludes(text);
     app.add_option("--ctx", context_, "Tokens of one window of the text")
-        ->check(CLI::Range(int64_t{4}, int64_t{1} << 24))
+        ->check(cli::Range(int64_t{4}, int64_t{1} << 24))
         ->capture_default_str();
     app.add_option("--activations", activations_,
                    "Of the quantized model in the comparison; f32: the weights' error alone")
-        ->check(CLI::IsMember({"f32", "int8"}))
+        ->check(cli::IsMember({"f32", "int8"}))
         ->capture_default_str();
     app.add_option("--report", report_, "Write all figures, tensor by tensor, to this file")
         ->type_name("FILE.json");

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/folder.h"
+#include "base/json.h"
 #include "base/pattern.h"
 #include "formats/gguf_writer.h"
 #include "formats/safetensors_writer.h"

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "convert/file_backend.h"
 #include "formats/hf_folder.h"
 #include "formats/safetensors.h"

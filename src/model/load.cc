@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/config_parts.h"
 #include "model/model.h"
 #include "model/scheme_type.h"
@@ -126,7 +127,7 @@ std::unique_ptr<Model> Model::load_folder(ModelFiles files, Backend& backend,
   std::unique_ptr<Model> model;
   std::vector<TensorView> tensors = folder.weights.tensors();
   // What can be said of the files in spite of all that is wrong before is said with it.
-  if (folder.config.is_object()) {
+  if (folder.config->is_object()) {
     TensorCheck check;
     const ModelConfig config = config_from_folder(folder, problems, check.shapes);
     const SchemeType* type = find_scheme(config.scheme);

@@ -9,6 +9,7 @@
 
 #include <cstring>
 
+#include "base/json.h"
 #include "model/save.h"
 #include "support/golden.h"
 #include "support/tiny_models.h"

@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "base/json.h"
 #include "formats/pickle.h"
 #include "model/scheme_type.h"
 #include "support/golden.h"

@@ -1,7 +1,7 @@
 // Which models this program can run, for tools that handle files of others too.
 #pragma once
 
-#include "base/json.h"
+#include "base/json_fwd.h"
 
 namespace reprise {
 

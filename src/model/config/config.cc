@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/architecture.h"
 #include "model/config/config_parts.h"
 #include "model/config/vision_language.h"

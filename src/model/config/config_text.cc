@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/config_parts.h"
 #include "model/scheme_type.h"
 

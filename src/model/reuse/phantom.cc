@@ -22,6 +22,7 @@
 
 #include "backend/heads.h"
 #include "base/error.h"
+#include "base/json_object.h"
 #include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 

@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json_object.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {

@@ -3,6 +3,7 @@
 // Plain repetition or damped (arXiv 2605.23872), as parse_plan reads it. A plan on the command line
 // takes the stored one's place.
 #include "base/error.h"
+#include "base/json_object.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "text/chat/formats.h"
 #include "text/tokenizer/utf8.h"
 

@@ -15,6 +15,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json_fwd.h"
+
 namespace reprise {
 
 struct ChatMessage {

@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
+#include "base/json_fwd.h"
 #include "formats/gguf.h"
 #include "text/tokenizer/tokenizer.h"
 

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "text/tokenizer/metaspace_json.h"
 #include "text/tokenizer/slow_config.h"
 #include "text/tokenizer/tokenizer_vocab.h"

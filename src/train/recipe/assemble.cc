@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/load.h"
 #include "model/scheme_type.h"
 #include "train/train_model.h"
@@ -83,7 +84,7 @@ void add_mean_row(std::vector<float>& values, int64_t rows, int64_t width) {
 }
 
 Json vision_keys(const Recipe& recipe, Source* tower) {
-  if (tower) return tower->config.source;
+  if (tower) return *tower->config.source;
   return load_json(recipe.assembly.vision);
 }
 
@@ -91,7 +92,7 @@ Json vision_keys(const Recipe& recipe, Source* tower) {
 Json new_config(const Recipe& recipe, const Source& backbone, const Json& vision, int64_t vocab,
                 int64_t image_token) {
   const Assembly& assembly = recipe.assembly;
-  Json llm = backbone.config.source;
+  Json llm = *backbone.config.source;
   llm["vocab_size"] = vocab;
   Json json = {{"architectures", {find_scheme(assembly.scheme)->release.architecture}},
                {"model_type", assembly.scheme},

@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "base/json.h"
 #include "test_files.h"
 #include "text/tokenizer/tokenizer_gguf.h"
 #include "text/tokenizer/utf8.h"

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "support/slow_tokenizers.h"
 #include "test_files.h"
 #include "text/chat/chat.h"

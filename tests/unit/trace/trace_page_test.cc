@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/json.h"
 #include "engine/generator.h"
 #include "trace/trace.h"
 #include "image/decode.h"

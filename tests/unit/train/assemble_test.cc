@@ -7,6 +7,7 @@
 
 #include "backend/factory.h"
 #include "backend/train_backend.h"
+#include "base/json.h"
 #include "engine/loaded_model.h"
 #include "trace/trace.h"
 #include "formats/safetensors.h"

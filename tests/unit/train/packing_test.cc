@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "support/golden.h"
 #include "support/paths.h"
 #include "support/tokenizers.h"

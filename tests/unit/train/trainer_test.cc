@@ -10,6 +10,7 @@
 #include "backend/factory.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/pattern.h"
 #include "engine/loaded_model.h"
 #include "formats/gguf.h"
