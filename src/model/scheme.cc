@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "base/json.h"
+
 #include "model/config/config_parts.h"
 
 namespace reprise {

@@ -23,6 +23,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/json_object.h"
 #include "base/rng.h"
 #include "formats/pickle.h"
