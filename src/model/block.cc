@@ -7,9 +7,11 @@ namespace reprise {
 void Block::visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                           const TensorVisitor& visitor) {
   const int64_t d = config.d;
+  const BlockConfig& block = config.blocks[static_cast<size_t>(layer)];
   const auto norm = [&](const char* key, NormWeight& w) {
     w.kind = NormKind::Rms;
-    w.eps = config.norm_eps;
+    w.eps = block.norm.eps;
+    w.offset = block.norm.offset;
     visitor({names.of(key, layer) + ".weight", {d}, WeightUse::Vector, Role::Norm, &w.weight});
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
@@ -23,7 +25,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   };
   const auto mlp_matrix = [&](const char* key, LinearWeight& w) {
     const auto [out, in] = matrix_shape(config, key);
-    matrix(key, w, {out, in}, Role::Mlp, false);
+    matrix(key, w, {out, in}, Role::Mlp, config.mlp_bias);
   };
   norm("attn_norm", attn_norm);
   if (config.fused_qkv) {
@@ -33,7 +35,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     attention("k", attn.k, config.qkv_bias);
     attention("v", attn.v, config.qkv_bias);
   }
-  attention("o", attn.o, false);
+  attention("o", attn.o, config.o_bias);
   norm("mlp_norm", mlp_norm);
   if (config.fused_gate_up) {
     mlp_matrix("gate_up", mlp.gate_up);
@@ -97,8 +99,10 @@ Qkv project_qkv(Backend& be, const TextConfig& config, const AttentionWeights& w
            be.reshape(parts[1], {n, config.kv_heads, hd}),
            be.reshape(parts[2], {n, config.kv_heads, hd})};
   }
-  out.q = be.rope(out.q, rows.angles, config.rope.interleaved);
-  out.k = be.rope(out.k, rows.angles, config.rope.interleaved);
+  const BlockConfig& block = config.blocks[static_cast<size_t>(rows.visit.block)];
+  const bool interleaved = config.ropes[static_cast<size_t>(block.rope)].interleaved;
+  out.q = be.rope(out.q, rows.angles, interleaved);
+  out.k = be.rope(out.k, rows.angles, interleaved);
   return out;
 }
 

@@ -1,5 +1,6 @@
-// A decoder block: pre-norm attention and gated MLP, for Llama, Qwen2, Phi-3 and InternLM2. Its
-// weights don't know their index; KV rows and adapters come with the rows that visit it.
+// A decoder block: pre-norm attention and gated MLP, made of the parts that its architecture's file
+// (arch/) names. Its weights don't know their index; KV rows and adapters come with the rows that
+// visit it.
 #pragma once
 
 #include <span>
@@ -45,7 +46,7 @@ struct Qkv {
 struct VisitRows {
   const Rows* rows = nullptr;
   Visit visit;
-  Tensor angles;                            // rope, [rows, 2 * dim / 2]
+  Tensor angles;                            // of the block's rope, [rows, 2 * dim / 2]
   std::span<const int32_t> adapters;        // per row, or empty
   std::vector<AttentionSegment> attention;  // KV rows resolved
   Observer* observer = nullptr;

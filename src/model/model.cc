@@ -40,7 +40,8 @@ void Model::visit_tensors(const TensorVisitor& visitor) {
   for (size_t i = 0; i < blocks_.size(); ++i)
     blocks_[i].visit_tensors(text, names_, static_cast<int>(i), visitor);
   final_norm_.kind = NormKind::Rms;
-  final_norm_.eps = text.norm_eps;
+  final_norm_.eps = text.final_norm.eps;
+  final_norm_.offset = text.final_norm.offset;
   visitor({names_.of("final_norm") + ".weight",
            {text.d},
            WeightUse::Vector,
@@ -113,14 +114,16 @@ Tensor Model::logits(const Tensor& normed) {
   return backend_.linear(normed, config_.text.tied_head ? embed_ : head_);
 }
 
-Tensor Model::run_visit(const Rows& rows, const Step& step, const Tensor& angles, const Tensor& x,
+Tensor Model::run_visit(const Rows& rows, const Step& step, const std::vector<Tensor>& angles,
+                        const Tensor& x,
                         const std::vector<int32_t>* active, Observer* observer) {
   const Visit& visit = std::get<Visit>(step.op);
   Block& block = blocks_[static_cast<size_t>(visit.block)];
   VisitRows args;
   args.rows = &rows;
   args.visit = visit;
-  args.angles = angles;
+  const BlockConfig& config = config_.text.blocks[static_cast<size_t>(visit.block)];
+  args.angles = angles[static_cast<size_t>(config.rope)];
   args.observer = observer;
   args.label = step.label.substr(0, step.label.rfind('.'));
   std::vector<int32_t> adapters = scheme_->row_adapters(rows);
@@ -172,7 +175,9 @@ Tensor Model::run_visit(const Rows& rows, const Step& step, const Tensor& angles
 // The interpreter: all there is to running depth in any order.
 Tensor Model::forward(const Plan& plan, const Rows& rows, Tensor x, Observer* observer) {
   REPRISE_CHECK(x.rank() == 2 && x.dim(0) == rows.size() && x.dim(1) == config_.text.d);
-  const Tensor angles = rope_angles(backend_, config_.text.rope, rows);
+  std::vector<Tensor> angles;  // by rope
+  for (const RopeConfig& rope : config_.text.ropes)
+    angles.push_back(rope_angles(backend_, rope, rows));
   std::vector<Tensor> registers(static_cast<size_t>(plan.registers));
   Tensor before, weight;  // the last visit's input and its mixing weight, for Mix
   for (size_t i = 0; i < plan.steps.size(); ++i) {

@@ -86,8 +86,8 @@ class Model {
   void bind(const WeightFile& weights);
   // active: the rows that run the visit as a whole (others only write their KV and keep x); null:
   // all.
-  Tensor run_visit(const Rows& rows, const Step& step, const Tensor& angles, const Tensor& x,
-                   const std::vector<int32_t>* active, Observer* observer);
+  Tensor run_visit(const Rows& rows, const Step& step, const std::vector<Tensor>& angles,
+                   const Tensor& x, const std::vector<int32_t>* active, Observer* observer);
 
   ModelConfig config_;
   ModelFiles files_;
@@ -106,7 +106,7 @@ class Model {
 // Rope's cosines and sines for rows: [rows, dim] as Backend::rope wants them. Frequencies follow
 // each segment's total_length (see RopeConfig), arithmetic as the official code's float32.
 Tensor rope_angles(Backend& be, const RopeConfig& config, const Rows& rows);
-// Whether positions are turned alike in requests of these two total lengths.
-bool same_rope(const RopeConfig& config, int64_t length, int64_t other);
+// Whether positions are turned alike in requests of these two total lengths, in every block.
+bool same_rope(const TextConfig& config, int64_t length, int64_t other);
 
 }  // namespace reprise

@@ -1,6 +1,5 @@
 #include "model/scheme.h"
 
-#include <cmath>
 #include <functional>
 #include <map>
 
@@ -64,8 +63,9 @@ Tensor plain_attention(Backend& be, const TextConfig& config, const VisitRows& r
   spec.heads = config.heads;
   spec.kv_heads = config.kv_heads;
   spec.k_dim = spec.v_dim = config.head_dim;
-  spec.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-  spec.window = config.window;
+  const BlockConfig& block = config.blocks[static_cast<size_t>(rows.visit.block)];
+  spec.scale = block.scale;
+  spec.window = block.window;
   return be.attention(spec, qkv.q, qkv.k, qkv.v, rows.attention);
 }
 

@@ -32,14 +32,14 @@ at::Tensor position_mask(std::span<const int32_t> queries, std::span<const int32
   const auto m = static_cast<int64_t>(queries.size());
   const auto n = static_cast<int64_t>(keys.size());
   if (keys.back() <= queries.front() &&
-      (window == 0 || int64_t{queries.back()} - keys.front() <= window))
+      (window == 0 || int64_t{queries.back()} - keys.front() < window))
     return {};
   at::Tensor mask = at::empty({1, 1, m, n}, at::kFloat);
   float* out = mask.data_ptr<float>();
   for (int32_t query : queries)
     for (int32_t key : keys) {
       const int64_t back = int64_t{query} - key;
-      const bool seen = back >= 0 && (window == 0 || back <= window);
+      const bool seen = back >= 0 && (window == 0 || back < window);
       *out++ = seen ? 0.0f : -std::numeric_limits<float>::infinity();
     }
   return mask;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "model/arch/architecture.h"
 #include "model/config/architecture.h"
 #include "model/config/config_parts.h"
 
@@ -55,8 +56,7 @@ void read_vision_language(const JsonObject& json, ModelConfig& config) {
     json.fail_at("llm_config",
                  "is missing; a model of type \"trol\" or \"phantom\" has its language model's "
                  "config there (TroL on InternLM2 has model_type \"internlm\")");
-  config.text = read_text_config(*llm);
-  config.text.stored_head_counts = true;
+  config.text = read_text_config(*llm, Dialect::Release);
   config.tensor_prefix = "language_model.";
   config.vision = read_vision_config(json.get_object("vision_config"));
   VisionConfig& vision = *config.vision;
@@ -91,7 +91,9 @@ void read_vision_language(const JsonObject& json, ModelConfig& config) {
 // "image_token_index" are read where they are there.
 void read_trol_internlm2(const JsonObject& json, ModelConfig& config) {
   TextConfig& text = config.text;
-  text = read_text_config(json, TextFamily::InternLm2, "TroLForCausalLM (InternLM2)");
+  text = read_text_config(json, Dialect::Release, *find_architecture("InternLM2ForCausalLM"),
+                          "TroLForCausalLM (InternLM2)");
+  if (text.qkv_bias) json.problem_at("bias", "true is not supported here: expected false");
   text.embed_rows = text.vocab + 1;  // one more for <image>, which can't be generated
   text.image_lora_rank = kOfficialImageLoraRank;
   config.presets.push_back("TroL-InternLM2: adapters of rank 256 at image tokens");
@@ -150,7 +152,7 @@ void read_config(const JsonObject& root, ModelConfig& config) {
     if (type == "phantom") config.presets.push_back("phantom release: eta 1e-4 unless configured");
   } else {
     config.scheme = "dense";
-    config.text = read_text_config(root);
+    config.text = read_text_config(root, Dialect::Transformers);
   }
   read_end_tokens(root, config.eos_tokens);
   if (config.eos_tokens.empty())
@@ -186,7 +188,7 @@ bool knows_architecture(const Json& json) {
   const Json& names = text["architectures"];
   if (!names.is_array() || names.size() != 1 || !names[0].is_string()) return true;
   const std::string name = names[0].get<std::string>();
-  return is_text_architecture(name) || (!wrapped && name == "TroLForCausalLM");
+  return find_architecture(name) != nullptr || (!wrapped && name == "TroLForCausalLM");
 }
 
 ModelConfig config_from_json(const Json& json, const std::string& where, Problems* noted) {

@@ -115,7 +115,7 @@ class Phantom : public Scheme {
     spec.kv_heads = config.kv_heads;
     spec.k_dim = spec.v_dim = 2 * config.head_dim;
     spec.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));  // not of the doubled width
-    spec.window = config.window;
+    spec.window = config.blocks[static_cast<size_t>(block)].window;
     // [rows, heads, 2 hd]: o1, then sum p y_v
     const Tensor both = be.attention(spec, wide[0], wide[1], wide[2], rows.attention);
     if (!gated_) {
@@ -139,10 +139,8 @@ class Phantom : public Scheme {
     const TextConfig& config = config_.text;
     const int64_t n = gate.dim(0), hd = config.head_dim;
     const auto second = [&](const Tensor& x) { return be.slice(x, 2, hd, 2 * hd); };
-    // The official Qwen2 and Phi-3 classes repeat KV heads first, InternLM2's doesn't; what is
-    // shown follows them.
     const auto per_head = [&](const Tensor& x) {  // [rows, kv_heads, hd] -> [rows, heads, hd]
-      if (config.family == TextFamily::InternLm2) return x;
+      if (!config.trace_repeats_kv) return x;
       const int64_t group = config.heads / config.kv_heads;
       std::vector<int32_t> from;
       for (int64_t i = 0; i < n * config.heads; ++i)

@@ -183,7 +183,7 @@ int BatchMaker::add_segment(const Tokens& tokens, size_t from, int prefix, size_
 }
 
 bool BatchMaker::can_share(int64_t shared, const Tokens& whole) const {
-  return shared > 0 && same_rope(config_.text.rope, shared, std::ssize(whole.ids));
+  return shared > 0 && same_rope(config_.text, shared, std::ssize(whole.ids));
 }
 
 BatchMaker::Tokens BatchMaker::question_tokens(const QuestionAnswer& turn,

@@ -41,7 +41,7 @@ struct Visible {
 Visible visible(std::span<const int32_t> positions, int32_t own, int64_t window) {
   const auto end = std::upper_bound(positions.begin(), positions.end(), own);
   auto begin = positions.begin();
-  if (window > 0) begin = std::lower_bound(positions.begin(), end, int64_t{own} - window);
+  if (window > 0) begin = std::lower_bound(positions.begin(), end, int64_t{own} - window + 1);
   REPRISE_CHECK(begin < end, "the query at position {} sees no key", own);
   return {begin - positions.begin(), end - positions.begin()};
 }
