@@ -31,9 +31,8 @@ bool LoadedModel::quantizes_activations() {
 int64_t LoadedModel::context_limit() const {
   const TextConfig& text = model_->config().text;
   // Dynamic rope stretches with the request; nothing in the model bounds it.
-  const bool stretches = std::ranges::any_of(text.ropes, [](const RopeConfig& rope) {
-    return rope.kind == RopeConfig::Kind::Dynamic;
-  });
+  const bool stretches = std::ranges::any_of(
+      text.ropes, [](const RopeConfig& rope) { return rope.kind == RopeConfig::Kind::Dynamic; });
   return stretches ? 0 : text.max_position;
 }
 

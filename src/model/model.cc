@@ -115,8 +115,7 @@ Tensor Model::logits(const Tensor& normed) {
 }
 
 Tensor Model::run_visit(const Rows& rows, const Step& step, const std::vector<Tensor>& angles,
-                        const Tensor& x,
-                        const std::vector<int32_t>* active, Observer* observer) {
+                        const Tensor& x, const std::vector<int32_t>* active, Observer* observer) {
   const Visit& visit = std::get<Visit>(step.op);
   Block& block = blocks_[static_cast<size_t>(visit.block)];
   VisitRows args;

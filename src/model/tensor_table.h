@@ -45,7 +45,7 @@ struct NameTable {
   std::map<std::string, const char*> names;
 };
 
-// Llama's in a Hugging Face folder, which most architectures share, and llama.cpp's for all of them.
+// Llama's in a Hugging Face folder, which most architectures share, and llama.cpp's for all.
 const NameTable& hugging_face_names();
 const NameTable& gguf_names();
 
