@@ -8,11 +8,11 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
                           const TensorVisitor& visitor) {
   const int64_t d = config.d;
   const BlockConfig& block = config.blocks[static_cast<size_t>(layer)];
-  const auto norm = [&](const char* key, NormWeight& w) {
+  const auto norm = [&](const char* key, NormWeight& w, int64_t width) {
     w.kind = NormKind::Rms;
     w.eps = block.norm.eps;
     w.offset = block.norm.offset;
-    visitor({names.of(key, layer) + ".weight", {d}, WeightUse::Vector, Role::Norm, &w.weight});
+    visitor({names.of(key, layer) + ".weight", {width}, WeightUse::Vector, Role::Norm, &w.weight});
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
     const std::string name = names.of(key, layer) + names.matrix_suffix;
@@ -27,7 +27,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     const auto [out, in] = matrix_shape(config, key);
     matrix(key, w, {out, in}, Role::Mlp, config.mlp_bias);
   };
-  norm("attn_norm", attn_norm);
+  norm("attn_norm", attn_norm, d);
   if (config.fused_qkv) {
     attention("qkv", attn.qkv, config.qkv_bias);
   } else {
@@ -35,8 +35,12 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     attention("k", attn.k, config.qkv_bias);
     attention("v", attn.v, config.qkv_bias);
   }
+  if (block.qk_norm) {
+    norm("q_norm", attn.q_norm, config.head_dim);
+    norm("k_norm", attn.k_norm, config.head_dim);
+  }
   attention("o", attn.o, config.o_bias);
-  norm("mlp_norm", mlp_norm);
+  norm("mlp_norm", mlp_norm, d);
   if (config.fused_gate_up) {
     mlp_matrix("gate_up", mlp.gate_up);
   } else {
@@ -100,6 +104,10 @@ Qkv project_qkv(Backend& be, const TextConfig& config, const AttentionWeights& w
            be.reshape(parts[2], {n, config.kv_heads, hd})};
   }
   const BlockConfig& block = config.blocks[static_cast<size_t>(rows.visit.block)];
+  if (block.qk_norm) {
+    out.q = be.norm(out.q, w.q_norm);
+    out.k = be.norm(out.k, w.k_norm);
+  }
   const bool interleaved = config.ropes[static_cast<size_t>(block.rope)].interleaved;
   out.q = be.rope(out.q, rows.angles, interleaved);
   out.k = be.rope(out.k, rows.angles, interleaved);

@@ -15,7 +15,9 @@ namespace reprise {
 struct AttentionWeights {
   LinearWeight q, k, v;  // [heads * head_dim, d], [kv_heads * head_dim, d] twice
   LinearWeight qkv;      // instead of the three where fused
-  LinearWeight o;        // [d, heads * head_dim]
+  NormWeight q_norm;     // [head_dim], of every head; where BlockConfig::qk_norm
+  NormWeight k_norm;
+  LinearWeight o;  // [d, heads * head_dim]
 };
 
 struct MlpWeights {
@@ -37,8 +39,8 @@ struct Block {
 };
 
 struct Qkv {
-  Tensor q;  // [rows, heads, head_dim], after rope
-  Tensor k;  // [rows, kv_heads, head_dim], after rope
+  Tensor q;  // [rows, heads, head_dim], after norm and rope
+  Tensor k;  // [rows, kv_heads, head_dim], after norm and rope
   Tensor v;  // [rows, kv_heads, head_dim]
 };
 

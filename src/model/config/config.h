@@ -40,10 +40,11 @@ struct NormConfig {
 
 // What one block may have otherwise than its neighbours.
 struct BlockConfig {
-  NormConfig norm;     // RMS, before attention and before the MLP
-  int rope = 0;        // of TextConfig::ropes
-  float scale = 0;     // on q.k, before the softmax
-  int64_t window = 0;  // keys a token sees, itself included; 0: all before it
+  NormConfig norm;       // RMS, before attention and before the MLP
+  bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
+  int rope = 0;          // of TextConfig::ropes
+  float scale = 0;       // on q.k, before the softmax
+  int64_t window = 0;    // keys a token sees, itself included; 0: all before it
 };
 
 // Whose code says what a decoder's config means, where the two differ: that of transformers, or the
