@@ -105,7 +105,9 @@ Tensor Model::embed(std::span<const int32_t> ids) {
           "{}: token {} at position {}: the model's embedding has {} rows; expected a tokenizer "
           "that belongs to the model",
           config_.where, ids[i], i, config_.text.embed_rows);
-  return backend_.embed(embed_.weight, ids);
+  const Tensor rows = backend_.embed(embed_.weight, ids);
+  const float scale = config_.text.embed_scale;
+  return scale == 1 ? rows : backend_.scale(rows, scale);
 }
 
 Tensor Model::final_norm(const Tensor& x) { return backend_.norm(x, final_norm_); }

@@ -57,7 +57,7 @@ class Model {
   Plan prefill_plan(const PlanOptions& options = {}) const;
   Plan decode_plan(const PlanOptions& options = {}) const;
 
-  // Token embeddings [ids, d]. Ids are checked against the embedding's rows (Error).
+  // Token embeddings [ids, d], scaled as the blocks want them. Ids are checked against the embedding's rows (Error).
   Tensor embed(std::span<const int32_t> ids);
   // Runs the plan: x [rows, d] -> the state after the last step [rows, d], before the final norm.
   // Sequences' KV rows are appended to and their lengths advanced.

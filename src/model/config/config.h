@@ -82,6 +82,7 @@ struct TextConfig {
   bool trace_repeats_kv = true;
   int image_lora_rank = 0;  // TroL on InternLM2: adapters at image tokens only; 0: none
   int64_t max_position = 0;
+  float embed_scale = 1;  // on a token's embedding; the head, where tied, has the table as it is
   NormConfig final_norm;
   std::vector<RopeConfig> ropes;    // those that blocks have
   std::vector<BlockConfig> blocks;  // [layers]

@@ -93,5 +93,29 @@ TEST_F(BlockParts, NormsOfEachHeadsQueriesAndKeys) {
   EXPECT_EQ(be_->to_host(with.v), be_->to_host(without.v));
 }
 
+TEST_F(BlockParts, ScaledEmbeddings) {
+  Json json = {{"architectures", {"LlamaForCausalLM"}},
+               {"hidden_size", 16},
+               {"vocab_size", 12},
+               {"num_attention_heads", 2},
+               {"intermediate_size", 8},
+               {"num_hidden_layers", 1},
+               {"tie_word_embeddings", true}};
+  ModelConfig config = config_from_json(json, "config");
+  const auto initial = [](const TensorSlot& slot) {
+    return random_values(num_elements(slot.shape), 1);
+  };
+  const std::vector<int32_t> ids = {7, 0, 11};
+  const auto plain = Model::create(config, *be_, initial);
+  config.text.embed_scale = 4;
+  const auto scaled = Model::create(config, *be_, initial);
+  std::vector<float> expected = be_->to_host(plain->embed(ids));
+  for (float& value : expected) value *= 4;
+  EXPECT_EQ(be_->to_host(scaled->embed(ids)), expected);
+  const Tensor state = be_->from_host(random_values(16, 2), {1, 16});
+  EXPECT_EQ(be_->to_host(scaled->logits(state)), be_->to_host(plain->logits(state)))
+      << "the tied head is not scaled";
+}
+
 }  // namespace
 }  // namespace reprise
