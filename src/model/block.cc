@@ -8,6 +8,7 @@ namespace reprise {
 void Block::visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                           const TensorVisitor& visitor) {
   const int64_t d = config.d;
+  const BlockConfig& block = config.blocks[static_cast<size_t>(layer)];
   const auto norm = [&](const char* key, NormWeight& w, int64_t width) {
     visitor({names.of(key, layer) + ".weight", {width}, WeightUse::Vector, Role::Norm, &w.weight});
   };

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json_object.h"
 #include "model/config/config.h"
 
 namespace reprise {

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/arch/architecture.h"
 #include "model/config/config_parts.h"
 
