@@ -12,7 +12,12 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     w.kind = NormKind::Rms;
     w.eps = block.norm.eps;
     w.offset = block.norm.offset;
-    visitor({names.of(key, layer) + ".weight", {width}, WeightUse::Vector, Role::Norm, &w.weight});
+    visitor({.name = names.of(key, layer) + ".weight",
+             .shape = {width},
+             .use = WeightUse::Vector,
+             .role = Role::Norm,
+             .tensor = &w.weight,
+             .offset = w.offset});
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
     const std::string name = names.of(key, layer) + names.matrix_suffix;

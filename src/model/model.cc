@@ -42,11 +42,12 @@ void Model::visit_tensors(const TensorVisitor& visitor) {
   final_norm_.kind = NormKind::Rms;
   final_norm_.eps = text.final_norm.eps;
   final_norm_.offset = text.final_norm.offset;
-  visitor({names_.of("final_norm") + ".weight",
-           {text.d},
-           WeightUse::Vector,
-           Role::Norm,
-           &final_norm_.weight});
+  visitor({.name = names_.of("final_norm") + ".weight",
+           .shape = {text.d},
+           .use = WeightUse::Vector,
+           .role = Role::Norm,
+           .tensor = &final_norm_.weight,
+           .offset = final_norm_.offset});
   if (!text.tied_head)
     visitor({names_.of("head") + ".weight",
              {text.vocab, text.d},

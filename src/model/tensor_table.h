@@ -32,6 +32,7 @@ struct TensorSlot {
   Tensor* tensor;  // where the bound weight goes
   // Matrices stored with more dimensions (patch convolutions): bound as [shape[0], rest].
   bool flatten = false;
+  float offset = 0;  // added to the values where they are used: NormWeight::offset
 };
 
 using TensorVisitor = std::function<void(const TensorSlot&)>;

@@ -93,6 +93,20 @@ TEST_F(BlockParts, NormsOfEachHeadsQueriesAndKeys) {
   EXPECT_EQ(be_->to_host(with.v), be_->to_host(without.v));
 }
 
+TEST_F(BlockParts, NormsOfOnePlusTheWeight) {
+  TextConfig config = small_config();
+  config.blocks[0].qk_norm = true;
+  config.blocks[0].norm.offset = 1;
+  const Block block = make_block(config);
+  std::vector<float> weight = be_->to_host(block.attn.q_norm.weight);
+  for (float& value : weight) value += 1;
+  const Qkv with = project(config, block);
+  config.blocks[0].qk_norm = false;
+  expect_near(be_->to_host(with.q), normed(be_->to_host(project(config, block).q), weight, 1e-5f));
+  EXPECT_EQ(block.attn_norm.offset, 1);
+  EXPECT_EQ(block.mlp_norm.offset, 1);
+}
+
 TEST_F(BlockParts, ScaledEmbeddings) {
   Json json = {{"architectures", {"LlamaForCausalLM"}},
                {"hidden_size", 16},
