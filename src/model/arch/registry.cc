@@ -5,6 +5,7 @@
 #define REPRISE_ARCHITECTURES(entry) \
   entry(llama)                       \
   entry(qwen2)                       \
+  entry(qwen3)                       \
   entry(phi3)                        \
   entry(internlm2)
 // clang-format on

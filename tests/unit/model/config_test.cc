@@ -189,6 +189,7 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
   const Expected all[] = {
       {"LlamaForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
       {"Qwen2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 32768, false},
+      {"Qwen3ForCausalLM", 32, 128, 1e-6f, Unary::Silu, 32768, false},
       {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
       {"InternLM2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
   };
