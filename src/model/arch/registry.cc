@@ -7,6 +7,7 @@
   entry(qwen2)                       \
   entry(qwen3)                       \
   entry(phi3)                        \
+  entry(gemma)                       \
   entry(internlm2)
 // clang-format on
 
