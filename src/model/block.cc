@@ -10,7 +10,12 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   const int64_t d = config.d;
   const BlockConfig& block = config.blocks[static_cast<size_t>(layer)];
   const auto norm = [&](const char* key, NormWeight& w, int64_t width) {
-    visitor({names.of(key, layer) + ".weight", {width}, WeightUse::Vector, Role::Norm, &w.weight});
+    visitor({.name = names.of(key, layer) + ".weight",
+             .shape = {width},
+             .use = WeightUse::Vector,
+             .role = Role::Norm,
+             .tensor = &w.weight,
+             .offset = block.norm.offset});
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
     const std::string name = names.of(key, layer) + names.matrix_suffix;
@@ -77,8 +82,6 @@ std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::st
   return {d, ffn};
 }
 
-namespace {
-
 Qkv project_qkv(Backend& be, const TextConfig& config, int index, const AttentionWeights& w,
                 const VisitRows& rows, const Tensor& h) {
   const int64_t n = h.rows();
@@ -113,6 +116,8 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
   out.k = be.rope(out.k, rows.angles, interleaved);
   return out;
 }
+
+namespace {
 
 Tensor mlp(Backend& be, const TextConfig& config, const MlpWeights& w,
            std::span<const int32_t> adapters, const Tensor& h) {

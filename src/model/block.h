@@ -79,6 +79,10 @@ std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::st
 
 class Scheme;
 
+// Queries, keys and values of block `index`'s rows h [rows, d] (normed), after norm and rope.
+Qkv project_qkv(Backend& be, const TextConfig& config, int index, const AttentionWeights& w,
+                const VisitRows& rows, const Tensor& h);
+
 // One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
 // KV rows.
 //   h = x + o(attention(norm(x))),  result = h + mlp(norm(h))

@@ -34,11 +34,12 @@ void Model::visit_tensors(const TensorVisitor& visitor) {
            &embed_.weight});
   for (size_t i = 0; i < blocks_.size(); ++i)
     blocks_[i].visit_tensors(text, names_, static_cast<int>(i), visitor);
-  visitor({names_.of("final_norm") + ".weight",
-           {text.d},
-           WeightUse::Vector,
-           Role::Norm,
-           &final_norm_.weight});
+  visitor({.name = names_.of("final_norm") + ".weight",
+           .shape = {text.d},
+           .use = WeightUse::Vector,
+           .role = Role::Norm,
+           .tensor = &final_norm_.weight,
+           .offset = final_norm_.offset});
   if (!text.tied_head)
     visitor({names_.of("head") + ".weight",
              {text.vocab, text.d},
