@@ -5,6 +5,12 @@
 
 namespace reprise {
 
+void set_rms_norm(NormWeight& norm, const NormConfig& config) {
+  norm.kind = NormKind::Rms;
+  norm.eps = config.eps;
+  norm.offset = config.offset;
+}
+
 void Block::visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                           const TensorVisitor& visitor) {
   const int64_t d = config.d;
@@ -51,6 +57,11 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     mlp_matrix("up", mlp.up);
   }
   mlp_matrix("down", mlp.down);
+}
+
+void Block::set_norms(const NormConfig& config) {
+  for (NormWeight* norm : {&attn_norm, &attn.q_norm, &attn.k_norm, &mlp_norm})
+    set_rms_norm(*norm, config);
 }
 
 std::vector<std::pair<std::string, LinearWeight*>> Block::matrices(const TextConfig& config) {

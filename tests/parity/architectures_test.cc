@@ -14,12 +14,13 @@ namespace reprise::test {
 namespace {
 
 constexpr double kTolerance = 2e-4;
-constexpr Machine kMachine = {"cpu", "scalar"};
+const Machine kMachine = {"cpu", "scalar"};
 
 std::filesystem::path root() { return data_dir() / "parity/architectures"; }
 
-std::vector<float> logits_of(const std::filesystem::path& model, const std::vector<int64_t>& ids) {
-  const auto engine = load_engine(model, kMachine);
+std::vector<float> logits_of(const std::filesystem::path& model, const std::vector<int64_t>& ids,
+                             const Machine& machine = kMachine) {
+  const auto engine = load_engine(model, machine);
   TokenInputs inputs;
   inputs.ids.assign(ids.begin(), ids.end());
   TraceOptions options;
@@ -76,6 +77,18 @@ TEST_P(Architectures, EveryKeyMeansWhatItsOwnCodeMeans) {
     ++cases;
   }
   EXPECT_GE(cases, 7);
+}
+
+// One instruction set reads all the configs; every other one, and torch, runs what they lead to.
+TEST_P(Architectures, OnEveryMachine) {
+  const std::string name = GetParam();
+  const WeightFile file = open_safetensors(root() / (name + ".safetensors")).weights;
+  const std::vector<int64_t> ids = to_ints(file.get("ids"));
+  const auto folder = write_folder(file, load_json(root() / (name + ".json"))["plain"]);
+  for (const Machine& machine : machines())
+    EXPECT_LE(distance(logits_of(folder, ids, machine), to_floats(file.get("logits/plain"))),
+              kTolerance)
+        << machine.name();
 }
 
 std::vector<std::string> names() {

@@ -41,6 +41,7 @@ class BlockParts : public testing::Test {
   // A block whose weights are random, by name.
   Block make_block(const TextConfig& config) {
     Block block;
+    block.set_norms(config.blocks[0].norm);
     uint64_t stream = 0;
     block.visit_tensors(config, TensorNames(), 0, [&](const TensorSlot& slot) {
       names_.push_back(slot.name);
