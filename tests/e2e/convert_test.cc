@@ -182,17 +182,17 @@ TEST_F(ConvertTest, WrongFolders) {
 
 // An architecture that can't be run is converted all the same, and said so.
 TEST_F(ConvertTest, UnknownArchitecture) {
-  copy_model("rrt/llama", path("gemma"));
-  edit_json(folder_ / "gemma/config.json",
-            [](Json& json) { json["architectures"] = {"GemmaForCausalLM"}; });
-  const ProgramResult result = expect_ok({"convert", path("gemma"), path("g.gguf")});
-  EXPECT_THAT(result.err, AllOf(HasSubstr("note"), HasSubstr("GemmaForCausalLM")));
+  copy_model("rrt/llama", path("gemma2"));
+  edit_json(folder_ / "gemma2/config.json",
+            [](Json& json) { json["architectures"] = {"Gemma2ForCausalLM"}; });
+  const ProgramResult result = expect_ok({"convert", path("gemma2"), path("g.gguf")});
+  EXPECT_THAT(result.err, AllOf(HasSubstr("note"), HasSubstr("Gemma2ForCausalLM")));
   expect_ok({"convert", path("g.gguf"), path("back")});
-  EXPECT_EQ(read_file(folder_ / "back/config.json"), read_file(folder_ / "gemma/config.json"));
-  expect_error({"quantize", path("gemma"), path("q.gguf"), "--type", "q8_0"},
-               HasSubstr("GemmaForCausalLM"));
-  std::filesystem::copy(model_ / "trol_gating.pt", folder_ / "gemma");
-  expect_error({"convert", path("gemma"), path("h.gguf")}, HasSubstr("trol_gating.pt"));
+  EXPECT_EQ(read_file(folder_ / "back/config.json"), read_file(folder_ / "gemma2/config.json"));
+  expect_error({"quantize", path("gemma2"), path("q.gguf"), "--type", "q8_0"},
+               HasSubstr("Gemma2ForCausalLM"));
+  std::filesystem::copy(model_ / "trol_gating.pt", folder_ / "gemma2");
+  expect_error({"convert", path("gemma2"), path("h.gguf")}, HasSubstr("trol_gating.pt"));
 }
 
 // A GGUF file that names files outside the folder it is turned into.
