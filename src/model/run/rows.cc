@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include <algorithm>
-
 namespace reprise {
 
 Sequence Sequence::fork(Backend& be, int64_t tokens) const {
