@@ -43,8 +43,6 @@ TEST(GgufSplitProgram, RunsAndConvertsFromItsFirstPart) {
 
   const ProgramResult facts = run_program({"inspect", kFirst, "--json"});
   EXPECT_EQ(parse_json(facts.out, "inspect")["format"], "GGUF v3, 2 parts") << facts.err;
-  const ProgramResult tokens = run_program({"tokenize", kFirst, "--text", "t1"});
-  EXPECT_EQ(tokens.exit_code, 0) << tokens.err;
 }
 
 TEST(GgufSplitProgram, TheSecondPartNamesTheFirst) {
