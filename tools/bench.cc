@@ -189,7 +189,7 @@ class BenchCommand : public Command {
   }
 
   void measure_prefill(int64_t n) {
-    const TokenPrompt prompt = {random_ids(n), {}, {}, 0};
+    const TokenPrompt prompt = {random_ids(n), {}, {}, {}};
     Measurement& m = add_measurement(fmt::format("prefill {}", n), n);
     for (int r = 0; r < repeat_; ++r)
       for (size_t i = 0; i < subjects_.size(); ++i) {
@@ -199,7 +199,7 @@ class BenchCommand : public Command {
   }
 
   void measure_decode(int64_t context) {
-    const TokenPrompt prompt = {random_ids(context), {}, {}, 0};
+    const TokenPrompt prompt = {random_ids(context), {}, {}, {}};
     const std::vector<int32_t> next = random_ids(tokens_);
     Measurement& m = add_measurement(fmt::format("decode at {}", context), 1);
     std::vector<PrefixCache> prefixes(subjects_.size());

@@ -69,7 +69,7 @@ class RunCommand : public Command {
     app.add_option("--min-p", sampler.min_p,
                    "Leave out tokens below this fraction of the most likely one")
         ->capture_default_str();
-    app.add_option("--repetition-penalty", sampler.repetition_penalty,
+    app.add_option("--repetition-penalty", generation_.repetition_penalty,
                    "Makes tokens seen before less likely; 1: off")
         ->capture_default_str();
     add_beam_options(app, generation_.beam);
@@ -94,21 +94,23 @@ class RunCommand : public Command {
   }
 
   int run() override {
-    generation_.sampler.check();
-    generation_.beam.check();
+    generation_.check();
     for (const std::string& stop : generation_.stop) {
       if (stop.empty()) fail("--stop: the text is empty");
     }
     std::vector<ChatTurn> turns;
     if (!conversation_.empty()) turns = load_conversation(conversation_);
     for (const ChatTurn& turn : turns)  // what the answer's trace shows
-      images_.insert(images_.end(), turn.images.begin(), turn.images.end());
+      pictures_.insert(pictures_.end(), turn.images.begin(), turn.images.end());
+    for (const std::filesystem::path& path : images_) pictures_.push_back(Picture::read(path));
     const bool asked = prompt_option_->count() > 0 || !turns.empty();
     const bool chat = !asked && isatty(STDIN_FILENO);
     if (!asked && !chat) {
       prompt_.assign(std::istreambuf_iterator<char>(std::cin), {});
-      while (!prompt_.empty() && (prompt_.back() == '\n' || prompt_.back() == '\r')) {
+      // The newline that ends the last line, as a file's text and echo have it; others are meant.
+      if (prompt_.ends_with('\n')) {
         prompt_.pop_back();
+        if (prompt_.ends_with('\r')) prompt_.pop_back();
       }
     }
     if (chat && json_) fail("--json: a chat on the terminal has no JSON output; give --prompt");
@@ -131,9 +133,9 @@ class RunCommand : public Command {
     if (!turns.empty()) {
       prompt = builder.chat(turns, exif_);  // Error where the model has no chat format
     } else if (plain) {
-      prompt = builder.raw(prompt_, images_, exif_);
+      prompt = builder.raw(prompt_, pictures_, exif_);
     } else {
-      prompt = builder.chat(Conversation(system_, images_).ask(prompt_), exif_);
+      prompt = builder.chat(Conversation(system_, pictures_).ask(prompt_), exif_);
     }
     const Generation result = generate(generator, prompt);
     if (json_) {
@@ -156,7 +158,7 @@ class RunCommand : public Command {
     TraceRequest request;
     request.plan = generator_.plan;
     request.chunk = generator_.chunk;
-    request.pictures = images_;
+    request.pictures = pictures_;
     request.apply_exif = exif_;
     TracePage page = collect_trace(*engine_holder_, prompt.tokens, result.tokens, request);
     page.program = "reprise " REPRISE_VERSION;
@@ -179,7 +181,7 @@ class RunCommand : public Command {
   // Turn by turn; each turn is a prompt again that holds the whole conversation.
   int converse(Generator& generator, PromptBuilder& builder, bool plain) {
     LineEditor editor(plain ? "text> " : "> ");
-    Conversation conversation(system_, images_);
+    Conversation conversation(system_, pictures_);
     fmt::print(stderr, "{}. Ctrl-C ends an answer, Ctrl-D the chat; /help lists commands.\n",
                engine_.model);
     while (const auto line = editor.read()) {
@@ -283,6 +285,7 @@ class RunCommand : public Command {
   std::string system_;
   std::filesystem::path conversation_;
   std::vector<std::filesystem::path> images_;
+  std::vector<Picture> pictures_;  // of the question, or of the whole conversation file
   std::string trace_;
   bool raw_ = false;
   bool exif_ = false;

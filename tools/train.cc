@@ -86,12 +86,11 @@ class TrainCommand : public Command {
     progress.clear();
     fmt::print("step {}/{}  {}  lr {:.2e}  gradient {:.2f}", report.step, report.steps, note,
                report.learning_rate, report.gradient_norm);
-    if (report.preferred)
-      fmt::print("  preference {:.4f}, right over wrong {:.0f}%", *report.preference_loss,
-                 100 * *report.preferred);
+    for (const auto& [name, value] : report.values) fmt::print("  {} {:.4f}", name, value);
     if (report.validation_loss)
-      fmt::print("  validation loss {:.4f}, exact {:.1f}%", *report.validation_loss,
-                 100 * *report.validation_exact);
+      fmt::print("  validation loss {:.4f}", *report.validation_loss);
+    if (report.validation_exact)
+      fmt::print(", exact {:.1f}%", 100 * *report.validation_exact);
     fmt::print("\n");
     std::fflush(stdout);
   }

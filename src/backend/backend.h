@@ -2,7 +2,7 @@
 // in. Model code is written once against it and runs on every backend.
 //
 // Contract of every operation
-//   - Value-returning: inputs are never changed (but for the KV rows named in `attention`).
+//   - Value-returning: inputs are never changed (but for the KV rows that grow).
 //   - Shapes are checked; a mismatch is a bug of ours and throws InternalError.
 //   - On the cpu backend, a row of the result depends only on that row's inputs (and its KV row):
 //     the same bits with one thread or many, alone or beside other rows, in one call or several.
@@ -85,13 +85,28 @@ class Backend {
   virtual Tensor bind(const HostTensor& source, WeightUse use) = 0;
   virtual Tensor from_host(std::span<const float> values, Shape shape) = 0;
   virtual std::vector<float> to_host(const Tensor& x) = 0;  // weights too: dequantized, row-major
-  // One page for entries of this width.
+
+  // ---- KV rows. An error of any of these leaves the rows as they were (kv/append.h).
+  // One page for entries of this width, of no budget.
   virtual std::shared_ptr<KvPage> new_page(const KvSpec& spec) = 0;
+  // Copies k, v of `count` entries between pages of the same width. What lies behind them in `to`
+  // may change: nothing there counts yet.
+  virtual void copy_entries(const KvPage& from, int64_t first, KvPage& to, int64_t at,
+                            int64_t count) = 0;
+  // Appends to each segment's `write` row (null: nothing) what `attention` would, and attends to
+  // nothing: k [rows, heads, k_dim], v [rows, heads, v_dim] of the row. `read` isn't looked at.
+  virtual void append_kv(const Tensor& k, const Tensor& v,
+                         std::span<const AttentionSegment> segments) = 0;
   // Reads entries [begin, end) of a row: k [end - begin, heads, k_dim], v [end - begin, heads,
   // v_dim].
   virtual std::pair<Tensor, Tensor> read_kv(const KvRow& row, int64_t begin, int64_t end) = 0;
   // A row with the same entries, its full pages shared and its last partial page copied.
-  virtual KvRow fork(const KvRow& row) = 0;
+  KvRow fork(const KvRow& row);
+  // Appends to `to` the entries that `from` holds at these positions (all of them, ascending), as a
+  // token that left early has the last computed loop's k, v at deeper rows too. A full page that
+  // lines up in both rows is shared; anything else is copied entry by entry, since attention is
+  // fast because the keys of a page lie together: no page is put together from parts of others.
+  void alias_kv(const KvRow& from, std::span<const int32_t> positions, KvRow& to);
 
   // ---- Shape: no arithmetic
   virtual Tensor reshape(const Tensor& x, Shape shape) = 0;  // shares memory
@@ -126,7 +141,8 @@ class Backend {
   // cosines then m sines. Pairs are (i, i + m), or (2i, 2i + 1) when interleaved.
   virtual Tensor rope(const Tensor& x, const Tensor& angles, bool interleaved) = 0;
   // Causal attention by position. q [rows, heads, k_dim], k [rows, kv_heads, k_dim],
-  // v [rows, kv_heads, v_dim] -> [rows, heads, v_dim]. The segments cover all rows in order.
+  // v [rows, kv_heads, v_dim] -> [rows, heads, v_dim]. The segments cover all rows in order. First
+  // everything is appended (append_kv), then all queries attend.
   virtual Tensor attention(const AttentionSpec& spec, const Tensor& q, const Tensor& k,
                            const Tensor& v, std::span<const AttentionSegment> segments) = 0;
   // Attention without a mask or a cache. q [b, m, heads, dim], k [s, n, heads, dim],

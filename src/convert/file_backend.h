@@ -16,8 +16,11 @@ class FileBackend final : public Backend {
   Tensor from_host(std::span<const float>, Shape) override { none(); }
   std::vector<float> to_host(const Tensor&) override { none(); }
   std::shared_ptr<KvPage> new_page(const KvSpec&) override { none(); }
+  void copy_entries(const KvPage&, int64_t, KvPage&, int64_t, int64_t) override { none(); }
+  void append_kv(const Tensor&, const Tensor&, std::span<const AttentionSegment>) override {
+    none();
+  }
   std::pair<Tensor, Tensor> read_kv(const KvRow&, int64_t, int64_t) override { none(); }
-  KvRow fork(const KvRow&) override { none(); }
   Tensor reshape(const Tensor&, Shape) override { none(); }
   Tensor slice(const Tensor&, int, int64_t, int64_t) override { none(); }
   Tensor concat(std::span<const Tensor>, int) override { none(); }

@@ -26,13 +26,6 @@ void log_softmax(std::span<float> row) {
   for (float& value : row) value = value - top - log_sum;
 }
 
-// Sorted, once each.
-std::vector<int32_t> unique(std::vector<int32_t> ids) {
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  return ids;
-}
-
 }  // namespace
 
 EarlyStop parse_early_stop(std::string_view text) {
@@ -69,34 +62,17 @@ std::vector<int64_t> top_k(std::span<const float> values, int64_t k) {
   return best;
 }
 
-BeamSearch::BeamSearch(const BeamOptions& options, BeamLimits limits, float repetition_penalty,
-                       std::span<const int32_t> prompt)
-    : options_(options),
-      limits_(std::move(limits)),
-      repetition_penalty_(repetition_penalty),
-      prompt_(unique({prompt.begin(), prompt.end()})) {
+BeamSearch::BeamSearch(const BeamOptions& options, Answer answer) : options_(options) {
   options_.check();
-  limits_.ends = unique(std::move(limits_.ends));
+  REPRISE_CHECK(answer.tokens().empty());
   if (options_.early_stop == EarlyStop::Never && options_.length_penalty > 0 &&
-      limits_.max_tokens == 0) {
+      answer.rules().most_tokens() == 0) {
     fail("beam early stop 'never' with a length penalty above 0 needs a limit of tokens");
   }
   const auto n = static_cast<size_t>(options_.beams);
-  running_.resize(n);
+  running_.assign(n, Beam{answer});
   for (size_t i = 1; i < n; ++i) running_[i].score = kNever;  // all begin as the same beam
-  finished_.assign(n, {.tokens = {}, .score = kNoHypothesis, .ended = false});
-}
-
-// Makes tokens of the prompt and of the beam less likely.
-void BeamSearch::penalize(const Beam& beam, std::span<float> scores) const {
-  if (repetition_penalty_ == 1) return;
-  std::vector<int32_t> seen = beam.tokens;
-  seen.insert(seen.end(), prompt_.begin(), prompt_.end());
-  for (const int32_t id : unique(std::move(seen))) {
-    if (id < 0 || static_cast<size_t>(id) >= scores.size()) continue;  // image placeholders
-    float& score = scores[static_cast<size_t>(id)];
-    score = score < 0 ? score * repetition_penalty_ : score / repetition_penalty_;
-  }
+  finished_.assign(n, Beam{std::move(answer), kNoHypothesis});
 }
 
 void BeamSearch::accumulate(std::span<const float> logits, int64_t vocab, int64_t allowed) {
@@ -112,12 +88,12 @@ void BeamSearch::accumulate(std::span<const float> logits, int64_t vocab, int64_
     const std::span<const float> row = logits.subspan(beam * width, width);
     argmax(row, fmt::format("generation step {}", length_));  // for its checks
     std::copy(row.begin(), row.end(), out.begin());
-    if (options_.beams == 1) penalize(running_[beam], out);  // greedy: logits, as the sampler does
+    if (options_.beams == 1) running_[beam].answer.process(out);  // greedy: logits, as in push
     log_softmax(out);
   }
   for (size_t beam = 0; beam < running_.size(); ++beam) {
     const std::span<float> out = of_beam(beam);
-    if (options_.beams > 1) penalize(running_[beam], out);
+    if (options_.beams > 1) running_[beam].answer.process(out);
     for (float& score : out) score += running_[beam].score;
     std::fill(out.begin() + allowed, out.end(), -INFINITY);
   }
@@ -131,20 +107,22 @@ float BeamSearch::normalised(float score, int64_t length) const {
 // Whether the best running beam may still beat the worst hypothesis.
 bool BeamSearch::may_improve() const {
   const bool longest = options_.early_stop == EarlyStop::Never && options_.length_penalty > 0;
-  const float best = normalised(running_[0].score, longest ? limits_.max_tokens : length_);
+  const float best = normalised(running_[0].score, longest ? running_[0].answer.rules().most_tokens() : length_);
   float worst = finished_[0].score;
   for (const Beam& beam : finished_)
     worst = std::min(worst, beam.ended ? beam.score : kNoHypothesis);
   return best > worst;
 }
 
-void BeamSearch::step(std::span<const float> logits, int64_t vocab, int64_t allowed) {
-  REPRISE_CHECK(!done_ && allowed >= 1 && allowed <= vocab);
+void BeamSearch::step(std::span<const float> logits, int64_t vocab) {
+  const AnswerRules& rules = running_[0].answer.rules();
+  const int64_t allowed = rules.vocab > 0 ? rules.vocab : vocab;
+  REPRISE_CHECK(!done_ && allowed <= vocab);
   REPRISE_CHECK(logits.size() == (length_ == 0 ? 1 : running_.size()) * static_cast<size_t>(vocab));
   const auto n = static_cast<int64_t>(options_.beams);
-  const int64_t kept = std::max<int64_t>(2, 1 + std::ssize(limits_.ends)) * n;
+  const int64_t kept = std::max<int64_t>(2, 1 + std::ssize(rules.ends)) * n;
   if (n > 1 && kept > n * allowed) {
-    fail("{} beams with {} end tokens: a vocabulary of {} is too small", n, limits_.ends.size(),
+    fail("{} beams with {} end tokens: a vocabulary of {} is too small", n, rules.ends.size(),
          allowed);
   }
   accumulate(logits, vocab, allowed);
@@ -163,11 +141,8 @@ void BeamSearch::step(std::span<const float> logits, int64_t vocab, int64_t allo
   for (const int64_t i : best) {
     const auto parent = static_cast<size_t>(i / vocab);
     const auto token = static_cast<int32_t>(i % vocab);
-    Beam beam{running_[parent].tokens, scores_[static_cast<size_t>(i)], false};
-    beam.tokens.push_back(token);
-    beam.ended = std::binary_search(limits_.ends.begin(), limits_.ends.end(), token) ||
-                 length_ == limits_.max_tokens ||
-                 (limits_.text_ends && limits_.text_ends(beam.tokens));
+    Beam beam{running_[parent].answer, scores_[static_cast<size_t>(i)]};
+    beam.ended = beam.answer.append(token).end.has_value();
     to_run.push_back(beam.score + (beam.ended ? kNever : 0.0f));
     const bool counts = beam.ended && std::ssize(candidates) < n;
     to_keep.push_back(counts ? normalised(beam.score, length_) : kNoHypothesis);
@@ -181,7 +156,7 @@ void BeamSearch::step(std::span<const float> logits, int64_t vocab, int64_t allo
     const auto at = static_cast<size_t>(i);
     running_.push_back(candidates[at]);
     running_.back().score = to_run[at];
-    next_.push_back({parents[at], candidates[at].tokens.back()});
+    next_.push_back({parents[at], candidates[at].answer.tokens().back()});
   }
   std::vector<Beam> merged = finished_;
   merged.insert(merged.end(), candidates.begin(), candidates.end());
@@ -190,7 +165,7 @@ void BeamSearch::step(std::span<const float> logits, int64_t vocab, int64_t allo
     const auto at = static_cast<size_t>(i);
     // Those beyond the best N don't count even where they ended.
     const bool counts = merged[at].ended && i < 2 * n;
-    finished_.push_back({merged[at].tokens, to_keep[at], counts});
+    finished_.push_back({merged[at].answer, to_keep[at], counts});
   }
 
   const auto ended = [](const Beam& beam) { return beam.ended; };
@@ -202,11 +177,15 @@ void BeamSearch::step(std::span<const float> logits, int64_t vocab, int64_t allo
 std::vector<BeamSearch::Hypothesis> BeamSearch::results() const {
   std::vector<Hypothesis> list;
   for (const Beam& beam : finished_) {
-    if (beam.ended) list.push_back({beam.tokens, beam.score, true});
+    if (!beam.ended) continue;
+    list.push_back({beam.answer.tokens(), beam.answer.text(), beam.score, beam.answer.end()});
   }
   if (!done_ && length_ > 0) {
     for (const Beam& beam : running_) {
-      if (!beam.ended) list.push_back({beam.tokens, normalised(beam.score, length_), false});
+      if (beam.ended) continue;
+      Answer answer = beam.answer;
+      answer.finish(StopReason::Cancelled);
+      list.push_back({answer.tokens(), answer.text(), normalised(beam.score, length_), {}});
     }
     std::stable_sort(list.begin(), list.end(),
                      [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
@@ -216,9 +195,9 @@ std::vector<BeamSearch::Hypothesis> BeamSearch::results() const {
 }
 
 int64_t run_search(Branches& branches, BeamSearch& search, std::span<const float> logits,
-                   int64_t allowed, const std::function<bool()>& cancelled) {
+                   const std::function<bool()>& cancelled) {
   const auto vocab = static_cast<int64_t>(logits.size());
-  search.step(logits, vocab, allowed);
+  search.step(logits, vocab);
   int64_t calls = 0;
   std::vector<int> parents;
   std::vector<int32_t> tokens;
@@ -229,7 +208,7 @@ int64_t run_search(Branches& branches, BeamSearch& search, std::span<const float
       parents.push_back(next.parent);
       tokens.push_back(next.token);
     }
-    search.step(branches.step(parents, tokens), vocab, allowed);
+    search.step(branches.step(parents, tokens), vocab);
   }
   return calls;
 }

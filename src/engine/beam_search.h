@@ -1,29 +1,29 @@
 // Beam search: the N most likely continuations side by side, instead of the one that greedy
-// decoding follows. Token ids and scores only; what runs the model is Branches::step.
+// decoding follows. Each is an Answer, which knows its processors and when it ends; the search knows
+// scores, and what runs the model is Branches::step.
 //
 // The rules are those of transformers' `generate` with num_beams = N and do_sample = False (4.51
 // and later; releases before that differ in the order of equal scores only, see docs/decoding.md),
 // in float32 as there:
-//   - A candidate's score is the sum of its log-probabilities, the repetition penalty applied to
-//     the log-probability of each token seen before (for one beam, which is greedy: to its logit).
-//     The best max(2, 1 + ends) * N continuations of all beams are looked at; those that end (an
-//     end token, a stop text, the last token allowed) are hypotheses if they are among the best N,
-//     the best N of the others go on.
+//   - A candidate's score is the sum of its log-probabilities, as the logits processors leave them
+//     (for one beam, which is greedy, they apply to logits). The best max(2, 1 + ends) * N
+//     continuations of all beams are looked at; those that end (an end token, a stop text, the last
+//     token allowed) are hypotheses if they are among the best N, the best N of the others go on.
 //   - A hypothesis' score is its sum over length^length_penalty; the length counts generated
-//   tokens,
-//     the end token included. The best N hypotheses are kept.
+//     tokens, the end token included. The best N hypotheses are kept.
 //   - The search ends when N hypotheses are kept and none of the running beams may beat the worst
-//   of
-//     them: see EarlyStop.
+//     of them: see EarlyStop.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "engine/answer.h"
 #include "engine/branches.h"
 
 namespace reprise {
@@ -47,14 +47,6 @@ struct BeamOptions {
   void check() const;
 };
 
-// Where a search ends beside its heuristics.
-struct BeamLimits {
-  std::vector<int32_t> ends;  // end tokens
-  int64_t max_tokens = 0;     // of a hypothesis; 0: no limit
-  // Whether a text ends with these tokens (all that were generated); may be empty.
-  std::function<bool(std::span<const int32_t>)> text_ends;
-};
-
 class BeamSearch {
  public:
   // A beam of the next forward call: the beam of the last call it goes on from, and its new token.
@@ -64,19 +56,19 @@ class BeamSearch {
   };
   struct Hypothesis {
     std::vector<int32_t> tokens;  // generated, the end token included
+    std::string text;             // whole, up to its end
     float score = 0;              // sum of log-probabilities / length^length_penalty
-    bool ended = false;           // false: the search was stopped before
+    std::optional<StopReason> end;  // none: the search was stopped before
   };
 
-  // prompt: for the repetition penalty. Throws Error as BeamOptions::check does, and when the
-  // search might never end.
-  BeamSearch(const BeamOptions& options, BeamLimits limits, float repetition_penalty = 1,
-             std::span<const int32_t> prompt = {});
+  // answer: one that has no token yet; every beam is a copy of it. Its sampler has no part in this.
+  // Throws Error as BeamOptions::check does, and when the search might never end.
+  BeamSearch(const BeamOptions& options, Answer answer);
 
   // One step from logits [rows, vocab]: one row, the prompt's, in the first step; a row per next()
-  // later. Tokens from `allowed` on are never chosen. Throws Error naming the step when a logit is
-  // NaN, and when the vocabulary is too small for the number of beams.
-  void step(std::span<const float> logits, int64_t vocab, int64_t allowed);
+  // later. Throws Error naming the step when a logit is NaN, and when the vocabulary is too small
+  // for the number of beams.
+  void step(std::span<const float> logits, int64_t vocab);
 
   bool done() const { return done_; }
   const std::vector<Next>& next() const { return next_; }  // [beams]
@@ -86,21 +78,17 @@ class BeamSearch {
 
  private:
   struct Beam {
-    std::vector<int32_t> tokens;
+    Answer answer;
     float score = 0;
-    bool ended = false;
+    bool ended = false;  // as a hypothesis: not every answer that ended becomes one
   };
-  void penalize(const Beam& beam, std::span<float> scores) const;
   void accumulate(std::span<const float> logits, int64_t vocab, int64_t allowed);
   float normalised(float score, int64_t length) const;
   bool may_improve() const;
 
   BeamOptions options_;
-  BeamLimits limits_;
-  float repetition_penalty_;
-  std::vector<int32_t> prompt_;  // its tokens once each
-  std::vector<Beam> running_;    // [beams]; score: the sum
-  std::vector<Beam> finished_;   // [beams], best first; score: normalised
+  std::vector<Beam> running_;   // [beams]; score: the sum
+  std::vector<Beam> finished_;  // [beams], best first; score: normalised
   std::vector<Next> next_;
   std::vector<float> scores_;  // [beams * vocab] of the current step
   int64_t length_ = 0;         // tokens generated
@@ -110,7 +98,7 @@ class BeamSearch {
 // Runs a search from the logits [vocab] of a prompt's end until it is done or `cancelled` says so,
 // which is asked between steps. Returns the number of forward calls made.
 int64_t run_search(Branches& branches, BeamSearch& search, std::span<const float> logits,
-                   int64_t allowed, const std::function<bool()>& cancelled = {});
+                   const std::function<bool()>& cancelled = {});
 
 // Indices of the k largest values, largest first, in the order in which torch.topk on a CPU returns
 // equal values: it follows from the algorithms of the C++ library that both are built with

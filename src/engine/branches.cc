@@ -4,19 +4,6 @@
 
 namespace reprise {
 
-namespace {
-
-// A sequence that goes on from the same state by itself. Full pages are shared, the last is copied.
-Sequence fork(Backend& be, const Sequence& sequence) {
-  Sequence copy;
-  for (const auto& [number, row] : sequence.kv) copy.kv[number] = be.fork(row);
-  copy.scheme = sequence.scheme ? sequence.scheme->clone() : nullptr;
-  copy.length = sequence.length;
-  return copy;
-}
-
-}  // namespace
-
 std::vector<float> Branches::step(std::span<const int> parents, std::span<const int32_t> tokens) {
   REPRISE_CHECK(parents.size() == tokens.size() && !tokens.empty());
   Backend& be = model_.backend();
@@ -24,7 +11,7 @@ std::vector<float> Branches::step(std::span<const int> parents, std::span<const 
   if (branches_.empty()) {
     for (const int parent : parents) {
       REPRISE_CHECK(parent == 0);
-      next.push_back(fork(be, prompt_));
+      next.push_back(prompt_.fork(be));
     }
   } else {
     std::vector<int> children(branches_.size());
@@ -33,7 +20,7 @@ std::vector<float> Branches::step(std::span<const int> parents, std::span<const 
       Sequence& from = branches_[static_cast<size_t>(parent)];
       // The last child takes its parent's pages as they are.
       const bool last = --children[static_cast<size_t>(parent)] == 0;
-      next.push_back(last ? std::move(from) : fork(be, from));
+      next.push_back(last ? std::move(from) : from.fork(be));
     }
   }
   branches_ = std::move(next);

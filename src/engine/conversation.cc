@@ -18,20 +18,20 @@ void require_file(const std::filesystem::path& path, const std::string& where) {
     fail("{}: {}: no such picture file", where, path.string());
 }
 
-ChatTurn read_turn(const JsonObject& message, const std::filesystem::path& folder) {
-  ChatTurn turn;
-  turn.role = message.get_string("role");
-  if (turn.role != "system" && turn.role != "user" && turn.role != "assistant")
-    message.fail_at("role", "expected system, user or assistant, found '" + turn.role + "'");
-  turn.text = message.get_string("content");
-  for (const auto& item : message.json().items()) {
+FileMessage read_message(const JsonObject& object, const std::filesystem::path& folder) {
+  FileMessage message;
+  message.role = object.get_string("role");
+  if (message.role != "system" && message.role != "user" && message.role != "assistant")
+    object.fail_at("role", "expected system, user or assistant, found '" + message.role + "'");
+  message.text = object.get_string("content");
+  for (const auto& item : object.json().items()) {
     if (item.key() != "role" && item.key() != "content" && item.key() != "images")
-      message.fail_at(item.key(), "is not known, expected role, content or images");
+      object.fail_at(item.key(), "is not known, expected role, content or images");
   }
-  turn.images = read_picture_names(message, folder);
-  if (!turn.images.empty() && turn.role != "user")
-    message.fail_at("images", "only user messages may have pictures");
-  return turn;
+  message.images = read_picture_names(object, folder);
+  if (!message.images.empty() && message.role != "user")
+    object.fail_at("images", "only user messages may have pictures");
+  return message;
 }
 
 }  // namespace
@@ -49,28 +49,33 @@ std::vector<std::filesystem::path> read_picture_names(const JsonObject& object,
   return names;
 }
 
-std::vector<ChatTurn> parse_messages(const Json& json, const std::string& where,
-                                     const std::filesystem::path& folder) {
+std::vector<FileMessage> parse_messages(const Json& json, const std::string& where,
+                                        const std::filesystem::path& folder) {
   if (!json.is_array() || json.empty())
     fail("{}: expected a list of messages, found {}", where,
          json.is_array() ? "an empty one" : json.type_name());
-  std::vector<ChatTurn> turns;
+  std::vector<FileMessage> messages;
   for (size_t i = 0; i < json.size(); ++i) {
-    turns.push_back(read_turn(JsonObject(json[i], where, fmt::format("[{}].", i)), folder));
-    if (turns[i].role == "system" && i > 0)
+    messages.push_back(read_message(JsonObject(json[i], where, fmt::format("[{}].", i)), folder));
+    if (messages[i].role == "system" && i > 0)
       fail("{}: key '[{}].role': a system message is only possible as the first", where, i);
-    for (const auto& image : turns[i].images)
+    for (const auto& image : messages[i].images)
       require_file(image, fmt::format("{}: key '[{}].images'", where, i));
   }
-  return turns;
+  return messages;
 }
 
 std::vector<ChatTurn> parse_conversation(const Json& json, const std::string& where,
                                          const std::filesystem::path& folder) {
-  std::vector<ChatTurn> turns = parse_messages(json, where, folder);
-  if (turns.back().role != "user")
+  const std::vector<FileMessage> messages = parse_messages(json, where, folder);
+  if (messages.back().role != "user")
     fail("{}: key '[{}].role': expected the last message to be the user's, found '{}'", where,
-         json.size() - 1, turns.back().role);
+         json.size() - 1, messages.back().role);
+  std::vector<ChatTurn> turns;
+  for (const FileMessage& message : messages) {
+    turns.push_back({message.role, message.text, {}});
+    for (const auto& image : message.images) turns.back().images.push_back(Picture::read(image));
+  }
   return turns;
 }
 
@@ -78,7 +83,7 @@ std::vector<ChatTurn> load_conversation(const std::filesystem::path& path) {
   return parse_conversation(load_json(path), path.string(), path.parent_path());
 }
 
-Conversation::Conversation(std::string system, std::vector<std::filesystem::path> images)
+Conversation::Conversation(std::string system, std::vector<Picture> images)
     : system_(std::move(system)), pending_(std::move(images)) {}
 
 std::string Conversation::help() {
@@ -94,7 +99,7 @@ Conversation::Line Conversation::enter(std::string_view line) {
   if (command == "/image") {
     if (rest.empty()) fail("/image: expected the name of a picture file behind it");
     require_file(rest, "/image");
-    pending_.emplace_back(rest);
+    pending_.push_back(Picture::read(rest));
     return {false, fmt::format("{} picture{} for the next question", pending_.size(),
                                pending_.size() == 1 ? "" : "s")};
   }

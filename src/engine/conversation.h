@@ -16,14 +16,20 @@ namespace reprise {
 // Throws Error naming the key.
 std::vector<std::filesystem::path> read_picture_names(const JsonObject& object,
                                                       const std::filesystem::path& folder);
+// A message as a file has it: its pictures are not read yet.
+struct FileMessage {
+  std::string role;  // "system", "user", "assistant"
+  std::string text;
+  std::vector<std::filesystem::path> images;
+};
 // Messages [{"role": ..., "content": ...[, "images": [...]]}, ...] as below, whoever has the last
 // word.
-std::vector<ChatTurn> parse_messages(const Json& json, const std::string& where,
-                                     const std::filesystem::path& folder);
+std::vector<FileMessage> parse_messages(const Json& json, const std::string& where,
+                                        const std::filesystem::path& folder);
 // [{"role": "user", "content": "What is this?", "images": ["a.png"]}, ...]: roles system, user and
 // assistant, pictures of user messages only, their paths relative to `folder`. The last message
 // must be the user's: it is what the model answers. Throws Error beginning with `where` and naming
-// entry and key.
+// entry and key, or as Picture::read.
 std::vector<ChatTurn> parse_conversation(const Json& json, const std::string& where,
                                          const std::filesystem::path& folder);
 // The same from a file; pictures are relative to its folder.
@@ -34,7 +40,7 @@ std::vector<ChatTurn> load_conversation(const std::filesystem::path& path);
 class Conversation {
  public:
   // system may be empty; `images` go with the first question.
-  Conversation(std::string system, std::vector<std::filesystem::path> images);
+  Conversation(std::string system, std::vector<Picture> images);
 
   // A line typed: a command that was carried out, with an answer for the user (may be empty), or a
   // question for the model.
@@ -45,7 +51,7 @@ class Conversation {
   //   /image FILE   shows a picture with the next question; may be repeated
   //   /clear        forgets everything but the system message
   //   /help         lists the commands
-  // Throws Error when a command is incomplete or its file isn't there.
+  // Throws Error when a command is incomplete or its file can't be read.
   Line enter(std::string_view line);
 
   // The turns for a question, its pictures included.
@@ -53,14 +59,14 @@ class Conversation {
   // Keeps question and answer.
   void answered(const std::string& question, const std::string& answer);
 
-  const std::vector<std::filesystem::path>& pending_images() const { return pending_; }
+  const std::vector<Picture>& pending_images() const { return pending_; }
   const std::vector<ChatTurn>& turns() const { return turns_; }
   static std::string help();
 
  private:
   std::string system_;
   std::vector<ChatTurn> turns_;
-  std::vector<std::filesystem::path> pending_;  // for the next question
+  std::vector<Picture> pending_;  // for the next question
 };
 
 }  // namespace reprise

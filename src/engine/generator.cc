@@ -1,9 +1,6 @@
 #include "engine/generator.h"
 
-#include <algorithm>
 #include <chrono>
-
-#include "text/tokenizer/stream_decoder.h"
 
 namespace reprise {
 
@@ -17,20 +14,14 @@ double seconds(Clock::time_point from, Clock::time_point to) {
 
 }  // namespace
 
-std::string stop_reason_name(StopReason reason) {
-  switch (reason) {
-    case StopReason::EndToken:
-      return "end";
-    case StopReason::StopString:
-      return "stop";
-    case StopReason::MaxTokens:
-      return "length";
-    case StopReason::ContextFull:
-      return "context";
-    case StopReason::Cancelled:
-      return "cancelled";
+void GenerationOptions::check() const {
+  sampler.check();
+  RepetitionPenalty{repetition_penalty};  // for its check
+  beam.check();
+  if (beam.beams > 1 && sampler.temperature > 0) {
+    fail("temperature {} with {} beams: a beam search does not sample; expected 0",
+         sampler.temperature, beam.beams);
   }
-  return "";
 }
 
 double Generation::prefill_rate() const {
@@ -44,54 +35,49 @@ double Generation::decode_rate() const {
 
 // What both ways of decoding need to know.
 struct Generator::Request {
-  const Prompt& prompt;
   const GenerationOptions& options;
   const std::function<void(std::string_view)>& on_text;
-  int64_t vocab = 0;                // tokens that can be chosen
-  std::vector<int32_t> ends;        // tokens that end an answer
-  std::vector<std::string> stops;   // and texts
-  int64_t max_tokens = 0;           // the context's end counted in; 0: no limit
+  Answer answer;                    // the rules, and the prompt for its processors
   Clock::time_point start, chosen;  // of prefill; when the first token was chosen
-  bool ends_with(int32_t token) const {
-    return std::find(ends.begin(), ends.end(), token) != ends.end();
-  }
   bool cancelled() const { return options.cancel != nullptr && *options.cancel; }
 };
 
 Generator::Generator(LoadedModel& engine, const GeneratorOptions& options)
     : engine_(engine), options_(options), plans_(make_plans(engine.model(), options.plan)) {}
 
+Answer Generator::new_answer(const Prompt& prompt, const GenerationOptions& options) {
+  const Tokenizer& tokenizer = engine_.tokenizer();
+  AnswerRules rules;
+  rules.tokenizer = &tokenizer;
+  // Some models have more logits than tokens, for the sake of round numbers: those can't be text.
+  rules.vocab = std::min<int64_t>(engine_.config().text.vocab, tokenizer.vocab_size());
+  rules.sampler = options.sampler;
+  if (options.repetition_penalty != 1) {
+    rules.processors.push_back(std::make_shared<RepetitionPenalty>(options.repetition_penalty));
+  }
+  rules.ends = engine_.end_tokens();
+  rules.stops = options.stop;
+  for (const std::string& stop : prompt.stops) {
+    // Most are a token of their own: then it is the model that ends the answer.
+    if (const auto id = tokenizer.find(stop)) rules.ends.push_back(*id);
+    rules.stops.push_back(stop);
+  }
+  rules.max_tokens = options.max_tokens;
+  const int64_t limit = engine_.context_limit(), length = prompt.tokens.size();
+  if (limit > 0) rules.context_tokens = limit - length + 1;  // the last token is not run
+  return Answer(std::move(rules), prompt.tokens.ids);
+}
+
 Generation Generator::generate(const Prompt& prompt, const GenerationOptions& options,
                                const std::function<void(std::string_view)>& on_text) {
-  options.sampler.check();
-  options.beam.check();
-  if (options.beam.beams > 1 && options.sampler.temperature > 0) {
-    fail("temperature {} with {} beams: a beam search does not sample; expected 0",
-         options.sampler.temperature, options.beam.beams);
-  }
-  const Tokenizer& tokenizer = engine_.tokenizer();
+  options.check();
   const TokenPrompt& input = prompt.tokens;
   const int64_t limit = engine_.context_limit();
   if (limit > 0 && input.size() > limit) {
     fail("the prompt has {} tokens; the context of {} has {}", input.size(), engine_.config().where,
          limit);
   }
-  Request request{prompt, options, on_text};
-  // Some models have more logits than tokens, for the sake of round numbers: those can't be text.
-  request.vocab = std::min<int64_t>(engine_.config().text.vocab, tokenizer.vocab_size());
-  request.ends = engine_.end_tokens();
-  request.stops = options.stop;
-  for (const std::string& stop : prompt.stops) {
-    // Most are a special token, which the decoder leaves out of the text.
-    if (const auto id = tokenizer.find(stop)) request.ends.push_back(*id);
-    request.stops.push_back(stop);
-  }
-  request.max_tokens = options.max_tokens;
-  if (limit > 0) {
-    const int64_t room = limit - input.size() + 1;  // the last token is not run
-    request.max_tokens = options.max_tokens > 0 ? std::min(options.max_tokens, room) : room;
-  }
-
+  Request request{options, on_text, new_answer(prompt, options)};
   Generation result;
   result.prompt_tokens = input.size();
   Session session(engine_.model(), plans_, options_.chunk);
@@ -113,91 +99,44 @@ Generation Generator::generate(const Prompt& prompt, const GenerationOptions& op
   }
   result.first_token_seconds = seconds(request.start, request.chosen);
   result.decode_seconds = seconds(request.chosen, Clock::now());
-  if (result.stop == StopReason::MaxTokens && request.max_tokens != options.max_tokens) {
-    result.stop = StopReason::ContextFull;
-  }
   return result;
 }
 
 void Generator::decode_stream(Session& session, Request& request, Generation& result) {
-  Sampler sampler(request.options.sampler, request.vocab);
-  for (const int32_t id : request.prompt.tokens.ids) sampler.see(id);
-  StreamDecoder decoder(engine_.tokenizer(), /*skip_special=*/true);
-  StopMatcher stops(request.stops);
+  Answer& answer = request.answer;
   const auto hand_out = [&](const std::string& text) {
-    if (text.empty()) return;
-    result.text += text;
-    if (request.on_text) request.on_text(text);
+    if (request.on_text && !text.empty()) request.on_text(text);
   };
   std::vector<float> logits = result.first_logits;
-  for (int64_t step = 0;; ++step) {
-    if (request.cancelled()) {
-      result.stop = StopReason::Cancelled;
-      break;
-    }
-    const int32_t token =
-        sampler.sample(std::span(logits).first(static_cast<size_t>(request.vocab)), step);
-    if (step == 0) request.chosen = Clock::now();
-    sampler.see(token);
-    result.tokens.push_back(token);
-    if (request.ends_with(token)) {
-      result.stop = StopReason::EndToken;
-      break;
-    }
-    hand_out(stops.push(decoder.push(token)));
-    if (stops.stopped()) break;
-    if (step + 1 == request.max_tokens) {
-      result.stop = StopReason::MaxTokens;
-      break;
-    }
-    logits = session.decode(token);
+  while (!request.cancelled()) {
+    const AnswerEvent event = answer.push(logits);
+    if (answer.tokens().size() == 1) request.chosen = Clock::now();
+    hand_out(event.text);
+    if (event.end) break;
+    logits = session.decode(event.token);
     ++result.decode_steps;
   }
-  hand_out(stops.push(decoder.flush()));
-  if (stops.stopped()) {
-    result.stop = StopReason::StopString;
-  } else {
-    hand_out(stops.flush());
-  }
+  if (!answer.end()) hand_out(answer.finish(StopReason::Cancelled));
+  result.tokens = answer.tokens();
+  result.text = answer.text();
+  result.stop = *answer.end();
 }
 
 void Generator::decode_beams(Session& session, Request& request, Generation& result) {
-  // The text of an answer, and whether a stop text cut it.
-  const auto text_of = [&](std::span<const int32_t> tokens) {
-    StreamDecoder decoder(engine_.tokenizer(), /*skip_special=*/true);
-    StopMatcher stops(request.stops);
-    std::string text;
-    for (const int32_t token : tokens) text += stops.push(decoder.push(token));
-    text += stops.push(decoder.flush());
-    if (!stops.stopped()) text += stops.flush();
-    return std::pair(text, stops.stopped());
-  };
-  BeamLimits limits{request.ends, request.max_tokens, {}};
-  if (!request.stops.empty()) {
-    limits.text_ends = [&](std::span<const int32_t> tokens) { return text_of(tokens).second; };
-  }
-  BeamSearch search(request.options.beam, limits, request.options.sampler.repetition_penalty,
-                    request.prompt.tokens.ids);
+  BeamSearch search(request.options.beam, request.answer);
   Branches branches(engine_.model(), plans_, session);
-  result.decode_steps = run_search(branches, search, result.first_logits, request.vocab,
+  result.decode_steps = run_search(branches, search, result.first_logits,
                                    [&] { return request.cancelled(); });
   result.kv_bytes = branches.size() > 0 ? branches.kv_bytes() : session.kv_bytes();
 
-  for (BeamSearch::Hypothesis& found : search.results()) {
-    result.beams.push_back({text_of(found.tokens).first, std::move(found.tokens), found.score});
+  const std::vector<BeamSearch::Hypothesis> found = search.results();
+  for (const BeamSearch::Hypothesis& beam : found) {
+    result.beams.push_back({beam.text, beam.tokens, beam.score});
   }
-  const BeamAnswer& best = result.beams.at(0);
+  const BeamSearch::Hypothesis& best = found.at(0);
   result.text = best.text;
   result.tokens = best.tokens;
-  if (!search.done()) {
-    result.stop = StopReason::Cancelled;
-  } else if (request.ends_with(best.tokens.back())) {
-    result.stop = StopReason::EndToken;
-  } else if (text_of(best.tokens).second) {
-    result.stop = StopReason::StopString;
-  } else {
-    result.stop = StopReason::MaxTokens;
-  }
+  result.stop = search.done() ? best.end.value() : StopReason::Cancelled;
   if (request.on_text && !result.text.empty()) request.on_text(result.text);
 }
 

@@ -8,24 +8,25 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/answer.h"
 #include "engine/beam_search.h"
 #include "engine/loaded_model.h"
 #include "engine/prompt.h"
-#include "engine/sampler.h"
 #include "engine/session.h"
 
 namespace reprise {
 
 struct GenerationOptions {
   SamplerOptions sampler;
+  float repetition_penalty = 1;               // see RepetitionPenalty; 1: none
   BeamOptions beam;                           // more than one beam: no sampling, no streaming
   int64_t max_tokens = 0;                     // 0: until the model stops or the context is full
   std::vector<std::string> stop;              // strings that end the answer; not part of it
   const std::atomic<bool>* cancel = nullptr;  // ends the generation when it becomes true
-};
 
-enum class StopReason { EndToken, StopString, MaxTokens, ContextFull, Cancelled };
-std::string stop_reason_name(StopReason reason);  // "end", "stop", "length", "context", "cancelled"
+  // Throws Error naming the option that is out of range, or doesn't go with another.
+  void check() const;
+};
 
 struct BeamAnswer {
   std::string text;
@@ -77,6 +78,7 @@ class Generator {
 
  private:
   struct Request;
+  Answer new_answer(const Prompt& prompt, const GenerationOptions& options);
   void decode_stream(Session& session, Request& request, Generation& result);
   void decode_beams(Session& session, Request& request, Generation& result);
 

@@ -3,19 +3,10 @@
 #include <algorithm>
 #include <chrono>
 
-#include "base/file.h"
-#include "base/hash.h"
+#include "base/clock.h"
 #include "image/decode.h"
 
 namespace reprise {
-
-namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
 
 PreprocessConfig preprocess_config(const ImageConfig& config, bool apply_exif) {
   PreprocessConfig result;
@@ -75,18 +66,15 @@ void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std
   for (const int32_t id : prompt.ids) prompt.is_image.push_back(id == config.image_token);
 }
 
-std::shared_ptr<const EncodedImage> ImageEncoder::encode(const std::filesystem::path& path,
-                                                         bool apply_exif, double* seconds) {
+std::shared_ptr<const EncodedImage> ImageEncoder::encode(const Picture& picture, bool apply_exif,
+                                                         double* seconds) {
   *seconds = 0;
   const VisionTower* vision = model_.vision();
   if (vision == nullptr) {
     fail("{}: the model takes text only, picture {} can't be shown to it", model_.config().where,
-         path.string());
+         picture.name());
   }
-  DecodeOptions decode;
-  decode.apply_exif = apply_exif;
-  const std::string bytes = read_file(path, decode.max_file_bytes);
-  const uint64_t key = hash_bytes(bytes, apply_exif ? 0x9e3779b97f4a7c15u : kHashStart) | 1;
+  const PictureKey key{picture.sha256(), apply_exif};
   const auto hit =
       std::find_if(cache_.begin(), cache_.end(), [&](const auto& e) { return e->key == key; });
   if (hit != cache_.end()) {
@@ -95,7 +83,9 @@ std::shared_ptr<const EncodedImage> ImageEncoder::encode(const std::filesystem::
   }
 
   const auto start = std::chrono::steady_clock::now();
-  const Image image = decode_image(std::as_bytes(std::span(bytes)), path.string(), decode);
+  DecodeOptions decode;
+  decode.apply_exif = apply_exif;
+  const Image image = decode_image(picture.bytes(), picture.name(), decode);
   const PreprocessConfig config = preprocess_config(model_.config().image, apply_exif);
   const Tiles tiles = preprocess(image, config);
   PixelTiles pixels;

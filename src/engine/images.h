@@ -1,13 +1,13 @@
-// From picture files to rows of the language model's input, each picture encoded once.
+// From pictures to rows of the language model's input, each picture encoded once.
 #pragma once
 
 #include <algorithm>
-#include <filesystem>
 #include <list>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "engine/picture.h"
 #include "engine/session.h"
 #include "image/preprocess.h"
 
@@ -32,10 +32,10 @@ void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std
 struct EncodedImage {
   Tensor rows;        // [tokens, d]
   int64_t tiles = 0;  // how many the picture was cut into, thumbnail included
-  uint64_t key = 0;   // of the file's bytes and of how they were read; never 0
+  PictureKey key;
 };
 
-// Reads and encodes pictures and keeps the last few encodings.
+// Decodes and encodes pictures and keeps the last few encodings.
 class ImageEncoder {
  public:
   explicit ImageEncoder(Model& model, size_t keep = 8) : model_(model), keep_(keep) {}
@@ -44,8 +44,8 @@ class ImageEncoder {
   void keep_at_least(size_t count) { keep_ = std::max(keep_, count); }
 
   // seconds: the time it took, 0 when the cache had it. Throws Error naming the picture when it
-  // can't be read, or when the model takes none.
-  std::shared_ptr<const EncodedImage> encode(const std::filesystem::path& path, bool apply_exif,
+  // can't be decoded, or when the model takes none.
+  std::shared_ptr<const EncodedImage> encode(const Picture& picture, bool apply_exif,
                                              double* seconds);
 
  private:

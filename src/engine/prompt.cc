@@ -25,8 +25,8 @@ class Assembler {
     prompt_.tokens.ids.insert(prompt_.tokens.ids.end(), count,
                               static_cast<int32_t>(engine_.config().image_token));
     rows_.push_back(image.rows);
-    // Order matters, so keys are mixed, not added.
-    prompt_.tokens.image_key = (prompt_.tokens.image_key * 0x9e3779b97f4a7c15u) ^ image.key;
+    const int64_t end = prompt_.tokens.size();
+    prompt_.tokens.pictures.push_back({image.key, end - image.rows.dim(0), end});
   }
   Prompt finish() {
     if (rows_.size() == 1) prompt_.tokens.image_rows = rows_[0];
@@ -45,12 +45,12 @@ class Assembler {
 }  // namespace
 
 std::vector<std::shared_ptr<const EncodedImage>> PromptBuilder::encode(
-    const std::vector<std::filesystem::path>& images, bool apply_exif, Prompt& prompt) {
+    const std::vector<Picture>& images, bool apply_exif, Prompt& prompt) {
   std::vector<std::shared_ptr<const EncodedImage>> encoded;
   encoder_.keep_at_least(images.size());
-  for (const std::filesystem::path& path : images) {
+  for (const Picture& picture : images) {
     double seconds = 0;
-    encoded.push_back(encoder_.encode(path, apply_exif, &seconds));
+    encoded.push_back(encoder_.encode(picture, apply_exif, &seconds));
     prompt.vision_seconds += seconds;
     prompt.tiles += encoded.back()->tiles;
   }
@@ -66,7 +66,7 @@ Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) 
         engine_.config().where);
   }
   std::vector<ChatMessage> messages;
-  std::vector<std::filesystem::path> images;
+  std::vector<Picture> images;
   for (const ChatTurn& turn : turns) {
     messages.push_back({turn.role, turn.text, static_cast<int>(turn.images.size())});
     images.insert(images.end(), turn.images.begin(), turn.images.end());
@@ -87,7 +87,7 @@ Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) 
   return prompt;
 }
 
-Prompt PromptBuilder::raw(std::string_view text, const std::vector<std::filesystem::path>& images,
+Prompt PromptBuilder::raw(std::string_view text, const std::vector<Picture>& images,
                           bool apply_exif) {
   Assembler assembler(engine_);
   const auto encoded = encode(images, apply_exif, assembler.prompt());

@@ -1,7 +1,6 @@
 // From a conversation or a plain text, with pictures, to what the model takes.
 #pragma once
 
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -9,6 +8,7 @@
 
 #include "engine/loaded_model.h"
 #include "engine/images.h"
+#include "engine/picture.h"
 #include "engine/session.h"
 
 namespace reprise {
@@ -17,7 +17,7 @@ namespace reprise {
 struct ChatTurn {
   std::string role;  // "system", "user", "assistant"
   std::string text;
-  std::vector<std::filesystem::path> images;  // shown with this message
+  std::vector<Picture> images;  // shown with this message
 };
 
 struct Prompt {
@@ -33,19 +33,18 @@ class PromptBuilder {
   explicit PromptBuilder(LoadedModel& engine) : engine_(engine), encoder_(engine.model()) {}
 
   // The conversation in the model's chat format, up to where the assistant's next answer begins.
-  // Throws Error when the model has no chat format, a picture can't be read, or the model doesn't
+  // Throws Error when the model has no chat format, a picture can't be decoded, or the model doesn't
   // take as many pictures.
   Prompt chat(const std::vector<ChatTurn>& turns, bool apply_exif = false);
 
   // Plain text, a beginning-of-text token in front where the model adds one. Each "<image>" in the
   // text is the place of a picture; without any, pictures go in front. Special tokens written out
   // are recognised.
-  Prompt raw(std::string_view text, const std::vector<std::filesystem::path>& images,
-             bool apply_exif = false);
+  Prompt raw(std::string_view text, const std::vector<Picture>& images, bool apply_exif = false);
 
  private:
-  std::vector<std::shared_ptr<const EncodedImage>> encode(
-      const std::vector<std::filesystem::path>& images, bool apply_exif, Prompt& prompt);
+  std::vector<std::shared_ptr<const EncodedImage>> encode(const std::vector<Picture>& images,
+                                                          bool apply_exif, Prompt& prompt);
 
   LoadedModel& engine_;
   ImageEncoder encoder_;

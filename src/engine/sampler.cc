@@ -30,9 +30,6 @@ void SamplerOptions::check() const {
   if (top_k < 0) fail("top-k: expected 0 or more, found {}", top_k);
   if (!(top_p > 0 && top_p <= 1)) fail("top-p: expected a number in (0, 1], found {}", top_p);
   if (!(min_p >= 0 && min_p <= 1)) fail("min-p: expected a number in [0, 1], found {}", min_p);
-  if (!(repetition_penalty > 0) || std::isinf(repetition_penalty)) {
-    fail("repetition penalty: expected a number above 0, found {}", repetition_penalty);
-  }
 }
 
 int32_t argmax(std::span<const float> logits, const std::string& what) {
@@ -46,40 +43,16 @@ int32_t argmax(std::span<const float> logits, const std::string& what) {
   return static_cast<int32_t>(best);
 }
 
-Sampler::Sampler(const SamplerOptions& options, int64_t vocab)
-    : options_(options), seen_(static_cast<size_t>(vocab)) {
-  options_.check();
-}
-
-void Sampler::see(int32_t token) {
-  if (token >= 0 && static_cast<size_t>(token) < seen_.size()) {
-    seen_[static_cast<size_t>(token)] = true;
-  }
-}
+Sampler::Sampler(const SamplerOptions& options) : options_(options) { options_.check(); }
 
 int32_t Sampler::sample(std::span<const float> logits, int64_t step) {
-  REPRISE_CHECK(logits.size() == seen_.size(), "{} logits for {} tokens", logits.size(),
-                seen_.size());
-  const std::string what = fmt::format("generation step {}", step);
-  if (options_.temperature == 0 && options_.repetition_penalty == 1) return argmax(logits, what);
+  const int32_t best = argmax(logits, fmt::format("generation step {}", step));
+  if (options_.temperature == 0) return best;
 
-  argmax(logits, what);  // for its checks
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) {
-    float logit = logits[i];
-    if (seen_[i]) {
-      logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
-    }
-    candidates_.push_back({logit, static_cast<int32_t>(i)});
+    candidates_.push_back({logits[i], static_cast<int32_t>(i)});
   }
-  if (options_.temperature == 0) {
-    return std::max_element(candidates_.begin(), candidates_.end(),
-                            [](const Candidate& a, const Candidate& b) {
-                              return a.logit < b.logit || (a.logit == b.logit && a.token > b.token);
-                            })
-        ->token;
-  }
-
   filter();
   float top = candidates_[0].logit;
   for (const Candidate& c : candidates_) top = std::max(top, c.logit);

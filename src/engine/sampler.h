@@ -9,13 +9,12 @@
 
 namespace reprise {
 
-// Applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
+// Applied in this order: temperature, top-k, top-p, min-p.
 struct SamplerOptions {
   float temperature = 0;  // 0: greedy; the filters below it have no effect then
   int top_k = 0;          // keep the k most likely tokens; 0: all
   float top_p = 1;        // keep the fewest tokens that reach this probability; 1: all
   float min_p = 0;        // keep tokens at least this fraction of the most likely one; 0: all
-  float repetition_penalty = 1;  // tokens seen: positive logits divided, negative multiplied by it
   uint64_t seed = 0;
 
   // Throws Error naming the option that is out of range.
@@ -25,11 +24,7 @@ struct SamplerOptions {
 class Sampler {
  public:
   // Throws Error as SamplerOptions::check does.
-  Sampler(const SamplerOptions& options, int64_t vocab);
-
-  // Marks a token as seen, for the repetition penalty. Ids outside the vocabulary (image
-  // placeholders) are ignored.
-  void see(int32_t token);
+  explicit Sampler(const SamplerOptions& options);
 
   // The token of generation step `step` (0 for the first one). logits [vocab]. Greedy ties go to
   // the lowest id. Throws Error naming the step when a logit is NaN or none is finite.
@@ -44,8 +39,7 @@ class Sampler {
   void filter();
 
   SamplerOptions options_;
-  std::vector<bool> seen_;
-  std::vector<Candidate> candidates_;
+  std::vector<Candidate> candidates_;  // work memory
 };
 
 // Lowest id of the largest value. Throws Error naming `what` when a value is NaN or none is finite.

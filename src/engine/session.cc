@@ -22,43 +22,40 @@ std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& o
       Plans{model.prefill_plan(options), model.decode_plan(options)});
 }
 
+int64_t common_tokens(const TokenPrompt& a, const TokenPrompt& b) {
+  const auto is_image = [](const TokenPrompt& prompt, int64_t i) {
+    return !prompt.is_image.empty() && prompt.is_image[static_cast<size_t>(i)] != 0;
+  };
+  const int64_t limit = std::min(a.size(), b.size());
+  size_t picture = 0;  // the first that doesn't end before i
+  for (int64_t i = 0; i < limit; ++i) {
+    if (a.ids[static_cast<size_t>(i)] != b.ids[static_cast<size_t>(i)]) return i;
+    if (is_image(a, i) != is_image(b, i)) return i;
+    if (!is_image(a, i)) continue;
+    while (picture < a.pictures.size() && a.pictures[picture].end <= i) ++picture;
+    if (picture >= std::min(a.pictures.size(), b.pictures.size())) return i;
+    if (a.pictures[picture] != b.pictures[picture] || i < a.pictures[picture].begin) return i;
+  }
+  return limit;
+}
+
 int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plans,
                           const TokenPrompt& prompt, Sequence& sequence) const {
   // A prompt of one token runs another plan than a longer one.
   if (plans_ == nullptr || plans_ != plans || prompt.size() < 2) return 0;
   if (!same_rope(model.config().text.rope, prompt.size(), prompt_.size())) return 0;
-  const bool same_images = prompt.image_key != 0 && prompt.image_key == prompt_.image_key;
-  const int64_t limit = std::min(prompt.size() - 1, prompt_.size());
-  int64_t common = 0;
-  for (; common < limit; ++common) {
-    const auto i = static_cast<size_t>(common);
-    if (prompt.ids[i] != prompt_.ids[i]) break;
-    const bool image = !prompt.is_image.empty() && prompt.is_image[i] != 0;
-    const bool cached_image = !prompt_.is_image.empty() && prompt_.is_image[i] != 0;
-    if (image != cached_image || (image && !same_images)) break;
-  }
-  if (common == 0) return 0;
-  for (const auto& [number, row] : sequence_.kv) {
-    KvRow part = row;  // shares its pages; fork copies the one that will be written to
-    const auto end = std::lower_bound(part.positions.begin(), part.positions.end(), common);
-    part.truncate(end - part.positions.begin());
-    sequence.kv[number] = model.backend().fork(part);
-  }
-  sequence.scheme = sequence_.scheme ? sequence_.scheme->clone() : nullptr;
-  sequence.length = common;
+  const int64_t common = std::min(prompt.size() - 1, common_tokens(prompt, prompt_));
+  if (common > 0) sequence = sequence_.fork(model.backend(), common);
   return common;
 }
 
-void PrefixCache::put(const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
+void PrefixCache::put(Model& model, const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
                       const Sequence& sequence) {
   if (prompt.size() < 2) return;
   plans_ = plans;
   prompt_ = prompt;
   prompt_.image_rows = Tensor();
-  // Sharing pages is enough: the request goes on to write behind the entries counted here only.
-  sequence_.kv = sequence.kv;
-  sequence_.scheme = sequence.scheme ? sequence.scheme->clone() : nullptr;
-  sequence_.length = sequence.length;
+  sequence_ = sequence.fork(model.backend());
 }
 
 Session::Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk)
@@ -99,9 +96,7 @@ bool Session::prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer
     if (cancelled && cancelled()) return false;
     const int64_t end = std::min(n, begin + chunk_);
     Tensor x = embed(prompt, begin, end);  // [rows, d]
-    if (observer != nullptr && observer->wants("inputs_embeds")) {
-      observer->observe("inputs_embeds", x);
-    }
+    if (observer != nullptr) observer->observe("inputs_embeds", x);
     Rows rows;
     rows.append(sequence_, end - begin, n);
     if (images > 0) {
@@ -110,7 +105,7 @@ bool Session::prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer
     x = model_.forward(*prompt_plan_, rows, std::move(x), observer);
     sink(begin, x);
   }
-  if (prefix != nullptr) prefix->put(plans_, prompt, sequence_);
+  if (prefix != nullptr) prefix->put(model_, plans_, prompt, sequence_);
   return true;
 }
 
@@ -137,9 +132,7 @@ std::vector<float> Session::decode(int32_t token, Observer* observer) {
   Rows rows;
   rows.append(sequence_, 1, position + 1);
   Tensor x = model_.embed(ids);  // [1, d]
-  if (observer != nullptr && observer->wants("inputs_embeds")) {
-    observer->observe("inputs_embeds", x);
-  }
+  if (observer != nullptr) observer->observe("inputs_embeds", x);
   return logits(model_.forward(plans_->decode, rows, std::move(x), observer));
 }
 

@@ -6,16 +6,26 @@
 #include <memory>
 #include <vector>
 
+#include "engine/picture.h"
 #include "model/model.h"
 
 namespace reprise {
+
+// Where a picture's placeholders lie in a prompt's ids.
+struct PromptPicture {
+  PictureKey key;
+  int64_t begin = 0, end = 0;  // ids[begin, end)
+  bool operator==(const PromptPicture&) const = default;
+};
 
 // A prompt as the model takes it.
 struct TokenPrompt {
   std::vector<int32_t> ids;
   std::vector<uint8_t> is_image;  // [ids]: 1 at image placeholders; empty where there are none
   Tensor image_rows;              // [placeholders, d] in the order of the placeholders; or none
-  uint64_t image_key = 0;         // equal keys mean equal image_rows; 0: unknown
+  // In the order of the prompt. Placeholders of none of them are of a picture that isn't known: it
+  // is equal to no other.
+  std::vector<PromptPicture> pictures;
   int64_t size() const { return static_cast<int64_t>(ids.size()); }
 };
 
@@ -26,6 +36,10 @@ struct Plans {
 };
 std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& options = {});
 
+// How many tokens two prompts begin with in common, the pictures behind placeholders included: to
+// the first other id, or to where a picture begins that is another or isn't known.
+int64_t common_tokens(const TokenPrompt& a, const TokenPrompt& b);
+
 // The KV of one earlier prompt, for prompts that begin the same way (several questions about one
 // image). Exact: it holds the prompt's state before rows of the prompt's lifetime are dropped, and
 // a prompt takes from it only what it would compute itself: same ids, same pictures, same rope
@@ -35,8 +49,8 @@ class PrefixCache {
   // Fills an empty sequence from the entry; returns the number of tokens taken (0: nothing fits).
   int64_t take(Model& model, const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
                Sequence& sequence) const;
-  // Remembers a sequence that holds just this prompt. Pages are shared, not copied.
-  void put(const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
+  // Remembers a sequence that holds just this prompt.
+  void put(Model& model, const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
            const Sequence& sequence);
 
  private:

@@ -91,7 +91,9 @@ QaResult answer_questions(LoadedModel& engine, const GeneratorOptions& generator
   for (const size_t i : by_image(questions)) {
     const Question& question = questions[i];
     ChatTurn turn{"user", question.question, {}};
-    if (!options.blind && !question.image.empty()) turn.images.push_back(question.image);
+    if (!options.blind && !question.image.empty()) {
+      turn.images.push_back(Picture::read(question.image));
+    }
     const Prompt prompt = builder.chat({turn}, options.apply_exif);
     const Generation answer = generator.generate(prompt, options.generation);
     if (answer.stop == StopReason::Cancelled) fail("interrupted");

@@ -1,6 +1,7 @@
 #include "model/block.h"
 
 #include "base/error.h"
+#include "model/scheme.h"
 
 namespace reprise {
 
@@ -8,8 +9,6 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
                           const TensorVisitor& visitor) {
   const int64_t d = config.d;
   const auto norm = [&](const char* key, NormWeight& w) {
-    w.kind = NormKind::Rms;
-    w.eps = config.norm_eps;
     visitor({names.of(key, layer) + ".weight", {d}, WeightUse::Vector, Role::Norm, &w.weight});
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
@@ -73,6 +72,8 @@ std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::st
   return {d, ffn};
 }
 
+namespace {
+
 Qkv project_qkv(Backend& be, const TextConfig& config, const AttentionWeights& w,
                 const VisitRows& rows, const Tensor& h) {
   const int64_t n = h.rows();
@@ -113,6 +114,56 @@ Tensor mlp(Backend& be, const TextConfig& config, const MlpWeights& w,
   const LinearWeight* const weights[] = {&w.gate, &w.up};
   const std::vector<Tensor> parts = be.linear(h, weights, adapters);
   return be.linear(be.glu(parts[0], parts[1], config.activation), w.down, adapters);
+}
+
+// Attention between the projections: [attending, heads * head_dim].
+Tensor attend(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
+              const VisitRows& rows, const Qkv& qkv) {
+  const int64_t n = qkv.q.dim(0), attending = rows.attending;
+  const Qkv wide = scheme.widen(be, index, rows, qkv);
+  const AttentionSpec spec = scheme.attention_spec(index);
+  Tensor both;
+  if (attending == n) {
+    both = be.attention(spec, wide.q, wide.k, wide.v, rows.attention);
+  } else {
+    std::vector<AttentionSegment> attend, append;
+    for (const AttentionSegment& segment : rows.attention) {
+      (segment.first_row < attending ? attend : append).push_back(segment);
+      if (segment.first_row >= attending) append.back().first_row -= attending;
+    }
+    be.append_kv(be.slice(wide.k, 0, attending, n), be.slice(wide.v, 0, attending, n), append);
+    if (attending == 0) return {};
+    both = be.attention(spec, be.slice(wide.q, 0, 0, attending), be.slice(wide.k, 0, 0, attending),
+                        be.slice(wide.v, 0, 0, attending), attend);
+  }
+  return be.reshape(scheme.narrow(be, index, rows, qkv, wide, both),
+                    {attending, int64_t{config.heads} * config.head_dim});
+}
+
+}  // namespace
+
+Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
+                 const Block& block, const VisitRows& rows, const Tensor& x) {
+  const Qkv qkv = project_qkv(be, config, block.attn, rows, be.norm(x, block.attn_norm));
+  Tensor mixed = attend(be, config, scheme, index, rows, qkv);
+  Tensor in = x;
+  std::span<const int32_t> adapters = rows.adapters;
+  std::vector<int32_t> of_active;
+  if (!rows.all_active) {
+    if (rows.active.empty()) return x;
+    mixed = be.gather_rows(mixed, rows.active);
+    in = be.gather_rows(x, rows.active);
+    if (!adapters.empty()) {
+      for (const int32_t row : rows.active)
+        of_active.push_back(adapters[static_cast<size_t>(row)]);
+      adapters = of_active;
+    }
+  }
+  const Tensor attention = be.linear(mixed, block.attn.o, adapters);
+  if (rows.all_active) rows.watch.value("attn", attention);
+  const Tensor h = be.add(in, attention);
+  const Tensor out = be.add(h, mlp(be, config, block.mlp, adapters, be.norm(h, block.mlp_norm)));
+  return rows.all_active ? out : be.replace_rows(x, rows.active, out);
 }
 
 }  // namespace reprise

@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "model/config/config.h"
-#include "model/rows.h"
+#include "model/run/observer.h"
+#include "model/run/rows.h"
 #include "model/tensor_table.h"
 
 namespace reprise {
@@ -41,23 +42,39 @@ struct Qkv {
   Tensor v;  // [rows, kv_heads, head_dim]
 };
 
-// One visit as its rows see it: prepared once per step by the interpreter.
+// Consecutive rows of a visit that belong to one request.
+struct VisitSegment {
+  Sequence* sequence = nullptr;  // null: functional (training)
+  int64_t first_row = 0;
+  int64_t rows = 0;
+  int prefix = -1;             // functional only: the earlier segment it goes on from
+  int32_t first_position = 0;  // of its first row
+  int write = -1;              // the request's KV row that this visit writes
+};
+
+// A visit as its rows see it: rows of different requests, loops, chunks and plans.
 struct VisitRows {
-  const Rows* rows = nullptr;
-  Visit visit;
-  Tensor angles;                            // rope, [rows, 2 * dim / 2]
-  std::span<const int32_t> adapters;        // per row, or empty
-  std::vector<AttentionSegment> attention;  // KV rows resolved
-  Observer* observer = nullptr;
-  std::string label;  // of the step without its last part: "layer.3"
+  std::vector<VisitSegment> segments;
+  Tensor angles;                            // rope, [rows, 2 m]
+  std::vector<int32_t> adapters;            // per row, -1 for none; empty: none at all
+  std::vector<AttentionSegment> attention;  // per segment: KV rows resolved
+  // Rows [0, attending) have queries; those behind them only leave their keys and values.
+  int64_t attending = 0;
+  // Rows that go on behind attention, where not all do; others come back as they were.
+  bool all_active = true;
+  std::vector<int32_t> active;
+  Watch watch;
 };
 
 // [out, in] of the matrix with this key.
 std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::string& key);
 
-Qkv project_qkv(Backend& be, const TextConfig& config, const AttentionWeights& w,
-                const VisitRows& rows, const Tensor& h);
-Tensor mlp(Backend& be, const TextConfig& config, const MlpWeights& w,
-           std::span<const int32_t> adapters, const Tensor& h);
+class Scheme;
+
+// One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
+// KV rows.
+//   h = x + o(attention(norm(x))),  result = h + mlp(norm(h))
+Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
+                 const Block& block, const VisitRows& rows, const Tensor& x);
 
 }  // namespace reprise

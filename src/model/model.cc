@@ -5,27 +5,17 @@
 #include "base/error.h"
 
 namespace reprise {
-namespace {
-
-// The rows that make the visit before a Mix as a whole; w [rows] are their mixing weights.
-std::vector<int32_t> active_rows(const Mix& mix, const Rows& rows, std::span<const float> w) {
-  std::vector<int32_t> active;
-  for (size_t row = 0; row < w.size(); ++row) {
-    const bool image = !rows.is_image.empty() && rows.is_image[row] != 0;
-    const bool kind = mix.tokens == MixTokens::All || image == (mix.tokens == MixTokens::Image);
-    if (kind && !(w[row] < mix.skip_below)) active.push_back(static_cast<int32_t>(row));
-  }
-  return active;
-}
-
-}  // namespace
-
 Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options)
     : config_(std::move(config)), backend_(backend) {
   scheme_ = make_scheme(config_);
   kv_spec_ = scheme_->kv_spec();
   kv_spec_.type = options.kv_type;
   blocks_.resize(static_cast<size_t>(config_.text.layers));
+  for (Block& block : blocks_)
+    for (NormWeight* norm : {&block.attn_norm, &block.mlp_norm, &final_norm_}) {
+      norm->kind = NormKind::Rms;
+      norm->eps = config_.text.norm_eps;
+    }
   scheme_->attach(blocks_);
   if (config_.vision) vision_.emplace(*config_.vision, config_.text.d);
 }
@@ -39,8 +29,6 @@ void Model::visit_tensors(const TensorVisitor& visitor) {
            &embed_.weight});
   for (size_t i = 0; i < blocks_.size(); ++i)
     blocks_[i].visit_tensors(text, names_, static_cast<int>(i), visitor);
-  final_norm_.kind = NormKind::Rms;
-  final_norm_.eps = text.norm_eps;
   visitor({names_.of("final_norm") + ".weight",
            {text.d},
            WeightUse::Vector,
@@ -56,19 +44,26 @@ void Model::visit_tensors(const TensorVisitor& visitor) {
   if (vision_) vision_->visit_tensors(visitor);
 }
 
-int64_t Model::parameters() {
+void Model::read_tensors(const TensorReader& reader) const {
+  // The visit itself writes nothing, and the reader is given the tensors as const.
+  const_cast<Model*>(this)->visit_tensors(
+      [&](const TensorSlot& slot) { reader(slot, *slot.tensor); });
+}
+
+int64_t Model::parameters() const {
   int64_t count = 0;
-  visit_tensors([&](const TensorSlot& slot) { count += num_elements(slot.shape); });
+  read_tensors([&](const TensorSlot& slot, const Tensor&) { count += num_elements(slot.shape); });
   return count;
 }
 
-int64_t Model::effective_parameters(const Plan& plan) {
+int64_t Model::effective_parameters(const Plan& plan) const {
   int64_t count = parameters();
   std::vector<int64_t> of_block;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     int64_t size = 0;
-    blocks_[i].visit_tensors(config_.text, names_, static_cast<int>(i),
-                             [&](const TensorSlot& slot) { size += num_elements(slot.shape); });
+    Block block = blocks_[i];  // visiting needs one that may be changed
+    block.visit_tensors(config_.text, names_, static_cast<int>(i),
+                        [&](const TensorSlot& slot) { size += num_elements(slot.shape); });
     of_block.push_back(size);
     count -= size;
   }
@@ -97,7 +92,7 @@ void Model::set_image_token(int64_t id) {
   config_.image_token = id;
 }
 
-Tensor Model::embed(std::span<const int32_t> ids) {
+Tensor Model::embed(std::span<const int32_t> ids) const {
   for (size_t i = 0; i < ids.size(); ++i)
     if (ids[i] < 0 || ids[i] >= config_.text.embed_rows)
       fail(
@@ -107,117 +102,48 @@ Tensor Model::embed(std::span<const int32_t> ids) {
   return backend_.embed(embed_.weight, ids);
 }
 
-Tensor Model::final_norm(const Tensor& x) { return backend_.norm(x, final_norm_); }
+Tensor Model::final_norm(const Tensor& x) const { return backend_.norm(x, final_norm_); }
 
-Tensor Model::logits(const Tensor& normed) {
+Tensor Model::logits(const Tensor& normed) const {
   return backend_.linear(normed, config_.text.tied_head ? embed_ : head_);
 }
 
-Tensor Model::run_visit(const Rows& rows, const Step& step, const Tensor& angles, const Tensor& x,
-                        const std::vector<int32_t>* active, Observer* observer) {
-  const Visit& visit = std::get<Visit>(step.op);
-  Block& block = blocks_[static_cast<size_t>(visit.block)];
-  VisitRows args;
-  args.rows = &rows;
-  args.visit = visit;
-  args.angles = angles;
-  args.observer = observer;
-  args.label = step.label.substr(0, step.label.rfind('.'));
-  std::vector<int32_t> adapters = scheme_->row_adapters(rows);
-  if (adapters.empty() && visit.adapter >= 0)
-    adapters.assign(static_cast<size_t>(rows.size()), visit.adapter);
-  args.adapters = adapters;
-  for (const RowSegment& segment : rows.segments) {
-    AttentionSegment entry;
-    entry.first_row = segment.first_row;
-    entry.rows = segment.rows;
-    entry.positions =
-        std::span(rows.positions)
-            .subspan(static_cast<size_t>(segment.first_row), static_cast<size_t>(segment.rows));
-    entry.prefix = segment.prefix;
-    if (segment.sequence) {
-      auto& kv = segment.sequence->kv;
-      KvRow& write = kv[visit.write];
-      if (write.positions.empty()) write.spec = kv_spec_;
-      entry.write = &write;
-      entry.read = &kv.at(visit.read);
-    }
-    args.attention.push_back(entry);
-  }
-
-  const TextConfig& text = config_.text;
-  const Qkv qkv = project_qkv(backend_, text, block.attn, args, backend_.norm(x, block.attn_norm));
-  Tensor mixed = scheme_->attend(backend_, visit.block, args, qkv);
-  mixed = backend_.reshape(mixed, {x.dim(0), int64_t{text.heads} * text.head_dim});
-  Tensor in = x;
-  if (active) {  // from here on a row concerns nobody but itself
-    if (active->empty()) return x;
-    mixed = backend_.gather_rows(mixed, *active);
-    in = backend_.gather_rows(x, *active);
-    if (!adapters.empty()) {
-      for (size_t i = 0; i < active->size(); ++i)  // ascending, so nothing is overwritten too early
-        adapters[i] = adapters[static_cast<size_t>((*active)[i])];
-      adapters.resize(active->size());
-      args.adapters = adapters;
-    }
-  }
-  const Tensor attention = backend_.linear(mixed, block.attn.o, args.adapters);
-  if (observer && !active) observer->observe(args.label + ".attn", attention);
-  const Tensor h = backend_.add(in, attention);
-  const Tensor out = backend_.add(
-      h, mlp(backend_, text, block.mlp, args.adapters, backend_.norm(h, block.mlp_norm)));
-  return active ? backend_.replace_rows(x, *active, out) : out;
+Tensor Model::rope_angles(const Rows& rows) const {
+  return reprise::rope_angles(backend_, config_.text.rope, rows);
 }
 
-// The interpreter: all there is to running depth in any order.
-Tensor Model::forward(const Plan& plan, const Rows& rows, Tensor x, Observer* observer) {
-  REPRISE_CHECK(x.rank() == 2 && x.dim(0) == rows.size() && x.dim(1) == config_.text.d);
-  const Tensor angles = rope_angles(backend_, config_.text.rope, rows);
-  std::vector<Tensor> registers(static_cast<size_t>(plan.registers));
-  Tensor before, weight;  // the last visit's input and its mixing weight, for Mix
-  for (size_t i = 0; i < plan.steps.size(); ++i) {
-    const Step& step = plan.steps[i];
-    if (std::holds_alternative<Visit>(step.op)) {
-      const auto* mix =
-          i + 1 < plan.steps.size() ? std::get_if<Mix>(&plan.steps[i + 1].op) : nullptr;
-      const bool skips = mix && mix->skips();
-      std::vector<int32_t> active;
-      if (mix) {  // held only where it is needed
-        before = x;
-        weight = scheme_->mix_weight(backend_, *mix, x);
-        if (skips) active = active_rows(*mix, rows, backend_.to_host(weight));
+Tensor Model::run_block(int block, const VisitRows& rows, const Tensor& x,
+                        const std::shared_ptr<const Rows>& keep) const {
+  const Block& weights = blocks_[static_cast<size_t>(block)];
+  if (!visit_wrapper_)
+    return reprise::run_block(backend_, config_.text, *scheme_, block, weights, rows, x);
+  VisitRows silent = rows;  // what is run again isn't shown again
+  silent.watch = Watch();
+  return visit_wrapper_(x, [this, block, &weights, silent, keep](const Tensor& in) {
+    return reprise::run_block(backend_, config_.text, *scheme_, block, weights, silent, in);
+  });
+}
+
+Model::Results Model::run(const Plan& plan, const Rows& rows, Tensor x, Observer* observer,
+                          bool exits) const {
+  const Runner runner(*this);
+  Results results;
+  std::unique_ptr<Cohort> cohort = runner.start(plan, rows, std::move(x), observer);
+  try {
+    while (!cohort->done()) {
+      if (cohort->visit()) {
+        runner.visit(*cohort);
+      } else {
+        if (exits) results.exits.push_back(cohort->state());
+        runner.pass(*cohort);
       }
-      const bool all = active.size() == static_cast<size_t>(rows.size());
-      const bool some = skips && !all;
-      if (visit_wrapper_)
-        x = visit_wrapper_(x, [this, &rows, step, angles, active, some](const Tensor& in) {
-          return run_visit(rows, step, angles, in, some ? &active : nullptr, nullptr);
-        });
-      else
-        x = run_visit(rows, step, angles, x, some ? &active : nullptr, observer);
-    } else if (std::holds_alternative<Mix>(step.op)) {
-      if (observer)
-        observer->observe(step.label.substr(0, step.label.rfind('.')) + ".mix_w", weight);
-      x = backend_.lerp(before, x, weight);
-      before = weight = Tensor();
-    } else if (const auto* save = std::get_if<Save>(&step.op)) {
-      registers[static_cast<size_t>(save->reg)] = x;
-    } else if (const auto* combine = std::get_if<Combine>(&step.op)) {
-      const Tensor& kept = registers[static_cast<size_t>(combine->reg)];
-      x = backend_.add(kept, backend_.add(x, kept, -1.0f), combine->alpha);
-    } else if (const auto* end = std::get_if<LoopEnd>(&step.op)) {
-      if (observer && observer->wants(step.label)) {
-        observer->observe(step.label + ".hidden", x);
-        observer->observe(step.label + ".logits", logits(final_norm(x)));
-      }
-      if (end->norm) x = final_norm(x);
-      continue;  // its label names the two tensors above
     }
-    if (observer && !step.label.empty()) observer->observe(step.label, x);
+  } catch (...) {
+    Runner::roll_back(std::move(cohort));
+    throw;
   }
-  for (const RowSegment& segment : rows.segments)
-    if (segment.sequence) segment.sequence->length += segment.rows;
-  return x;
+  results.state = cohort->state();
+  return results;
 }
 
 }  // namespace reprise

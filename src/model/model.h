@@ -11,6 +11,7 @@
 #include "formats/gguf.h"
 #include "formats/hf_folder.h"
 #include "model/block.h"
+#include "model/run/runner.h"
 #include "model/scheme.h"
 #include "model/vision/vision.h"
 
@@ -42,34 +43,52 @@ class Model {
   // embedding has no such row.
   void set_image_token(int64_t id);
   const ModelFiles& files() const { return files_; }
-  Scheme& scheme() { return *scheme_; }
   const Scheme& scheme() const { return *scheme_; }
-  Backend& backend() { return backend_; }
+  Backend& backend() const { return backend_; }
   const VisionTower* vision() const { return vision_ ? &*vision_ : nullptr; }
   std::vector<Block>& blocks() { return blocks_; }
+  const std::vector<Block>& blocks() const { return blocks_; }
 
-  // Every tensor of the model, in a fixed order.
+  // Every tensor of the model, in a fixed order. Nothing is written by the visit itself; a visitor
+  // may bind and replace the tensors where the model isn't const.
   void visit_tensors(const TensorVisitor& visitor);
-  int64_t parameters();                       // stored weights
-  int64_t effective_parameters(const Plan&);  // each visit of a block counted
+  using TensorReader = std::function<void(const TensorSlot& slot, const Tensor& bound)>;
+  void read_tensors(const TensorReader& reader) const;
+  int64_t parameters() const;                       // stored weights
+  int64_t effective_parameters(const Plan&) const;  // each visit of a block counted
 
   // Plans made from user options; checked.
   Plan prefill_plan(const PlanOptions& options = {}) const;
   Plan decode_plan(const PlanOptions& options = {}) const;
 
+  // ---- Running. Const: two threads may run one model, each with requests of its own (but for a
+  // backend that records gradients).
   // Token embeddings [ids, d]. Ids are checked against the embedding's rows (Error).
-  Tensor embed(std::span<const int32_t> ids);
-  // Runs the plan: x [rows, d] -> the state after the last step [rows, d], before the final norm.
-  // Sequences' KV rows are appended to and their lengths advanced.
-  Tensor forward(const Plan& plan, const Rows& rows, Tensor x, Observer* observer = nullptr);
+  Tensor embed(std::span<const int32_t> ids) const;
+  // Runs the plan in one go, as one cohort: x [rows, d] -> the state after the last step [rows, d],
+  // before the final norm. Sequences' KV rows are appended to and their lengths advanced; when it
+  // throws, sequences are as they were.
+  Tensor forward(const Plan& plan, const Rows& rows, Tensor x, Observer* observer = nullptr) const {
+    return run(plan, rows, std::move(x), observer).state;
+  }
+  struct Results {
+    Tensor state;               // as above
+    std::vector<Tensor> exits;  // where asked for: [rows, d] at each LoopEnd, before its norm
+  };
+  Results run(const Plan& plan, const Rows& rows, Tensor x, Observer* observer = nullptr,
+              bool exits = false) const;
+  Tensor final_norm(const Tensor& x) const;   // [rows, d]
+  Tensor logits(const Tensor& normed) const;  // [rows, vocabulary]
+  // One visit of a block; see block.h. `keep` lives as long as the visit may be run again.
+  Tensor run_block(int block, const VisitRows& rows, const Tensor& x,
+                   const std::shared_ptr<const Rows>& keep) const;
+  Tensor rope_angles(const Rows& rows) const;  // [rows, 2 m], as Backend::rope takes them
+
   // Training: runs every visit through `wrapper`, which is given the state and what the visit makes
-  // of it and may run that again later (gradient checkpointing); rows must live until then. An
-  // empty one takes it away.
+  // of it and may run that again later (gradient checkpointing). An empty one takes it away.
   using Visitation = std::function<Tensor(const Tensor&)>;
   using VisitWrapper = std::function<Tensor(const Tensor& x, Visitation visit)>;
   void set_visit_wrapper(VisitWrapper wrapper) { visit_wrapper_ = std::move(wrapper); }
-  Tensor final_norm(const Tensor& x);   // [rows, d]
-  Tensor logits(const Tensor& normed);  // [rows, vocabulary]
   KvSpec kv_spec() const { return kv_spec_; }
 
  private:
@@ -84,11 +103,6 @@ class Model {
   void check_tensors(const WeightFile& weights, const TensorCheck& check, Problems& problems);
   void find_head(const WeightFile& weights);
   void bind(const WeightFile& weights);
-  // active: the rows that run the visit as a whole (others only write their KV and keep x); null:
-  // all.
-  Tensor run_visit(const Rows& rows, const Step& step, const Tensor& angles, const Tensor& x,
-                   const std::vector<int32_t>* active, Observer* observer);
-
   ModelConfig config_;
   ModelFiles files_;
   Backend& backend_;

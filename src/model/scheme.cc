@@ -58,23 +58,31 @@ KvSpec Scheme::kv_spec() const {
   return {config_.text.kv_heads, config_.text.head_dim, config_.text.head_dim};
 }
 
-Tensor plain_attention(Backend& be, const TextConfig& config, const VisitRows& rows,
-                       const Qkv& qkv) {
+AttentionSpec Scheme::attention_spec(int /*block*/) const {
+  const TextConfig& config = config_.text;
   AttentionSpec spec;
   spec.heads = config.heads;
   spec.kv_heads = config.kv_heads;
   spec.k_dim = spec.v_dim = config.head_dim;
   spec.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
   spec.window = config.window;
-  return be.attention(spec, qkv.q, qkv.k, qkv.v, rows.attention);
+  return spec;
 }
 
-Tensor Scheme::attend(Backend& be, int /*block*/, const VisitRows& rows, const Qkv& qkv) {
-  return plain_attention(be, config_.text, rows, qkv);
-}
-
-Tensor Scheme::mix_weight(Backend&, const Mix& mix, const Tensor&) {
+Tensor Scheme::mix_weight(Backend&, const Mix& mix, const Tensor&) const {
   REPRISE_CHECK(false, "scheme '{}' has no gate {}", name(), mix.gate);
+}
+
+Tensor Scheme::inject(Backend&, int index, const Tensor&, const Tensor&) const {
+  REPRISE_CHECK(false, "scheme '{}' has no injection {}", name(), index);
+}
+
+Tensor Scheme::step_norm(Backend&, int index, const Tensor&) const {
+  REPRISE_CHECK(false, "scheme '{}' has no norm {}", name(), index);
+}
+
+Tensor Scheme::initial_state(Backend&, int index, const Rows&) const {
+  REPRISE_CHECK(false, "scheme '{}' has no initial state {}", name(), index);
 }
 
 }  // namespace reprise

@@ -55,10 +55,24 @@ class Scheme {
 
   // ---- Computation.
   virtual KvSpec kv_spec() const;
-  // Attention between the projections: appends to KV, returns [rows, heads, head_dim].
-  virtual Tensor attend(Backend& be, int block, const VisitRows& rows, const Qkv& qkv);
+  // Around attention: what is attended with and kept instead of a row's plain q, k, v (Phantom
+  // doubles their width) ...
+  virtual Qkv widen(Backend&, int /*block*/, const VisitRows&, const Qkv& qkv) const { return qkv; }
+  virtual AttentionSpec attention_spec(int block) const;
+  // ... and back from attention's result [rows, heads, v_dim] to [rows, heads, head_dim], for the
+  // rows that attend; qkv and wide hold all rows.
+  virtual Tensor narrow(Backend&, int /*block*/, const VisitRows&, const Qkv& /*qkv*/,
+                        const Qkv& /*wide*/, const Tensor& attended) const {
+    return attended;
+  }
   // The weight of a Mix step, [rows, 1], from the input of the visit before it.
-  virtual Tensor mix_weight(Backend& be, const Mix& mix, const Tensor& in);
+  virtual Tensor mix_weight(Backend& be, const Mix& mix, const Tensor& in) const;
+  // Of an Inject step: the state that goes on, from the state and the kept one, both [rows, d].
+  virtual Tensor inject(Backend& be, int index, const Tensor& x, const Tensor& kept) const;
+  // Of a Norm step with index >= 0.
+  virtual Tensor step_norm(Backend& be, int index, const Tensor& x) const;
+  // Of an Initial step: [rows, d]. Must depend on a row's request and position alone.
+  virtual Tensor initial_state(Backend& be, int index, const Rows& rows) const;
   // Adapter per row for schemes whose adapters follow the kind of token; empty: the visit's own.
   virtual std::vector<int32_t> row_adapters(const Rows&) const { return {}; }
 
@@ -70,10 +84,5 @@ class Scheme {
 // Throws Error listing the known schemes.
 std::unique_ptr<Scheme> make_scheme(const ModelConfig& config);
 std::vector<std::string> scheme_names();
-
-// The scheme of a Hugging Face config ("model_type"), or empty for an ordinary decoder.
-// Plain attention by positions: what Scheme::attend does.
-Tensor plain_attention(Backend& be, const TextConfig& config, const VisitRows& rows,
-                       const Qkv& qkv);
 
 }  // namespace reprise

@@ -22,6 +22,24 @@ class Collector : public Observer {
  public:
   Collector(LoadedModel& engine, std::string prefix) : engine_(engine), prefix_(std::move(prefix)) {}
 
+  // The state after a step under the step's label; at a loop end the state and what it would answer.
+  void on_step(const StepSeen& seen) override {
+    const std::string& label = seen.step().label;
+    if (std::holds_alternative<LoopEnd>(seen.step().op)) {
+      const Model& model = engine_.model();
+      observe(label + ".hidden", seen.before);
+      observe(label + ".logits", model.logits(model.final_norm(seen.before)));
+    } else if (!label.empty()) {
+      observe(label, seen.after);
+    }
+  }
+
+  // "layer.3.attn": beside the step's label "layer.3.out".
+  void on_value(const ValueSeen& seen) override {
+    const std::string& label = seen.step().label;
+    observe(fmt::format("{}.{}", label.substr(0, label.rfind('.')), seen.name), seen.value);
+  }
+
   void observe(const std::string& observed, const Tensor& value) override {
     // A name shown more than once in a call (attention in both passes of a layer): ".2", ...
     const int times = ++seen_[observed];

@@ -190,13 +190,10 @@ void TraceMeasures::add_columns(const Plan& plan) {
   }
 }
 
-void TraceMeasures::begin_call(const Plan& plan, int64_t first) {
-  plan_ = &plan;
+void TraceMeasures::begin_call(int64_t first) {
   first_ = first;
-  step_ = 0;
-  state_ = before_ = Tensor();
+  before_visit_ = Tensor();
   kv_row_ = -1;
-  registers_.assign(static_cast<size_t>(plan.registers), Tensor());
   o1_ = o2_ = Tensor();
 }
 
@@ -206,65 +203,31 @@ float* TraceMeasures::values_of(Part& part, int kv_row) {
   return part.measure.values.data() + static_cast<int64_t>(column->second) * tokens_ + first_;
 }
 
-// Steps that show no state under a name of their own.
-void TraceMeasures::skip_silent_steps() {
-  Backend& be = model_.backend();
-  for (; step_ < plan_->steps.size(); ++step_) {
-    const Step& step = plan_->steps[step_];
-    if (const auto* save = std::get_if<Save>(&step.op)) {
-      registers_[static_cast<size_t>(save->reg)] = state_;
-    } else if (const auto* combine = std::get_if<Combine>(&step.op)) {
-      const Tensor& kept = registers_[static_cast<size_t>(combine->reg)];
-      state_ = be.add(kept, be.add(state_, kept, -1.0f), combine->alpha);
-    } else if (const auto* end = std::get_if<LoopEnd>(&step.op)) {
-      if (end->norm) state_ = model_.final_norm(state_);
-    } else {
-      return;
-    }
+void TraceMeasures::on_value(const ValueSeen& seen) {
+  if (seen.name == "mix_w") {
+    const std::vector<float> w = model_.backend().to_host(seen.value);
+    std::copy(w.begin(), w.end(), values_of(mix_, kv_row_));
+  } else if (const auto* visit = std::get_if<Visit>(&seen.step().op)) {
+    if (seen.name == "o1") o1_ = seen.value;
+    if (seen.name == "o2") o2_ = seen.value;
+    if (seen.name == "gate_w") observe_gate(*visit, seen.value);
   }
 }
 
-void TraceMeasures::observe(const std::string& name, const Tensor& value) {
-  REPRISE_CHECK(plan_ != nullptr, "begin_call is missing");
-  if (name == "inputs_embeds") {
-    REPRISE_CHECK(first_ + value.dim(0) <= tokens_);
-    state_ = value;
-    return;
-  }
-  if (!state_) return;
-  skip_silent_steps();
-  if (step_ == plan_->steps.size()) return;
-  const Step& step = plan_->steps[step_];
-  if (name == step.label) {
-    step_done(step, value);
-    return;
-  }
-  const std::string stem = step.label.substr(0, step.label.rfind('.'));
-  if (std::holds_alternative<Mix>(step.op) && name == stem + ".mix_w") {
-    const std::vector<float> w = model_.backend().to_host(value);
-    if (value.size() == state_.dim(0)) std::copy(w.begin(), w.end(), values_of(mix_, kv_row_));
-  } else if (const auto* visit = std::get_if<Visit>(&step.op)) {
-    if (name == stem + ".o1") o1_ = value;
-    if (name == stem + ".o2") o2_ = value;
-    if (name == stem + ".gate_w") observe_gate(*visit, value);
-  }
-}
-
-void TraceMeasures::step_done(const Step& step, const Tensor& state) {
+void TraceMeasures::on_step(const StepSeen& seen) {
   Backend& be = model_.backend();
-  if (const auto* visit = std::get_if<Visit>(&step.op)) {
+  if (const auto* visit = std::get_if<Visit>(&seen.step().op)) {
+    REPRISE_CHECK(first_ + seen.after.dim(0) <= tokens_, "more tokens than are traced");
     kv_row_ = visit->write;
-    before_ = state_;
-    std::vector<float> update = relative_distance(be, state, state_);
+    before_visit_ = seen.before;
+    std::vector<float> update = relative_distance(be, seen.after, seen.before);
     // Adaptive traversal: a row that left the visit out comes back as it was.
-    if (may_skip(*plan_, step_)) std::replace(update.begin(), update.end(), 0.0f, kNone);
+    if (may_skip(seen.plan, seen.index)) std::replace(update.begin(), update.end(), 0.0f, kNone);
     std::copy(update.begin(), update.end(), values_of(update_, kv_row_));
-  } else if (std::holds_alternative<Mix>(step.op)) {
-    const std::vector<float> change = relative_distance(be, state, before_);
+  } else if (std::holds_alternative<Mix>(seen.step().op)) {
+    const std::vector<float> change = relative_distance(be, seen.after, before_visit_);
     std::copy(change.begin(), change.end(), values_of(second_look_, kv_row_));
   }
-  state_ = state;
-  ++step_;
 }
 
 void TraceMeasures::observe_gate(const Visit& visit, const Tensor& gate) {
@@ -281,7 +244,7 @@ void TraceMeasures::observe_gate(const Visit& visit, const Tensor& gate) {
     }
     m.by_head.assign(m.columns.size() * static_cast<size_t>(heads * tokens_), kNone);
   }
-  REPRISE_CHECK(heads == m.heads && rows == state_.dim(0));
+  REPRISE_CHECK(heads == m.heads && first_ + rows <= tokens_);
   const std::vector<float> w = be.to_host(gate);
   float* mean = values_of(gate_, visit.write);
   const auto column = static_cast<int64_t>(gate_.column_of.at(visit.write));

@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "formats/safetensors.h"
-#include "train/trainer.h"
+#include "train/loss_and_gradients.h"
 
 namespace reprise {
 namespace {

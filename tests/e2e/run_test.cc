@@ -70,6 +70,24 @@ TEST_F(RunTest, PromptFromStdinIsThePromptOption) {
   EXPECT_EQ(option["tokens"], input["tokens"]);
 }
 
+// The newline that ends a text's last line is not part of the prompt; others are.
+TEST_F(RunTest, PipedNewlinesArePartOfThePrompt) {
+  const auto ids = [&](const std::string& prompt) {
+    return run_json({llama_, "--raw", "--max-tokens", "1", "--prompt", prompt})["prompt_ids"];
+  };
+  const auto piped = [&](const std::string& input) {
+    return run_json({llama_, "--raw", "--max-tokens", "1"}, {.input = input})["prompt_ids"];
+  };
+  EXPECT_NE(ids("hello"), ids("hello\n"));
+  EXPECT_EQ(piped("hello"), ids("hello"));
+  EXPECT_EQ(piped("hello\n"), ids("hello"));
+  EXPECT_EQ(piped("hello\n\n"), ids("hello\n"));
+  EXPECT_EQ(piped("hello\n\n\n"), ids("hello\n\n"));
+  EXPECT_EQ(piped("hello\r\n"), ids("hello"));
+  EXPECT_EQ(piped("hello\r"), ids("hello\r"));
+  EXPECT_EQ(piped("\n\nhello \n"), ids("\n\nhello "));
+}
+
 TEST_F(RunTest, RawLeavesTheChatFormatAway) {
   const Json chat = run_json({llama_, "--prompt", "shape", "--max-tokens", "1"});
   const Json raw = run_json({llama_, "--prompt", "shape", "--max-tokens", "1", "--raw"});
@@ -135,6 +153,31 @@ TEST_F(RunTest, StopTextEndsTheAnswer) {
       {llama_, "--prompt", "what shape", "--max-tokens", "40", "--stop", "never", "--stop", stop});
   EXPECT_EQ(json["stop"], "stop");
   EXPECT_EQ(json["text"], whole.substr(0, whole.find(stop)));
+}
+
+// Against transformers' stop_strings, see the folder's README.
+TEST(Run, StopTextThatIsASpecialTokenEndsTheAnswer) {
+  const std::filesystem::path folder = test_data("cases/stop-special-token");
+  const Json want = load_json(folder / "want.json");
+  const auto run = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"run", (folder / "model").string(), "--raw", "--json",
+                                          "--max-tokens", "16", "--prompt", want["prompt"]};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const ProgramResult result = run_program(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return parse_json(result.out, "stdout");
+  };
+  const Json whole = run({}), stopped = run({"--stop", want["stop"]});
+  EXPECT_EQ(whole["tokens"], want["without_stop"]);
+  EXPECT_EQ(stopped["tokens"], want["tokens"]);
+  EXPECT_EQ(stopped["stop"], "stop");
+  // One beam of several ends there too.
+  const Json beams = run({"--stop", want["stop"], "--beams", "2", "--num-return-sequences", "2"});
+  for (const Json& beam : beams["beams"]) {
+    const std::vector<int32_t> tokens = beam["tokens"];
+    const auto special = std::find(tokens.begin(), tokens.end(), want["tokens"].back());
+    EXPECT_LE(tokens.end() - special, 1) << beam.dump();
+  }
 }
 
 TEST_F(RunTest, CtrlCEndsAGenerationCleanly) {

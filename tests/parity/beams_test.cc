@@ -15,14 +15,14 @@ namespace {
 class Beams : public testing::TestWithParam<Machine> {};
 
 std::vector<BeamSearch::Hypothesis> search_all(LoadedModel& engine, const TokenPrompt& prompt,
-                                               const BeamOptions& options, const BeamLimits& limits,
-                                               float repetition_penalty = 1) {
+                                               const BeamOptions& options,
+                                               const AnswerRules& rules) {
   const auto plans = make_plans(engine.model());
   Session session(engine.model(), plans);
-  BeamSearch search(options, limits, repetition_penalty, prompt.ids);
+  BeamSearch search(options, Answer(rules, prompt.ids));
   const std::vector<float> logits = session.prefill(prompt);
   Branches branches(engine.model(), plans, session);
-  run_search(branches, search, logits, static_cast<int64_t>(logits.size()));
+  run_search(branches, search, logits);
   return search.results();
 }
 
@@ -48,8 +48,11 @@ TEST_P(Beams, TokensAndScoresOfTransformers) {
     options.early_stop = early.is_string()   ? EarlyStop::Never
                          : early.get<bool>() ? EarlyStop::Yes
                                              : EarlyStop::No;
-    const BeamLimits limits{c.at("eos_token_id"), c.at("max_new_tokens"), {}};
-    const auto found = search_all(*engine, prompt, options, limits, c.at("repetition_penalty"));
+    AnswerRules rules;
+    rules.ends = c.at("eos_token_id").get<std::vector<int32_t>>();
+    rules.max_tokens = c.at("max_new_tokens");
+    rules.processors = {std::make_shared<RepetitionPenalty>(c.at("repetition_penalty"))};
+    const auto found = search_all(*engine, prompt, options, rules);
     const Json& sequences = c.at("sequences");
     ASSERT_EQ(found.size(), sequences.size());
     for (size_t i = 0; i < found.size(); ++i) {
@@ -57,7 +60,7 @@ TEST_P(Beams, TokensAndScoresOfTransformers) {
       const double score = c.at("scores")[i];
       largest = std::max(largest, std::abs(score - found[i].score));
       EXPECT_NEAR(found[i].score, score, 1e-4) << i;
-      ended += std::ssize(found[i].tokens) < limits.max_tokens;
+      ended += std::ssize(found[i].tokens) < rules.max_tokens;
     }
   }
   EXPECT_GT(ended, 50);  // early ends are among the cases
@@ -85,12 +88,12 @@ TEST_P(Beams, HoldOnTheOfficialModels) {
     for (const TensorView& tensor : trace(*engine, inputs, greedy)) {
       if (tensor.name == "decode.tokens") expected = to_ints(tensor);
     }
-    const auto one = search_all(*engine, prompt, {}, {{}, greedy.steps, {}});
+    const auto one = search_all(*engine, prompt, {}, {.max_tokens = greedy.steps});
     EXPECT_EQ(std::vector<int64_t>(one[0].tokens.begin(), one[0].tokens.end()), expected);
 
     for (const int beams : {1, 3, 5}) {
       const BeamOptions options{.beams = beams, .returned = beams, .length_penalty = 0};
-      const auto found = search_all(*engine, prompt, options, {{}, 8, {}});
+      const auto found = search_all(*engine, prompt, options, {.max_tokens = 8});
       ASSERT_EQ(found.size(), static_cast<size_t>(beams));
       for (size_t i = 1; i < found.size(); ++i) EXPECT_LE(found[i].score, found[i - 1].score);
       // Each score is the sum of log-probabilities of its tokens run alone, one after the other.

@@ -16,7 +16,7 @@
 #include "formats/safetensors.h"
 #include "support/golden.h"
 #include "support/paths.h"
-#include "train/trainer.h"
+#include "train/loss_and_gradients.h"
 
 namespace reprise::test {
 namespace {

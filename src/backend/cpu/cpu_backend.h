@@ -17,6 +17,7 @@
 #include "backend/cpu/memory/memory_pool.h"
 #include "backend/factory.h"
 #include "backend/heads.h"
+#include "backend/kv/append.h"
 #include "base/thread_pool.h"
 
 namespace reprise::cpu {
@@ -34,8 +35,11 @@ class CpuBackend final : public Backend, public HeadOperations {
   Tensor from_host(std::span<const float> values, Shape shape) override;
   std::vector<float> to_host(const Tensor& x) override;
   std::shared_ptr<KvPage> new_page(const KvSpec& spec) override;
+  void copy_entries(const KvPage& from, int64_t first, KvPage& to, int64_t at,
+                    int64_t count) override;
+  void append_kv(const Tensor& k, const Tensor& v,
+                 std::span<const AttentionSegment> segments) override;
   std::pair<Tensor, Tensor> read_kv(const KvRow& row, int64_t begin, int64_t end) override;
-  KvRow fork(const KvRow& row) override;
 
   Tensor reshape(const Tensor& x, Shape shape) override;
   Tensor slice(const Tensor& x, int dim, int64_t begin, int64_t end) override;
@@ -106,9 +110,13 @@ class CpuBackend final : public Backend, public HeadOperations {
   Tensor bind_vector(const HostTensor& source);
   Tensor bind_quantized(const HostTensor& source);
   Tensor bind_dequantized(const HostTensor& source);
-  void append_kv(const AttentionSpec& spec, const float* k, const float* v,
-                 std::span<const AttentionSegment> segments);
-  void extend_row(const AttentionSegment& segment);
+  // Appends k, v [rows, heads, ...] to the segments' rows; `append` may still undo it.
+  void store_kv(KvAppend& append, const Tensor& k, const Tensor& v,
+                std::span<const AttentionSegment> segments);
+  // k and v of the segments that attend to their own entries, as their rows would store them; the
+  // other rows hold anything. None where no row rounds.
+  std::pair<Tensor, Tensor> rounded_kv(const Tensor& k, const Tensor& v,
+                                       std::span<const AttentionSegment> segments);
   // here: on the calling thread, within a task.
   Quantized quantize(const float* x, int64_t m, int64_t k, bool here);
   void multiply(const float* x, int64_t m, int64_t k, std::span<const Product> products,

@@ -61,7 +61,7 @@ inline float* new_floats(const Tensor& x) { return reinterpret_cast<float*>(data
 class CpuKvPage final : public KvPage {
  public:
   CpuKvPage(std::shared_ptr<std::byte> bytes, const KvSpec& page_spec)
-      : memory(std::move(bytes)), spec(page_spec) {}
+      : KvPage(page_spec), memory(std::move(bytes)) {}
   // The first of spec.k_dim elements that lie kKvPageTokens apart.
   std::byte* key(int64_t head, int64_t token) const {
     return memory.get() + (head * kKvPageTokens * spec.k_dim + token) * block_bytes(spec.type);
@@ -73,7 +73,6 @@ class CpuKvPage final : public KvPage {
   }
 
   std::shared_ptr<std::byte> memory;
-  KvSpec spec;
 };
 
 inline CpuKvPage& page_of(const KvRow& row, int64_t index) {

@@ -16,7 +16,9 @@ namespace {
 
 constexpr size_t kLayoutsKept = 4;
 
-bool functional(const AttentionSegment& s) { return s.read == nullptr && s.write == nullptr; }
+bool functional(const AttentionSegment& s) {
+  return s.read == nullptr && s.write == nullptr && !s.own_entries;
+}
 
 // Each head repeated `times` times: [b, n, heads, d] -> [b, n, heads * times, d].
 at::Tensor repeat_heads(const at::Tensor& x, int64_t times) {
@@ -25,15 +27,11 @@ at::Tensor repeat_heads(const at::Tensor& x, int64_t times) {
   return x.unsqueeze(3).expand({b, n, heads, times, d}).reshape({b, n, heads * times, d});
 }
 
-// The mask of one request's queries over the entries of a KV row, [1, 1, queries, keys], or
-// undefined where every query sees every key.
+// The mask of one request's queries over keys at these positions, [1, 1, queries, keys].
 at::Tensor position_mask(std::span<const int32_t> queries, std::span<const int32_t> keys,
                          int64_t window) {
   const auto m = static_cast<int64_t>(queries.size());
   const auto n = static_cast<int64_t>(keys.size());
-  if (keys.back() <= queries.front() &&
-      (window == 0 || int64_t{queries.back()} - keys.front() <= window))
-    return {};
   at::Tensor mask = at::empty({1, 1, m, n}, at::kFloat);
   float* out = mask.data_ptr<float>();
   for (int32_t query : queries)
@@ -73,27 +71,53 @@ at::Tensor TorchBackend::serving_attention(const AttentionSpec& spec, const at::
                                            const at::Tensor& k, const at::Tensor& v,
                                            std::span<const AttentionSegment> segments) {
   const c10::AutoGradMode no_graph(false);  // what lies in a cache is a constant
+  check_segments(segments, q.size(0));
   // Everything is appended before anything is read, so that the order of segments can't matter.
-  for (const AttentionSegment& s : segments)
-    if (s.write != nullptr)
-      append_kv(*s.write, s.positions, k.narrow(0, s.first_row, s.rows),
-                v.narrow(0, s.first_row, s.rows));
+  KvAppend append(*this);
+  store_kv(append, k, v, segments);
   std::vector<at::Tensor> results;
   results.reserve(segments.size());
   for (const AttentionSegment& s : segments) {
     if (s.rows == 0) continue;
-    REPRISE_CHECK(s.read != nullptr, "a serving segment reads no row");
-    const KvRow& row = *s.read;
-    REPRISE_CHECK(row.filled() > 0 && row.positions.front() <= s.positions.front(),
-                  "a query at position {} sees no key", s.positions.front());
-    REPRISE_CHECK(row.spec.heads == spec.kv_heads && row.spec.k_dim == spec.k_dim &&
-                  row.spec.v_dim == spec.v_dim);
-    const auto [keys, values] = kv_entries(row, 0, row.filled());
-    results.push_back(
-        sdpa(q.narrow(0, s.first_row, s.rows).unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0),
-             position_mask(s.positions, row.positions, spec.window), false, spec.scale)
-            .squeeze(0));
+    REPRISE_CHECK(s.read != nullptr || s.own_entries, "a serving segment reads no row");
+    REPRISE_CHECK(s.prefix < 0, "a segment of a KV row with a prefix of the call");
+    const int64_t entries = s.read == nullptr ? 0
+                            : s.own_entries   ? s.read->lower_bound(s.positions[0])
+                                              : s.read->filled();
+    REPRISE_CHECK(s.own_entries || (entries > 0 && s.read->position(0) <= s.positions[0]),
+                  "a query at position {} sees no key", s.positions[0]);
+    at::Tensor keys, values;
+    if (entries > 0) {
+      const KvSpec& width = s.read->spec;
+      REPRISE_CHECK(width.heads == spec.kv_heads && width.k_dim == spec.k_dim &&
+                    width.v_dim == spec.v_dim);
+      std::tie(keys, values) = kv_entries(*s.read, 0, entries);
+    }
+    if (s.own_entries) {
+      const auto add_own = [&](at::Tensor& list, const at::Tensor& x) {
+        at::Tensor own = x.narrow(0, s.first_row, s.rows);
+        if (s.own_type() == DType::F16) own = own.to(at::kHalf).to(at::kFloat);
+        list = list.defined() ? at::cat({list, own}, 0) : own;
+      };
+      add_own(keys, k);
+      add_own(values, v);
+    }
+    // In decode every key is seen, and nobody needs to know where each of them stands.
+    const int32_t lowest = entries > 0 ? s.read->position(0) : s.positions.front();
+    const int32_t highest = s.own_entries ? s.positions.back() : s.read->last_position();
+    at::Tensor mask;
+    if (highest > s.positions.front() ||
+        (spec.window > 0 && int64_t{s.positions.back()} - lowest > spec.window)) {
+      std::vector<int32_t> positions;
+      for (int64_t i = 0; i < entries; ++i) positions.push_back(s.read->position(i));
+      if (s.own_entries) positions.insert(positions.end(), s.positions.begin(), s.positions.end());
+      mask = position_mask(s.positions, positions, spec.window);
+    }
+    results.push_back(sdpa(q.narrow(0, s.first_row, s.rows).unsqueeze(0), keys.unsqueeze(0),
+                           values.unsqueeze(0), mask, false, spec.scale)
+                          .squeeze(0));
   }
+  append.commit();
   return at::cat(results, 0);
 }
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "backend/factory.h"
+#include "backend/kv/append.h"
 #include "backend/torch/torch_data.h"
 #include "backend/train_backend.h"
 
@@ -59,8 +60,11 @@ class TorchBackend final : public TrainBackend {
 
   // ---- torch_kv.cc: KV rows and attention to them
   std::shared_ptr<KvPage> new_page(const KvSpec& spec) override;
+  void copy_entries(const KvPage& from, int64_t first, KvPage& to, int64_t at,
+                    int64_t count) override;
+  void append_kv(const Tensor& k, const Tensor& v,
+                 std::span<const AttentionSegment> segments) override;
   std::pair<Tensor, Tensor> read_kv(const KvRow& row, int64_t begin, int64_t end) override;
-  KvRow fork(const KvRow& row) override;
 
   // ---- torch_attention.cc
   Tensor attention(const AttentionSpec& spec, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -116,8 +120,9 @@ class TorchBackend final : public TrainBackend {
   at::Tensor functional_attention(const AttentionSpec& spec, const at::Tensor& q,
                                   const at::Tensor& k, const at::Tensor& v,
                                   std::span<const AttentionSegment> segments);
-  void append_kv(KvRow& row, std::span<const int32_t> positions, const at::Tensor& k,
-                 const at::Tensor& v);
+  // Appends k, v [rows, heads, ...] to the segments' rows; `append` may still undo it.
+  void store_kv(KvAppend& append, const at::Tensor& k, const at::Tensor& v,
+                std::span<const AttentionSegment> segments);
   // Entries [begin, end) of a row as F32.
   std::pair<at::Tensor, at::Tensor> kv_entries(const KvRow& row, int64_t begin, int64_t end) const;
 

@@ -90,8 +90,8 @@ class TorchWeight : public TorchTensor {
 // k [kKvPageTokens, heads, k_dim], v [kKvPageTokens, heads, v_dim], of the row's type.
 class TorchPage : public KvPage {
  public:
-  TorchPage(at::Tensor k, at::Tensor v, std::shared_ptr<TorchMeter> meter)
-      : k(std::move(k)), v(std::move(v)), meter_(std::move(meter)) {
+  TorchPage(const KvSpec& spec, at::Tensor k, at::Tensor v, std::shared_ptr<TorchMeter> meter)
+      : KvPage(spec), k(std::move(k)), v(std::move(v)), meter_(std::move(meter)) {
     bytes_ = static_cast<int64_t>(this->k.nbytes() + this->v.nbytes());
     meter_->kv += bytes_;
   }

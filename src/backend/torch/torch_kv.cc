@@ -12,20 +12,23 @@ at::ScalarType kv_type(const KvSpec& spec) {
   return spec.type == DType::F16 ? at::kHalf : at::kFloat;
 }
 
-TorchPage& page_of(const KvRow& row, int64_t entry) {
-  auto* page =
-      dynamic_cast<TorchPage*>(row.pages[static_cast<size_t>(entry / kKvPageTokens)].get());
-  REPRISE_CHECK(page != nullptr, "a page of another backend");
-  return *page;
+const TorchPage& torch_page(const KvPage& page) {
+  const auto* ours = dynamic_cast<const TorchPage*>(&page);
+  REPRISE_CHECK(ours != nullptr, "a page of another backend");
+  return *ours;
+}
+
+const TorchPage& page_of(const KvRow& row, int64_t entry) {
+  return torch_page(*row.pages[static_cast<size_t>(entry / kKvPageTokens)]);
 }
 
 }  // namespace
 
 std::shared_ptr<KvPage> TorchBackend::new_page(const KvSpec& spec) {
   const auto options = at::TensorOptions().device(device_).dtype(kv_type(spec));
-  return std::make_shared<TorchPage>(at::empty({kKvPageTokens, spec.heads, spec.k_dim}, options),
-                                     at::empty({kKvPageTokens, spec.heads, spec.v_dim}, options),
-                                     meter_);
+  return std::make_shared<TorchPage>(
+      spec, at::empty({kKvPageTokens, spec.heads, spec.k_dim}, options),
+      at::empty({kKvPageTokens, spec.heads, spec.v_dim}, options), meter_);
 }
 
 std::pair<at::Tensor, at::Tensor> TorchBackend::kv_entries(const KvRow& row, int64_t begin,
@@ -55,42 +58,49 @@ std::pair<Tensor, Tensor> TorchBackend::read_kv(const KvRow& row, int64_t begin,
   return {wrap(std::move(k)), wrap(std::move(v))};
 }
 
-KvRow TorchBackend::fork(const KvRow& row) {
+void TorchBackend::copy_entries(const KvPage& from, int64_t first, KvPage& to, int64_t at,
+                                int64_t count) {
   const c10::AutoGradMode no_graph(false);
-  KvRow copy = row;
-  if (row.filled() % kKvPageTokens != 0) {
-    const TorchPage& last = page_of(row, row.filled() - 1);
-    copy.pages.back() = std::make_shared<TorchPage>(last.k.clone(), last.v.clone(), meter_);
-  }
-  return copy;
+  const TorchPage &source = torch_page(from), &target = torch_page(to);
+  REPRISE_CHECK(source.spec == target.spec);
+  target.k.narrow(0, at, count).copy_(source.k.narrow(0, first, count));
+  target.v.narrow(0, at, count).copy_(source.v.narrow(0, first, count));
 }
 
-void TorchBackend::append_kv(KvRow& row, std::span<const int32_t> positions, const at::Tensor& k,
-                             const at::Tensor& v) {
-  const auto count = static_cast<int64_t>(positions.size());
-  REPRISE_CHECK(k.size(1) == row.spec.heads && k.size(2) == row.spec.k_dim &&
-                v.size(1) == row.spec.heads && v.size(2) == row.spec.v_dim);
-  for (int64_t done = 0; done < count;) {
-    const int64_t offset = row.filled() % kKvPageTokens;
-    if (offset == 0) {
-      row.pages.push_back(new_page(row.spec));
-    } else if (row.pages.back().use_count() > 1) {
-      // A row cut back into a page it shares with others must not write over their entries.
-      const TorchPage& shared = page_of(row, row.filled() - 1);
-      row.pages.back() = std::make_shared<TorchPage>(shared.k.clone(), shared.v.clone(), meter_);
-    }
-    auto& page = static_cast<TorchPage&>(*row.pages.back());
-    const int64_t fits = std::min(count - done, kKvPageTokens - offset);
-    page.k.narrow(0, offset, fits).copy_(k.narrow(0, done, fits));
-    page.v.narrow(0, offset, fits).copy_(v.narrow(0, done, fits));
-    for (int64_t i = done; i < done + fits; ++i) {
-      const int32_t position = positions[static_cast<size_t>(i)];
-      REPRISE_CHECK(row.positions.empty() || position > row.positions.back(),
-                    "position {} behind {}", position, row.positions.back());
-      row.positions.push_back(position);
-    }
-    done += fits;
+void TorchBackend::store_kv(KvAppend& append, const at::Tensor& k, const at::Tensor& v,
+                            std::span<const AttentionSegment> segments) {
+  std::vector<int64_t> begins;  // of the segments that are written, in order
+  for (const AttentionSegment& s : segments) {
+    if (s.write == nullptr) continue;
+    const KvSpec& spec = s.write->spec;
+    REPRISE_CHECK(k.size(1) == spec.heads && k.size(2) == spec.k_dim && v.size(1) == spec.heads &&
+                  v.size(2) == spec.v_dim);
+    begins.push_back(append.extend(*s.write, s.positions));
   }
+  auto next = begins.begin();
+  for (const AttentionSegment& s : segments) {
+    if (s.write == nullptr) continue;
+    const int64_t begin = *next++;
+    for (int64_t done = 0; done < s.rows;) {
+      const int64_t offset = (begin + done) % kKvPageTokens;
+      const int64_t count = std::min(s.rows - done, kKvPageTokens - offset);
+      const TorchPage& page = page_of(*s.write, begin + done);
+      page.k.narrow(0, offset, count).copy_(k.narrow(0, s.first_row + done, count));
+      page.v.narrow(0, offset, count).copy_(v.narrow(0, s.first_row + done, count));
+      done += count;
+    }
+  }
+}
+
+void TorchBackend::append_kv(const Tensor& k, const Tensor& v,
+                             std::span<const AttentionSegment> segments) {
+  const c10::AutoGradMode no_graph(false);
+  REPRISE_CHECK(k.rank() == 3 && v.rank() == 3 && k.dim(0) == v.dim(0) && k.dim(1) == v.dim(1),
+                "k {}, v {}", shape_string(k.shape()), shape_string(v.shape()));
+  check_segments(segments, k.dim(0));
+  KvAppend append(*this);
+  store_kv(append, at_of(k), at_of(v), segments);
+  append.commit();
 }
 
 }  // namespace reprise

@@ -15,13 +15,18 @@
 
 namespace reprise {
 
-// Runs one block. `write` is the KV row that gets this visit's keys and values, `read` the one its
-// queries attend to; `adapter` selects the low-rank adapters of the block's matrices (-1: none).
+// Runs one block. `write` is the KV row that gets this visit's keys and values (-1: none keeps
+// them), `read` the one its queries attend to; `adapter` selects the low-rank adapters of the
+// block's matrices (-1: none).
 struct Visit {
   int block = 0;
   int read = 0;
   int write = 0;
   int adapter = -1;
+  // The queries attend to what `read` holds of positions before this call, and to the keys and
+  // values of this very visit for the call's own positions: loops that share one KV row see the
+  // past of the loop that writes it. The result then depends on how a prompt is cut into calls.
+  bool past = false;
   bool operator==(const Visit&) const = default;
 };
 
@@ -54,17 +59,48 @@ struct Combine {
   bool operator==(const Combine&) const = default;
 };
 
+// x = x + scale * reg (looped models that get the state before the loops again in every loop).
+struct Add {
+  int reg = 0;
+  float scale = 1;
+  bool operator==(const Add&) const = default;
+};
+
+// x = the scheme's own function number `index` of the state and a kept one, such as a matrix over
+// both ([x, reg] -> x): Scheme::inject.
+struct Inject {
+  int reg = 0;
+  int index = 0;
+  bool operator==(const Inject&) const = default;
+};
+
+// x = norm(x): the model's final norm, or with index >= 0 the scheme's norm of this number
+// (Scheme::step_norm).
+struct Norm {
+  int index = -1;
+  bool operator==(const Norm&) const = default;
+};
+
+// x = the scheme's initial state number `index` (Scheme::initial_state): zeros, a learned vector, a
+// random draw. The state before is gone unless it was saved.
+struct Initial {
+  int index = 0;
+  bool operator==(const Initial&) const = default;
+};
+
 // A place where a token may leave, with the state before the final norm; `norm`: apply the final
-// norm to the state that goes on.
+// norm to the state that goes on. A token that leaves goes on at step `coda`: the layers behind the
+// loops, which every token runs. -1: there is none, it has its final state.
 struct LoopEnd {
   int loop = 0;
   bool norm = false;
+  int coda = -1;
   bool operator==(const LoopEnd&) const = default;
 };
 
 struct Step {
-  std::variant<Visit, Mix, Save, Combine, LoopEnd> op;
-  // Name of the state after this step for observers ("layer.3.out"); empty: not shown.
+  std::variant<Visit, Mix, Save, Combine, Add, Inject, Norm, Initial, LoopEnd> op;
+  // Name of the state after this step for traces ("layer.3.out"); empty: not shown.
   std::string label;
   bool operator==(const Step&) const = default;
 };
@@ -95,9 +131,14 @@ struct Plan {
   int unique_blocks() const;
   int loops() const;  // number of LoopEnd steps
 
-  // Throws Error ("<where>: step 7: ...") unless: blocks, rows and registers are in range, every
-  // row is written before (or by the visit that) reads it, no row is written twice, every Mix
-  // follows a visit and skips below 0 to 1, every register is saved before it is combined.
+  // By KV row the step that writes it; -1: none does. (No row is written twice.)
+  std::vector<int> writers() const;
+
+  // Throws Error ("<where>: step 7: ...") unless: blocks, rows and registers are in range; every
+  // row is written before (or by the visit that) reads it, one whose past alone is read anywhere in
+  // the plan; no row is written twice, and a visit that writes none reads another's; every Mix
+  // follows a visit and skips below 0 to 1; every register is saved before it is used; a coda lies
+  // behind its loop end and reads nothing that a token leaving there doesn't have.
   void check(int blocks, const std::string& where) const;
 
   bool operator==(const Plan&) const = default;

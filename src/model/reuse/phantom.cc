@@ -50,6 +50,9 @@ struct PhantomState : SchemeState {
   std::unique_ptr<SchemeState> clone() const override {
     return std::make_unique<PhantomState>(*this);
   }
+  void truncate(int64_t length) override {
+    if (length == 0) sos.clear();
+  }
 };
 
 class Phantom : public Scheme {
@@ -93,9 +96,9 @@ class Phantom : public Scheme {
     return {config_.text.kv_heads, width, width};
   }
 
-  Tensor attend(Backend& be, int block, const VisitRows& rows, const Qkv& qkv) override {
+  // [q, q*], [k, k*], [v, y]
+  Qkv widen(Backend& be, int block, const VisitRows& rows, const Qkv& qkv) const override {
     const PhantomWeights& w = weights_[static_cast<size_t>(block)];
-    const TextConfig& config = config_.text;
     const Sos sos = sos_tokens(be, w, rows, qkv);
     const Tensor* const inputs[] = {&qkv.q, &qkv.k, &qkv.v};
     std::array<HeadCross, 3> parts;
@@ -106,24 +109,28 @@ class Phantom : public Scheme {
                   .keys = sos.keys[c],
                   .values = sos.values[c],
                   .factor = c < 2 ? eta_ : 1.0f};  // of v the cache keeps y itself
-    // [q, q*], [k, k*], [v, y]
-    const std::vector<Tensor> wide =
-        cross_heads(be, parts, 1.0f / std::sqrt(static_cast<float>(config.head_dim)), sos.of_row);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(config_.text.head_dim));
+    std::vector<Tensor> wide = cross_heads(be, parts, scale, sos.of_row);
+    return {std::move(wide[0]), std::move(wide[1]), std::move(wide[2])};
+  }
 
-    AttentionSpec spec;
-    spec.heads = config.heads;
-    spec.kv_heads = config.kv_heads;
-    spec.k_dim = spec.v_dim = 2 * config.head_dim;
-    spec.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));  // not of the doubled width
-    spec.window = config.window;
-    // [rows, heads, 2 hd]: o1, then sum p y_v
-    const Tensor both = be.attention(spec, wide[0], wide[1], wide[2], rows.attention);
+  // The scale stays that of the original width.
+  AttentionSpec attention_spec(int block) const override {
+    AttentionSpec spec = Scheme::attention_spec(block);
+    spec.k_dim = spec.v_dim = 2 * config_.text.head_dim;
+    return spec;
+  }
+
+  // both: [rows, heads, 2 hd], o1, then sum p y_v
+  Tensor narrow(Backend& be, int block, const VisitRows& rows, const Qkv& qkv, const Qkv& wide,
+                const Tensor& both) const override {
     if (!gated_) {
-      const int64_t hd = config.head_dim;
+      const int64_t hd = config_.text.head_dim;
       return be.add(be.slice(both, 2, 0, hd), be.slice(both, 2, hd, 2 * hd), 0.5f * eta_);
     }
+    const PhantomWeights& w = weights_[static_cast<size_t>(block)];
     const auto [out, gate] = gate_halves(be, both, eta_, w.gate1, w.gate2);
-    if (rows.observer) show(be, rows, qkv, wide, both, gate);
+    if (rows.watch) show(be, rows, qkv, wide, both, gate);
     return out;
   }
 
@@ -134,7 +141,7 @@ class Phantom : public Scheme {
     std::vector<int32_t> of_row;             // which request each row belongs to
   };
 
-  void show(Backend& be, const VisitRows& rows, const Qkv& qkv, const std::vector<Tensor>& wide,
+  void show(Backend& be, const VisitRows& rows, const Qkv& qkv, const Qkv& wide,
             const Tensor& both, const Tensor& gate) const {
     const TextConfig& config = config_.text;
     const int64_t n = gate.dim(0), hd = config.head_dim;
@@ -150,32 +157,29 @@ class Phantom : public Scheme {
       const Tensor flat = be.reshape(x, {n * config.kv_heads, hd});
       return be.reshape(be.gather_rows(flat, from), {n, config.heads, hd});
     };
-    const auto observe = [&](const char* name, const Tensor& x) {
-      rows.observer->observe(rows.label + name, x);
-    };
-    observe(".qstar", second(wide[0]));
-    observe(".kstar", per_head(second(wide[1])));
-    observe(".vstar", per_head(be.add(qkv.v, second(wide[2]), eta_)));
+    rows.watch.value("qstar", second(wide.q));
+    rows.watch.value("kstar", per_head(second(wide.k)));
+    rows.watch.value("vstar", per_head(be.add(qkv.v, second(wide.v), eta_)));
     const Tensor o1 = be.slice(both, 2, 0, hd);
-    observe(".o1", o1);
-    observe(".o2", be.add(o1, second(both), eta_));
-    observe(".gate_w", be.reshape(gate, {n, config.heads}));
+    rows.watch.value("o1", o1);
+    rows.watch.value("o2", be.add(o1, second(both), eta_));
+    rows.watch.value("gate_w", be.reshape(gate, {n, config.heads}));
   }
 
   // The sos side for every request of the call, computed at its first token and kept with it.
   Sos sos_tokens(Backend& be, const PhantomWeights& w, const VisitRows& rows,
                  const Qkv& qkv) const {
-    const auto& segments = rows.rows->segments;
+    const auto& segments = rows.segments;
     Sos out;
     std::map<int, int32_t> request_of_segment;  // of segments that begin a request
     for (size_t i = 0; i < segments.size(); ++i) {
-      const RowSegment& segment = segments[i];
+      const VisitSegment& segment = segments[i];
       int32_t request;
       if (segment.prefix >= 0) {  // training: the sos token is the shared prefix's
         request = request_of_segment.at(segment.prefix);
       } else {
         request = static_cast<int32_t>(out.keys[0].size());
-        const std::array<SosPart, 3> parts = sos_of(be, w, rows, segment, qkv);
+        const std::array<SosPart, 3> parts = sos_of(be, w, segment, qkv);
         for (size_t c = 0; c < 3; ++c) {
           out.keys[c].push_back(parts[c].k);
           out.values[c].push_back(parts[c].v);
@@ -187,17 +191,16 @@ class Phantom : public Scheme {
     return out;
   }
 
-  std::array<SosPart, 3> sos_of(Backend& be, const PhantomWeights& w, const VisitRows& rows,
-                                const RowSegment& segment, const Qkv& qkv) const {
+  std::array<SosPart, 3> sos_of(Backend& be, const PhantomWeights& w,
+                                const VisitSegment& segment, const Qkv& qkv) const {
     PhantomState* state = nullptr;
     if (segment.sequence) {
       if (!segment.sequence->scheme) segment.sequence->scheme = std::make_unique<PhantomState>();
       state = static_cast<PhantomState*>(segment.sequence->scheme.get());
-      const auto it = state->sos.find(rows.visit.write);
+      const auto it = state->sos.find(segment.write);
       if (it != state->sos.end()) return it->second;
     }
-    REPRISE_CHECK(rows.rows->positions[static_cast<size_t>(segment.first_row)] == 0,
-                  "a request must begin with its first token");
+    REPRISE_CHECK(segment.first_position == 0, "a request must begin with its first token");
     const Tensor* const inputs[] = {&qkv.q, &qkv.k, &qkv.v};
     std::array<SosPart, 3> parts;
     for (int c = 0; c < 3; ++c) {
@@ -206,7 +209,7 @@ class Phantom : public Scheme {
       const std::vector<Tensor> kv = be.linear(be.reshape(s, {s.dim(1), s.dim(2)}), weights, {});
       parts[c] = {be.unary(kv[0], Unary::Gelu), be.unary(kv[1], Unary::Gelu)};
     }
-    if (state) state->sos[rows.visit.write] = parts;
+    if (state) state->sos[segment.write] = parts;
     return parts;
   }
 

@@ -156,7 +156,7 @@ class Trol : public Scheme {
     return plan;
   }
 
-  Tensor mix_weight(Backend& be, const Mix&, const Tensor& in) override {
+  Tensor mix_weight(Backend& be, const Mix&, const Tensor& in) const override {
     if (mixing_ == Mixing::Learned)
       return be.unary(be.scale(be.linear(in, gate_), 2.0f), Unary::Sigmoid);
     std::vector<float> w(static_cast<size_t>(in.dim(0)), 0.5f);

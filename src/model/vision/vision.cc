@@ -29,7 +29,18 @@ std::vector<int32_t> shuffle_order(int64_t tiles, int side, int shuffle) {
 }  // namespace
 
 VisionTower::VisionTower(const VisionConfig& config, int text_width)
-    : config_(config), text_width_(text_width), blocks_(static_cast<size_t>(config.layers)) {}
+    : config_(config), text_width_(text_width), blocks_(static_cast<size_t>(config.layers)) {
+  const auto layer_norm = [](NormWeight& norm, float eps) {
+    norm.kind = NormKind::Layer;
+    norm.eps = eps;
+  };
+  layer_norm(pre_norm_, config.norm_eps);
+  layer_norm(proj_norm_, kProjectorNormEps);
+  for (VisionBlock& block : blocks_) {
+    layer_norm(block.norm1, config.norm_eps);
+    layer_norm(block.norm2, config.norm_eps);
+  }
+}
 
 void VisionTower::visit_tensors(const TensorVisitor& visitor) {
   const bool clip = config_.kind == VisionConfig::Kind::Clip;
@@ -47,10 +58,8 @@ void VisionTower::visit_tensors(const TensorVisitor& visitor) {
     visitor({name + ".weight", std::move(shape), WeightUse::Matrix, role, &w.weight, flatten});
     if (bias) vector(name + ".bias", {out}, &w.bias, role);
   };
-  const auto norm = [&](const std::string& name, int64_t width, float eps, NormWeight& w,
+  const auto norm = [&](const std::string& name, int64_t width, NormWeight& w,
                         Role role = Role::Vision) {
-    w.kind = NormKind::Layer;
-    w.eps = eps;
     vector(name + ".weight", {width}, &w.weight, role);
     vector(name + ".bias", {width}, &w.bias, role);
   };
@@ -59,14 +68,14 @@ void VisionTower::visit_tensors(const TensorVisitor& visitor) {
   vector(root + "embeddings.class_embedding", clip ? Shape{d} : Shape{1, 1, d}, &class_token_);
   if (clip) {
     vector(root + "embeddings.position_embedding.weight", {1 + patches, d}, &positions_);
-    norm(root + "pre_layrnorm", d, config_.norm_eps, pre_norm_);
+    norm(root + "pre_layrnorm", d, pre_norm_);
   } else {
     vector(root + "embeddings.position_embedding", {1, 1 + patches, d}, &positions_);
   }
   for (int i = 0; i < config_.layers; ++i) {
     VisionBlock& b = blocks_[static_cast<size_t>(i)];
     const std::string layer = fmt::format("{}encoder.layers.{}.", root, i);
-    norm(layer + (clip ? "layer_norm1" : "norm1"), d, config_.norm_eps, b.norm1);
+    norm(layer + (clip ? "layer_norm1" : "norm1"), d, b.norm1);
     if (clip) {
       matrix(layer + "self_attn.q_proj", {d, d}, b.q);
       matrix(layer + "self_attn.k_proj", {d, d}, b.k);
@@ -77,14 +86,14 @@ void VisionTower::visit_tensors(const TensorVisitor& visitor) {
       matrix(layer + "attn.proj", {d, d}, b.o);
       vector(layer + "ls1", {d}, &b.scale1);
     }
-    norm(layer + (clip ? "layer_norm2" : "norm2"), d, config_.norm_eps, b.norm2);
+    norm(layer + (clip ? "layer_norm2" : "norm2"), d, b.norm2);
     matrix(layer + "mlp.fc1", {ffn, d}, b.fc1);
     matrix(layer + "mlp.fc2", {d, ffn}, b.fc2);
     if (!clip) vector(layer + "ls2", {d}, &b.scale2);
   }
   // InternVit: LayerNorm, Linear, GELU, Linear. Clip ("mlp2x_gelu"): Linear, GELU, Linear.
   if (!clip)
-    norm("vision_proj.0", config_.projector_in(), kProjectorNormEps, proj_norm_, Role::Projector);
+    norm("vision_proj.0", config_.projector_in(), proj_norm_, Role::Projector);
   matrix(clip ? "vision_proj.0" : "vision_proj.1",
          {config_.projector_hidden, config_.projector_in()}, proj1_, true, Role::Projector);
   matrix(clip ? "vision_proj.2" : "vision_proj.3", {text_width_, config_.projector_hidden}, proj2_,

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "model/config/config.h"
-#include "model/rows.h"
+#include "model/run/observer.h"
 #include "model/tensor_table.h"
 
 namespace reprise {

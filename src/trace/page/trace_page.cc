@@ -45,14 +45,13 @@ TraceToken trace_token(const Tokenizer& tokenizer, int32_t id, TokenKind kind) {
   return token;
 }
 
-TracePicture trace_picture(const ModelConfig& config, const std::filesystem::path& path,
-                           bool apply_exif) {
+TracePicture trace_picture(const ModelConfig& config, const Picture& shown, bool apply_exif) {
   const PreprocessConfig preprocess = preprocess_config(config.image, apply_exif);
   DecodeOptions decode;
   decode.apply_exif = apply_exif;
-  Image image = load_image(path, decode);
+  Image image = decode_image(shown.bytes(), shown.name(), decode);
   TracePicture picture;
-  picture.name = to_valid_utf8(path.filename().string());
+  picture.name = to_valid_utf8(std::filesystem::path(shown.name()).filename().string());
   picture.width = image.width;
   picture.height = image.height;
   if (preprocess.kind == PreprocessKind::Tiles) {
@@ -119,17 +118,15 @@ TracePage collect_trace(LoadedModel& engine, const TokenPrompt& prompt, std::spa
     page.tokens.push_back(trace_token(tokenizer, id, TokenKind::Answer));
 
   int64_t picture_tokens = 0;
-  for (const std::filesystem::path& path : request.pictures) {
-    page.pictures.push_back(trace_picture(config, path, request.apply_exif));
+  for (const Picture& shown : request.pictures) {
+    page.pictures.push_back(trace_picture(config, shown, request.apply_exif));
     const TracePicture& picture = page.pictures.back();
     picture_tokens += int64_t{picture.tiles()} * picture.side * picture.side;
   }
   const int64_t placeholders = std::count(prompt.is_image.begin(), prompt.is_image.end(), 1);
   if (picture_tokens != placeholders)
-    fail(
-        "--trace: the pictures have {} tokens now, but the prompt was made with {}; did a file "
-        "change?",
-        picture_tokens, placeholders);
+    fail("--trace: the pictures have {} tokens, but the prompt was made with {}", picture_tokens,
+         placeholders);
 
   const auto plans = make_plans(engine.model(), request.plan);
   const bool whole = prompt.size() > 1;
@@ -139,15 +136,15 @@ TracePage collect_trace(LoadedModel& engine, const TokenPrompt& prompt, std::spa
   TraceMeasures measures(engine.model(), prompt_plan, plans->decode,
                          static_cast<int64_t>(page.tokens.size()));
   Session session(engine.model(), plans, request.chunk);
-  measures.begin_call(prompt_plan, 0);
+  measures.begin_call(0);
   session.prefill(
       prompt,
       [&](int64_t first, const Tensor& state) {
-        measures.begin_call(prompt_plan, first + state.dim(0));
+        measures.begin_call(first + state.dim(0));
       },
       &measures);
   for (size_t i = 0; i + 1 < answer.size(); ++i) {
-    measures.begin_call(plans->decode, session.length());
+    measures.begin_call(session.length());
     session.decode(answer[i], &measures);
   }
   page.measures = measures.finish();

@@ -79,13 +79,13 @@ struct TracePage {
 struct TraceRequest {
   PlanOptions plan;
   int64_t chunk = 512;
-  std::vector<std::filesystem::path> pictures;  // in the order of the prompt
+  std::vector<Picture> pictures;  // in the order of the prompt
   bool apply_exif = false;
 };
 
 // Runs prompt and answer (its tokens as generated) and collects. The answer's last token was
-// chosen but never run, so it has no values. Throws Error when a picture can't be read any more or
-// has other tokens than the prompt.
+// chosen but never run, so it has no values. Throws Error when the pictures have other tokens than
+// the prompt.
 TracePage collect_trace(LoadedModel& engine, const TokenPrompt& prompt, std::span<const int32_t> answer,
                         const TraceRequest& request);
 

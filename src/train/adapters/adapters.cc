@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/pattern.h"
 #include "base/rng.h"
 #include "formats/safetensors.h"
 

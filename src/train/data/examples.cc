@@ -66,7 +66,7 @@ Line read_line(const std::string& text, const std::string& where,
   if (object.has("messages")) {
     for (const char* key : {"question", "answer", "image", "images"})
       if (object.has(key)) object.fail_at(key, "is given beside 'messages'");
-    for (const ChatTurn& turn :
+    for (const FileMessage& turn :
          parse_messages(json["messages"], where + ": key 'messages'", folder)) {
       line.conversation.push_back({turn.role, turn.text, static_cast<int>(turn.images.size())});
       line.images.insert(line.images.end(), turn.images.begin(), turn.images.end());

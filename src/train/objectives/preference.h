@@ -10,18 +10,11 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
 #include "backend/train_backend.h"
+#include "train/data/batch.h"
 
 namespace reprise {
-
-// One answer's targets: [first, first + count) of a batch's.
-struct AnswerTargets {
-  int64_t first = 0;
-  int64_t count = 0;
-  bool rejected = false;  // a wrong one; it stands right behind the right one
-};
 
 struct PreferenceOptions {
   double beta = 2;

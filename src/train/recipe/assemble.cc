@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "model/load.h"
-#include "train/trainer.h"
+#include "train/train_model.h"
 
 namespace reprise {
 namespace {

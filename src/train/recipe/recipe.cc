@@ -1,14 +1,13 @@
 #include "train/recipe/recipe.h"
 
-#include <yaml-cpp/yaml.h>
-
-#include <cmath>
-#include <numbers>
+#include <algorithm>
 #include <set>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "train/objectives/objective.h"
+#include "train/recipe/section.h"
 
 namespace reprise {
 namespace {
@@ -16,82 +15,6 @@ namespace {
 constexpr double kMostGateBias = 1000;
 constexpr int64_t kMostRank = 1 << 16;
 constexpr int64_t kMostBatch = 1 << 16;  // far above what fits; a typing error ends here
-
-// One mapping of the file; remembers which keys were asked for, so that the rest can be refused.
-class Section {
- public:
-  Section(const YAML::Node& node, std::string where, std::string name)
-      : node_(node), where_(std::move(where)), name_(std::move(name)) {
-    if (!node_.IsNull() && !node_.IsMap()) bad("", "expected a mapping of keys");
-    if (!node_.IsMap()) return;
-    std::set<std::string> seen;  // yaml-cpp takes the first of two equal keys
-    for (const auto& entry : node_) {
-      if (!entry.first.IsScalar()) bad("", "expected keys that are plain words");
-      if (!seen.insert(entry.first.Scalar()).second) bad(entry.first.Scalar(), "is given twice");
-    }
-  }
-
-  bool has(const std::string& key) {
-    known_.insert(key);
-    return node_.IsMap() && node_[key] && !node_[key].IsNull();
-  }
-  template <class T>
-  void read(const std::string& key, T& value, const char* expected) {
-    if (!has(key)) return;
-    try {
-      value = node_[key].as<T>();
-    } catch (const YAML::Exception&) {
-      bad(key, fmt::format("expected {}", expected));
-    }
-  }
-  void read_int(const std::string& key, int64_t& value, int64_t low,
-                int64_t high = int64_t{1} << 40) {
-    const bool given = has(key);
-    read(key, value, "an integer");
-    if (given && (value < low || value > high))
-      bad(key, fmt::format("expected {} to {}, found {}", low, high, value));
-  }
-  void read_number(const std::string& key, double& value, double low) {
-    read(key, value, "a number");
-    if (!(value >= low) || !std::isfinite(value))
-      bad(key, fmt::format("expected a finite number of at least {}, found {}", low, value));
-  }
-  void read_path(const std::string& key, std::filesystem::path& value,
-                 const std::filesystem::path& folder) {
-    std::string text;
-    read(key, text, "a path");
-    if (!text.empty()) value = folder / text;  // an absolute path replaces the folder
-  }
-  YAML::Node node(const std::string& key) { return has(key) ? node_[key] : YAML::Node(); }
-  // Refuses keys that nobody asked for.
-  void finish() {
-    if (!node_.IsMap()) return;
-    for (const auto& entry : node_) {
-      const std::string& key = entry.first.Scalar();
-      if (known_.contains(key)) continue;
-      std::string list;
-      for (const std::string& name : known_) list += (list.empty() ? "" : ", ") + name;
-      bad(key, "unknown key; expected one of " + list);
-    }
-  }
-  [[noreturn]] void bad(const std::string& key, const std::string& message) const {
-    const YAML::Node at = key.empty() || !node_.IsMap() ? node_ : node_[key];
-    const std::string line =
-        at && at.Mark().line >= 0 ? fmt::format(":{}", at.Mark().line + 1) : "";
-    fail("{}{}: key '{}{}{}': {}", where_, line, name_, name_.empty() || key.empty() ? "" : ".",
-         key, message);
-  }
-
- private:
-  YAML::Node node_;  // a mapping, or null: the section is left out
-  std::string where_;
-  std::string name_;
-  std::set<std::string> known_;
-};
-
-void read_strings(Section& section, const std::string& key, std::vector<std::string>& values) {
-  section.read(key, values, "a list of strings");
-}
 
 DataSource read_source(const YAML::Node& node, const std::string& where, size_t index,
                        const std::filesystem::path& folder) {
@@ -193,16 +116,17 @@ void read_optimizer(Section section, OptimizerRecipe& o) {
   if (o.min_lr > o.lr) section.bad("min_lr", "is larger than lr");
 }
 
-void read_loss(Section& top, Section section, Recipe& recipe) {
-  std::string loss = "sft";
-  top.read("loss", loss, "sft or sft+po");
-  if (loss != "sft" && loss != "sft+po")
-    top.bad("loss", "expected sft or sft+po, found '" + loss + "'");
-  recipe.preference = loss == "sft+po";
-  section.read_number("beta", recipe.po.beta, 0);
-  section.read_number("gamma", recipe.po.gamma, 0);
-  section.finish();
-  if (!recipe.preference && top.has("po")) top.bad("po", "is given, but loss is not sft+po");
+void read_loss(Section& top, Recipe& recipe, const std::filesystem::path& folder) {
+  top.read("loss", recipe.loss, "an objective's name");
+  const ObjectiveKind* chosen = find_objective(recipe.loss);
+  if (!chosen)
+    top.bad("loss", fmt::format("expected one of {}, found '{}'", objective_names(), recipe.loss));
+  for (const ObjectiveKind& kind : objective_kinds())
+    for (const std::string& section : kind.sections)
+      if (std::ranges::find(chosen->sections, section) == chosen->sections.end() &&
+          top.has(section))
+        top.bad(section, fmt::format("is given, but loss is not {}", kind.name));
+  if (chosen->read) recipe.loss_options = chosen->read(top, folder);
 }
 
 void read_lora(Section section, Recipe& recipe) {
@@ -210,7 +134,7 @@ void read_lora(Section section, Recipe& recipe) {
   section.read_int("r", lora.rank, 1, kMostRank);
   section.read_number("alpha", lora.alpha, 0);
   section.read_number("dropout", lora.dropout, 0);
-  read_strings(section, "targets", lora.targets);
+  section.read_strings("targets", lora.targets);
   section.read_path("from", lora.from, recipe.path.parent_path());
   std::string how = "merged";
   section.read("export", how, "merged or beside");
@@ -228,7 +152,7 @@ void read_quantize(Section section, Recipe& recipe) {
   QuantizeRecipe& quantize = recipe.quantize.emplace();
   section.read("type", quantize.type, "nf4 or int8");
   section.read("double", quantize.double_quantization, "true or false");
-  read_strings(section, "targets", quantize.targets);
+  section.read_strings("targets", quantize.targets);
   section.finish();
   if (quantize.type != "nf4" && quantize.type != "int8")
     section.bad("type", "expected nf4 or int8, found '" + quantize.type + "'");
@@ -252,8 +176,8 @@ void read_run(Section section, Recipe& recipe) {
   section.read_number("adapter_dropout", recipe.adapter_dropout, 0);
   if (recipe.adapter_dropout >= 1) section.bad("adapter_dropout", "expected a number below 1");
   section.read("seed", recipe.seed, "an integer of at least 0");
-  read_strings(section, "freeze", recipe.freeze);
-  read_strings(section, "train_only", recipe.train_only);
+  section.read_strings("freeze", recipe.freeze);
+  section.read_strings("train_only", recipe.train_only);
   section.read_int("checkpoint_every", recipe.checkpoint_every, 1);
   section.read_int("log_every", recipe.log_every, 1);
   section.finish();
@@ -277,13 +201,13 @@ Recipe load_recipe(const std::filesystem::path& path) {
   Section top(root, where, "");
   for (const char* key : {"model", "data", "run"})
     if (!top.has(key)) fail("{}: key '{}' is missing", where, key);
-  read_model(Section(top.node("model"), where, "model"), recipe, folder);
-  read_data(Section(top.node("data"), where, "data"), recipe, where, folder);
-  read_loss(top, Section(top.node("po"), where, "po"), recipe);
-  if (top.has("lora")) read_lora(Section(top.node("lora"), where, "lora"), recipe);
-  if (top.has("quantize")) read_quantize(Section(top.node("quantize"), where, "quantize"), recipe);
-  read_optimizer(Section(top.node("optimizer"), where, "optimizer"), recipe.optimizer);
-  read_run(Section(top.node("run"), where, "run"), recipe);
+  read_model(top.section("model"), recipe, folder);
+  read_data(top.section("data"), recipe, where, folder);
+  read_loss(top, recipe, folder);
+  if (top.has("lora")) read_lora(top.section("lora"), recipe);
+  if (top.has("quantize")) read_quantize(top.section("quantize"), recipe);
+  read_optimizer(top.section("optimizer"), recipe.optimizer);
+  read_run(top.section("run"), recipe);
   top.finish();
   return recipe;
 }
@@ -304,16 +228,13 @@ Json recipe_identity(const Recipe& recipe) {
                {"model.image_token", recipe.assembly.image_token},
                {"model.chat_format", recipe.chat_format},
                {"data.questions_per_image", recipe.questions_per_image},
-               {"loss", recipe.preference ? "sft+po" : "sft"},
+               {"loss", recipe.loss},
                {"run.batch", recipe.batch},
                {"run.accumulate", recipe.accumulate},
                {"run.precision", recipe.bf16 ? "bf16" : "fp32"},
                {"run.seed", recipe.seed},
                {"run.adapter_dropout", recipe.adapter_dropout}};
-  if (recipe.preference) {
-    json["po.beta"] = recipe.po.beta;
-    json["po.gamma"] = recipe.po.gamma;
-  }
+  if (recipe.loss_options) recipe.loss_options->identify(json);
   Json& sources = json["data.train"] = Json::array();
   for (const DataSource& source : recipe.train)
     sources.push_back({name(source.file), name(source.images), source.generator,
@@ -365,16 +286,6 @@ void check_same_recipe(const Recipe& recipe, const std::string& identity,
   if (!list.empty())
     fail("{}: was begun with another recipe than {}:{}", checkpoint.string(), recipe.path.string(),
          list);
-}
-
-double learning_rate(const OptimizerRecipe& o, int64_t step, int64_t steps, double at_least) {
-  if (step < o.warmup_steps)
-    return o.lr * static_cast<double>(step + 1) / static_cast<double>(o.warmup_steps);
-  const int64_t span = std::max<int64_t>(1, steps - o.warmup_steps);
-  const double progress = std::min(
-      1.0,
-      std::max(at_least, static_cast<double>(step - o.warmup_steps) / static_cast<double>(span)));
-  return o.min_lr + (o.lr - o.min_lr) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
 }
 
 }  // namespace reprise

@@ -4,14 +4,14 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "train/objectives/preference.h"
-
 namespace reprise {
+
+struct ObjectiveOptions;
 
 // Where examples come from. Exactly one of file and generator is set.
 struct DataSource {
@@ -89,8 +89,8 @@ struct Recipe {
   int64_t accumulate = 1;           // forward calls per optimizer step
   int64_t questions_per_image = 8;  // at most, per picture and step
   OptimizerRecipe optimizer;
-  bool preference = false;  // loss: sft+po, see preference.h
-  PreferenceOptions po;
+  std::string loss = "sft";  // the objective's name, see objectives/objective.h
+  std::shared_ptr<const ObjectiveOptions> loss_options;  // its own keys; null: defaults
   std::optional<LoraRecipe> lora;
   std::optional<QuantizeRecipe> quantize;
   double adapter_dropout = 0;           // in front of the model's own adapters (TroL on InternLM2)
@@ -112,14 +112,5 @@ std::string identity_text(const Recipe& recipe);
 // Throws Error that lists the keys which differ; `identity` is an identity_text, or empty.
 void check_same_recipe(const Recipe& recipe, const std::string& identity,
                        const std::filesystem::path& checkpoint);
-
-// The learning rate of a step (0-based): linear warm-up, then a cosine from lr to min_lr that ends
-// at `steps`.
-// at_least: share of the cosine that is over by other means (the clock), 0 to 1.
-double learning_rate(const OptimizerRecipe& optimizer, int64_t step, int64_t steps,
-                     double at_least = 0);
-
-// '*' matches any run of characters; the whole name must match.
-bool matches_pattern(const std::string& pattern, const std::string& name);
 
 }  // namespace reprise

@@ -106,6 +106,72 @@ Operation reading() {
   return op;
 }
 
+// Past entries of a row and the segment's own, in chunks, and a row that grows without attention.
+Operation own_entries() {
+  Operation op = {"attention to own entries behind a row's", 2e-5, {}};
+  for (const Setup& s : setups())
+    op.cases.push_back(
+        {name_of(s), [=](Backend& be) -> Results {
+           Inputs in(35);
+           KvRow past = {.spec = kv_spec(s)}, other = past;
+           const auto at = positions(in, s.rows, 4);
+           const Qkv x = inputs(be, in, s.spec, s.rows);
+           const Qkv z = inputs(be, in, s.spec, s.rows);
+           const AttentionSegment fill[] = {{0, s.rows, at, &past}};
+           be.append_kv(x.k, x.v, fill);
+           Results results;
+           for (int64_t begin = 0; begin < s.rows;) {
+             const int64_t rows = std::min<int64_t>(s.rows - begin, 1 + begin);
+             const auto cut = [&](const Tensor& t) { return be.slice(t, 0, begin, begin + rows); };
+             AttentionSegment own[] = {
+                 {0, rows,
+                  std::span(at).subspan(static_cast<size_t>(begin), static_cast<size_t>(rows)),
+                  begin % 2 == 0 ? &other : nullptr, &past}};
+             own[0].own_entries = true;
+             results.push_back(be.to_host(be.attention(s.spec, cut(z.q), cut(z.k), cut(z.v), own)));
+             begin += rows;
+           }
+           for (const KvRow* row : {&past, &other}) {
+             const auto [k, v] = be.read_kv(*row, 0, row->filled());
+             results.push_back(be.to_host(k));
+             results.push_back(be.to_host(v));
+           }
+           return results;
+         }});
+  return op;
+}
+
+Operation aliases() {
+  Operation op = {"alias_kv", 1e-6, {}};
+  for (const Setup& s : setups())
+    op.cases.push_back({name_of(s), [=](Backend& be) -> Results {
+                          Inputs in(36);
+                          KvRow from = {.spec = kv_spec(s)}, lined_up = from, some = from;
+                          const auto at = positions(in, s.rows, 0);
+                          const Qkv x = inputs(be, in, s.spec, s.rows);
+                          const AttentionSegment fill[] = {{0, s.rows, at, &from}};
+                          be.append_kv(x.k, x.v, fill);
+                          be.alias_kv(from, at, lined_up);
+                          std::vector<int32_t> picked;
+                          for (const int32_t position : at)
+                            if (in.below(4) != 0) picked.push_back(position);
+                          be.alias_kv(from, picked, some);
+                          Results results;
+                          for (KvRow* row : {&lined_up, &some}) {
+                            const int32_t next[] = {at.back() + 2};
+                            const Qkv z = inputs(be, in, s.spec, 1);
+                            const AttentionSegment step[] = {{0, 1, next, row, row}};
+                            results.push_back(
+                                be.to_host(be.attention(s.spec, z.q, z.k, z.v, step)));
+                            const auto [k, v] = be.read_kv(*row, 0, row->filled());
+                            results.push_back(be.to_host(k));
+                            results.push_back(be.to_host(v));
+                          }
+                          return results;
+                        }});
+  return op;
+}
+
 Operation functional() {
   Operation op = {"attention without KV rows", 2e-5, {}};
   for (const Setup& s : setups()) {
@@ -181,7 +247,7 @@ Operation full() {
 }  // namespace
 
 std::vector<Operation> attention_operations() {
-  return {serving(), reading(), functional(), rows(), full()};
+  return {serving(), reading(), own_entries(), aliases(), functional(), rows(), full()};
 }
 
 }  // namespace reprise::testing

@@ -54,11 +54,15 @@ TEST(CpuBackend, RefusesWhatItCannotDo) {
               AllOf(HasSubstr("'gpu'"), HasSubstr("cpu"), HasSubstr("torch")));
   const auto be = make_cpu_backend({.threads = 1});
   Inputs in(50);
-  EXPECT_THAT(error_of([&] { be->bind(in.host(DType::F64, {2, 2}), WeightUse::Matrix); }),
+  EXPECT_THAT(error_of([&] {
+                be->bind(in.host(DType::F64, {2, 2}), WeightUse::Matrix);
+              }),
               HasSubstr("F64"));
   EXPECT_THAT(error_of([&] { be->bind(in.host(DType::Q8_0, {32}), WeightUse::Vector); }),
               HasSubstr("Q8_0"));
-  EXPECT_THAT(error_of([&] { be->bind(in.host(DType::Q8_0, {2, 2, 32}), WeightUse::Matrix); }),
+  EXPECT_THAT(error_of([&] {
+                be->bind(in.host(DType::Q8_0, {2, 2, 32}), WeightUse::Matrix);
+              }),
               HasSubstr("[2, 2, 32]"));
   EXPECT_THAT(
       error_of([&] { be->new_page({.heads = 1, .k_dim = 1, .v_dim = 1, .type = DType::BF16}); }),
@@ -185,9 +189,7 @@ TEST(MemoryPool, KeepsABoundedAmountOfFreedMemory) {
   }
   EXPECT_GE(pool->cached_bytes(), 1000);
   EXPECT_EQ(pool->allocate(990, cpu::Account::Kv).get(), first);  // of the same class
-  {
-    const auto large = pool->allocate(int64_t{1} << 30, cpu::Account::Workspace);
-  }
+  { const auto large = pool->allocate(int64_t{1} << 30, cpu::Account::Workspace); }
   EXPECT_LT(pool->cached_bytes(), int64_t{1} << 30);
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t)
@@ -219,13 +221,93 @@ TEST(MemoryPool, KvBlocksArePartsOfSlabs) {
   parts.resize(50);
   for (int i = 0; i < 50; ++i) parts.push_back(pool->allocate(kPart, cpu::Account::Kv));
   EXPECT_EQ(pool->slab_bytes(), slabs) << "what was given back is used again";
+  EXPECT_EQ(pool->idle_slab_bytes(), 0);
+}
+
+// The rule is told in slabs.h: about half of the most in use lately is kept.
+TEST(MemoryPool, IdleSlabsGoBackOneByOne) {
+  const auto pool = cpu::MemoryPool::make();
+  constexpr int64_t kSlab = 2 << 20, kPart = kSlab / 16;
+  const auto take = [&](std::vector<std::shared_ptr<std::byte>>& parts, int64_t slabs) {
+    for (int64_t i = 0; i < 16 * slabs; ++i)
+      parts.push_back(pool->allocate(kPart, cpu::Account::Kv));
+  };
+  std::vector<std::shared_ptr<std::byte>> request, prompt;
+  for (int round = 0; round < 3; ++round) {
+    take(request, 20);
+    take(prompt, 20);  // a TroL prompt's second pass
+    EXPECT_EQ(pool->slab_bytes(), 40 * kSlab);
+    prompt.clear();
+    EXPECT_GE(pool->slab_bytes(), 38 * kSlab) << "nearly all is kept for the next prompt";
+    EXPECT_EQ(pool->slab_bytes(), 20 * kSlab + pool->idle_slab_bytes());
+    take(prompt, 10);
+    EXPECT_EQ(pool->slab_bytes(), 20 * kSlab + 10 * kSlab + pool->idle_slab_bytes());
+    EXPECT_LE(pool->slab_bytes(), 40 * kSlab) << "idle slabs are taken first";
+    prompt.clear();
+    request.clear();
+    EXPECT_LE(pool->slab_bytes(), 20 * kSlab);
+    EXPECT_GE(pool->slab_bytes(), 16 * kSlab);
+  }
+  // One slab in use keeps no other from going.
+  take(request, 20);
+  take(prompt, 20);
+  prompt.erase(prompt.begin() + 1, prompt.end());
+  request.clear();
+  EXPECT_LE(pool->slab_bytes(), 21 * kSlab);
+  // What a rare long request needed is forgotten.
+  prompt.clear();
+  for (int i = 0; i < 1500; ++i) {
+    take(prompt, 1);
+    prompt.clear();
+  }
+  EXPECT_LE(pool->slab_bytes(), static_cast<int64_t>(cpu::Slabs::kLeastIdle));
+}
+
+TEST(MemoryPool, IdleSlabsHaveABoundAndAnySizeOfParts) {
+  const auto pool = cpu::MemoryPool::make();
+  std::vector<std::shared_ptr<std::byte>> parts;
+  for (int i = 0; i < 400; ++i) parts.push_back(pool->allocate(4 << 20, cpu::Account::Kv));
+  EXPECT_GE(pool->slab_bytes(), int64_t{1600} << 20);
   parts.clear();
-  EXPECT_EQ(pool->slab_bytes(), slabs) << "and kept for the next request";
-  for (int i = 0; i < 300; ++i) parts.push_back(pool->allocate(4 << 20, cpu::Account::Kv));
-  EXPECT_GT(pool->slab_bytes(), int64_t{1} << 30);
-  parts.clear();
-  EXPECT_EQ(pool->slab_bytes(), 0) << "more than a bound isn't kept";
+  EXPECT_LE(pool->slab_bytes(), static_cast<int64_t>(cpu::Slabs::kMostIdle));
+  EXPECT_GE(pool->slab_bytes(), int64_t{400} << 20);
+  EXPECT_EQ(pool->slab_bytes(), pool->idle_slab_bytes());
   EXPECT_EQ(pool->usage(cpu::Account::Kv).now, 0);
+
+  const auto other = cpu::MemoryPool::make();
+  for (int i = 0; i < 64; ++i) parts.push_back(other->allocate(64 << 10, cpu::Account::Kv));
+  const int64_t slabs = other->slab_bytes();
+  parts.erase(parts.begin(), parts.begin() + 32);  // the first slab
+  EXPECT_GT(other->idle_slab_bytes(), 0);
+  parts.push_back(other->allocate(100 << 10, cpu::Account::Kv));
+  EXPECT_EQ(other->slab_bytes(), slabs) << "an idle slab is cut anew";
+  EXPECT_EQ(other->idle_slab_bytes(), 0);
+}
+
+TEST(MemoryPool, SlabsOfManyThreads) {
+  const auto pool = cpu::MemoryPool::make();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      std::vector<std::pair<std::shared_ptr<std::byte>, int64_t>> held;
+      for (int i = 0; i < 2000; ++i) {
+        const int64_t bytes = (16 << 10) << ((i * 7 + t) % 4);
+        held.emplace_back(pool->allocate(bytes, cpu::Account::Kv), bytes);
+        std::memset(held.back().first.get(), t, 64);
+        std::memset(held.back().first.get() + bytes - 64, t, 64);
+        if (i % 3 == 0) held.erase(held.begin() + i * 11 % static_cast<int64_t>(held.size()));
+        if (i % 300 == 299) {
+          for (const auto& [part, size] : held) {
+            EXPECT_EQ(static_cast<int>(part.get()[0]), t);
+            EXPECT_EQ(static_cast<int>(part.get()[size - 1]), t);
+          }
+          held.clear();
+        }
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(pool->usage(cpu::Account::Kv).now, 0);
+  EXPECT_EQ(pool->slab_bytes(), pool->idle_slab_bytes());
 }
 
 TEST(TorchLoader, SaysHowToGetTheBackend) {

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "backend/factory.h"
+#include "backend/kv/check.h"
 #include "unit/backend/conformance_operations.h"
 #include "unit/backend/random_inputs.h"
 
@@ -191,6 +192,8 @@ TEST(CpuDeterminism, AloneOrBesideOtherRows) {
       const auto all = be.to_host(block.run(be, be.concat(parts, 0), segments, ids));
       EXPECT_TRUE(same_bits(expected, part(all, before, before + kRows, Block::kWidth)))
           << dtype_name(type);
+      const KvRow* const rows_of_all[] = {&kv[0], &kv[1], &kv[2]};
+      EXPECT_NO_THROW(check_kv(rows_of_all));
     }
   });
 }
@@ -209,6 +212,126 @@ TEST(CpuDeterminism, OneRowOfALinear) {
           EXPECT_TRUE(same_bits(part(all, begin, begin + rows, 83), found))
               << dtype_name(type) << ", rows " << begin << " to " << begin + rows;
         }
+    }
+  });
+}
+
+// Attention to a row's past and the segment's own entries: the same bits as by way of the row.
+TEST(CpuDeterminism, OwnEntriesAsIfTheRowHeldThem) {
+  on_every_backend([](Backend& be, const BackendOptions&) {
+    for (const DType kv_type : {DType::F32, DType::F16})
+      for (const int64_t window : {0, 29}) {
+        Block block(be, DType::F32);
+        block.window = window;
+        const std::vector<float> expected = whole_prompt(be, block, kv_type);
+        const Tensor x = Inputs(41).tensor(be, {kRows, Block::kWidth});
+        const auto at = ascending(kRows, 2);
+        const auto ids = adapters(kRows);
+        for (const int64_t chunk : {1, 3, 31, 75})
+          for (const bool keep : {false, true}) {
+            // The row that is read holds other entries at the chunk's own positions.
+            KvRow row = {.spec = block.kv(kv_type)}, copy = row;
+            std::vector<float> found;
+            for (int64_t begin = 0; begin < kRows; begin += chunk) {
+              const int64_t rows = std::min(chunk, kRows - begin);
+              const auto here = std::span(at).subspan(begin, rows);
+              const auto part_ids = std::span(ids).subspan(begin, rows);
+              const Tensor part_x = be.slice(x, 0, begin, begin + rows);
+              const KvRow past = row;
+              const AttentionSegment ordinary[] = {{0, rows, here, &row, &row}};
+              block.run(be, part_x, ordinary, part_ids);
+              KvRow unseen = past;
+              const AttentionSegment later[] = {{0, rows, here, &unseen, &unseen}};
+              block.run(be, be.scale(part_x, -3), later, part_ids);
+              AttentionSegment own[] = {{0, rows, here, keep ? &copy : nullptr, &unseen}};
+              own[0].own_entries = true;
+              const auto y = be.to_host(block.run(be, part_x, own, part_ids));
+              found.insert(found.end(), y.begin(), y.end());
+            }
+            EXPECT_TRUE(same_bits(expected, found))
+                << "KV " << dtype_name(kv_type) << ", window " << window << ", chunks of " << chunk;
+            if (!keep) continue;
+            const auto [k, v] = be.read_kv(row, 0, kRows);
+            const auto [own_k, own_v] = be.read_kv(copy, 0, kRows);
+            EXPECT_TRUE(same_bits(be.to_host(k), be.to_host(own_k)));
+            EXPECT_TRUE(same_bits(be.to_host(v), be.to_host(own_v)));
+          }
+      }
+  });
+}
+
+// The keys of a past that isn't what the row would have made of these tokens: against functional
+// attention, whose prefix it is; beside other segments too.
+TEST(CpuDeterminism, OwnEntriesBehindAnotherRowsPast) {
+  on_every_backend([](Backend& be, const BackendOptions&) {
+    constexpr int64_t kPast = 45, kOwn = 20, kAll = kPast + kOwn;
+    for (const int64_t window : {0, 17}) {
+      const AttentionSpec spec = {4, 2, 16, 24, 0.25f, window};
+      Inputs in(48);
+      const Tensor q = in.tensor(be, {kAll, 4, 16}, 3), k = in.tensor(be, {kAll, 2, 16}),
+                   v = in.tensor(be, {kAll, 2, 24});
+      const auto at = ascending(kAll, 3);
+      const auto past_at = std::span(at).first(kPast), own_at = std::span(at).subspan(kPast);
+      const AttentionSegment functional[] = {{0, kPast, past_at},
+                                             {kPast, kOwn, own_at, nullptr, nullptr, 0}};
+      const auto expected =
+          part(be.to_host(be.attention(spec, q, k, v, functional)), kPast, kAll, 4 * 24);
+      const auto cut = [&](const Tensor& x, int64_t begin, int64_t end) {
+        return be.slice(x, 0, begin, end);
+      };
+      KvRow past = {.spec = {.heads = 2, .k_dim = 16, .v_dim = 24}}, other = past;
+      const AttentionSegment fill[] = {{0, kPast, past_at, &past}};
+      be.append_kv(cut(k, 0, kPast), cut(v, 0, kPast), fill);
+      AttentionSegment alone[] = {{0, kOwn, own_at, nullptr, &past}};
+      alone[0].own_entries = true;
+      const auto found = be.to_host(
+          be.attention(spec, cut(q, kPast, kAll), cut(k, kPast, kAll), cut(v, kPast, kAll), alone));
+      EXPECT_TRUE(same_bits(expected, found)) << window;
+      // The same behind a request that fills a row of its own and one that has no past.
+      AttentionSegment beside[] = {{0, kPast, past_at, &other, &other},
+                                   {kPast, kOwn, own_at, &other, &past}};
+      beside[1].own_entries = true;
+      const auto both = be.to_host(be.attention(spec, q, k, v, beside));
+      EXPECT_TRUE(same_bits(expected, part(both, kPast, kAll, 4 * 24))) << window;
+      EXPECT_EQ(other.filled(), kAll);
+      EXPECT_EQ(past.filled(), kPast);
+      AttentionSegment first[] = {{0, kPast, past_at}};
+      first[0].own_entries = true;
+      const auto nothing = be.to_host(
+          be.attention(spec, cut(q, 0, kPast), cut(k, 0, kPast), cut(v, 0, kPast), first));
+      EXPECT_TRUE(same_bits(part(both, 0, kPast, 4 * 24), nothing)) << window;
+      const KvRow* const rows[] = {&past, &other};
+      EXPECT_NO_THROW(check_kv(rows));
+    }
+  });
+}
+
+TEST(CpuDeterminism, AppendingWithoutAttending) {
+  on_every_backend([](Backend& be, const BackendOptions&) {
+    for (const DType type : {DType::F32, DType::F16}) {
+      Inputs in(49);
+      const Tensor q = in.tensor(be, {kRows, 4, 16}), k = in.tensor(be, {kRows, 2, 16}),
+                   v = in.tensor(be, {kRows, 2, 300});  // wider than what is rounded at a time
+      const auto at = ascending(kRows, 2);
+      const KvSpec spec = {.heads = 2, .k_dim = 16, .v_dim = 300, .type = type};
+      KvRow whole = {.spec = spec}, pieces = whole;
+      const AttentionSegment all[] = {{0, kRows, at, &whole, &whole}};
+      be.attention({4, 2, 16, 300, 0.25f, 0}, q, k, v, all);
+      for (int64_t begin = 0; begin < kRows;) {
+        const int64_t rows = std::min<int64_t>(kRows - begin, 1 + in.below(40));
+        const AttentionSegment some[] = {
+            {0, rows, std::span(at).subspan(static_cast<size_t>(begin), static_cast<size_t>(rows)),
+             &pieces}};
+        be.append_kv(be.slice(k, 0, begin, begin + rows), be.slice(v, 0, begin, begin + rows),
+                     some);
+        begin += rows;
+      }
+      const auto [k1, v1] = be.read_kv(whole, 0, kRows);
+      const auto [k2, v2] = be.read_kv(pieces, 0, kRows);
+      EXPECT_TRUE(same_bits(be.to_host(k1), be.to_host(k2)));
+      EXPECT_TRUE(same_bits(be.to_host(v1), be.to_host(v2)));
+      const KvRow* const rows[] = {&whole, &pieces};
+      EXPECT_NO_THROW(check_kv(rows));
     }
   });
 }
@@ -237,6 +360,8 @@ TEST(CpuKv, AForkGoesItsOwnWay) {
     EXPECT_TRUE(same_bits(be->to_host(v), be->to_host(be->read_kv(copy, 0, filled).second)));
     const AttentionSegment of_row[] = {{0, 1, next, &row, &row}};
     EXPECT_TRUE(same_bits(from_copy, be->to_host(block.run(*be, y, of_row, {}))));
+    const KvRow* const rows[] = {&row, &copy};
+    EXPECT_NO_THROW(check_kv(rows));
   }
 }
 

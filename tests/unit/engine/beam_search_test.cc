@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "support/letters_tokenizer.h"
 
 namespace reprise {
 namespace {
@@ -45,12 +46,19 @@ double log_probability(const std::vector<int32_t>& text) {
   return sum;
 }
 
+Answer answer(std::vector<int32_t> ends, int64_t max_tokens) {
+  AnswerRules rules;
+  rules.ends = std::move(ends);
+  rules.max_tokens = max_tokens;
+  return Answer(rules);
+}
+
 // Runs at most `steps` steps.
-void run(BeamSearch& search, int64_t steps = 1000, int64_t allowed = kVocab) {
+void run(BeamSearch& search, int64_t steps = 1000) {
   std::vector<std::vector<int32_t>> texts;
   std::vector<float> logits = language({});
   for (int64_t step = 0; step < steps && !search.done(); ++step) {
-    search.step(logits, kVocab, allowed);
+    search.step(logits, kVocab);
     std::vector<std::vector<int32_t>> next;
     logits.clear();
     for (const BeamSearch::Next& beam : search.next()) {
@@ -87,7 +95,7 @@ TEST(BeamSearch, WideEnoughItFindsTheBestOfAllTexts) {
   }
   BeamSearch search(
       {.beams = 200, .returned = 10, .length_penalty = 0.5f, .early_stop = EarlyStop::Never},
-      {{kEnd}, kLongest, {}});
+      answer({kEnd}, kLongest));
   run(search);
   const auto found = search.results();
   ASSERT_EQ(found.size(), 10u);
@@ -95,7 +103,7 @@ TEST(BeamSearch, WideEnoughItFindsTheBestOfAllTexts) {
   for (const auto& hypothesis : found) {
     EXPECT_EQ(hypothesis.tokens, expected->second);
     EXPECT_NEAR(hypothesis.score, expected->first, 1e-5);
-    EXPECT_TRUE(hypothesis.ended);
+    EXPECT_TRUE(hypothesis.end == StopReason::EndToken || hypothesis.end == StopReason::MaxTokens);
     ++expected;
   }
 }
@@ -107,12 +115,12 @@ TEST(BeamSearch, OneBeamIsGreedy) {
     expected.push_back(
         static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
   }
-  BeamSearch search({}, {{kEnd}, 12, {}});
+  BeamSearch search({}, answer({kEnd}, 12));
   run(search);
   EXPECT_EQ(search.results().at(0).tokens, expected);
   // Equal values go to the lowest id.
-  BeamSearch ties({}, {{}, 1, {}});
-  ties.step(std::vector<float>{1, 3, 3, 3}, 4, 4);
+  BeamSearch ties({}, answer({}, 1));
+  ties.step(std::vector<float>{1, 3, 3, 3}, 4);
   EXPECT_THAT(ties.results().at(0).tokens, ElementsAre(1));
 }
 
@@ -120,19 +128,31 @@ TEST(BeamSearch, TextsEndHypotheses) {
   const auto ends = [](std::span<const int32_t> tokens) {
     return tokens.size() >= 2 && tokens[tokens.size() - 1] == tokens[tokens.size() - 2];
   };
-  BeamSearch search({.beams = 3, .returned = 3}, {{}, 30, ends});
+  const testing::LettersTokenizer letters({"a", "b", "c", "d", "e", "f"});
+  AnswerRules rules;
+  rules.tokenizer = &letters;
+  rules.stops = {"aa", "bb", "cc", "dd", "ee", "ff"};
+  rules.max_tokens = 30;
+  BeamSearch search({.beams = 3, .returned = 3}, Answer(rules));
   run(search);
   ASSERT_EQ(search.results().size(), 3u);
   for (const auto& hypothesis : search.results()) {
     ASSERT_LT(hypothesis.tokens.size(), 30u);
     EXPECT_TRUE(ends(hypothesis.tokens));
-    EXPECT_FALSE(ends(std::span(hypothesis.tokens).first(hypothesis.tokens.size() - 1)));
+    EXPECT_EQ(hypothesis.end, StopReason::StopString);
+    EXPECT_EQ(hypothesis.text.size(), hypothesis.tokens.size() - 2);
+    for (size_t n = 2; n < hypothesis.tokens.size(); ++n) {
+      EXPECT_FALSE(ends(std::span(hypothesis.tokens).first(n)));
+    }
   }
 }
 
 TEST(BeamSearch, TokensBeyondTheAllowedOnesAreNeverChosen) {
-  BeamSearch search({.beams = 2, .returned = 2}, {{}, 20, {}});
-  run(search, 1000, 3);
+  AnswerRules rules;
+  rules.vocab = 3;
+  rules.max_tokens = 20;
+  BeamSearch search({.beams = 2, .returned = 2}, Answer(rules));
+  run(search);
   for (const auto& hypothesis : search.results()) {
     for (const int32_t token : hypothesis.tokens) EXPECT_LT(token, 3);
   }
@@ -140,32 +160,33 @@ TEST(BeamSearch, TokensBeyondTheAllowedOnesAreNeverChosen) {
 
 TEST(BeamSearch, ExtremeLengthPenalties) {
   for (const float penalty : {-50.0f, -5.0f, 50.0f}) {
-    BeamSearch search({.beams = 3, .returned = 2, .length_penalty = penalty}, {{kEnd}, 100, {}});
+    BeamSearch search({.beams = 3, .returned = 2, .length_penalty = penalty},
+                      answer({kEnd}, 100));
     run(search);
     ASSERT_TRUE(search.done());
     const auto found = search.results();
     ASSERT_GE(found.size(), 1u) << penalty;
     EXPECT_FALSE(found[0].tokens.empty());
-    EXPECT_TRUE(found[0].ended);
+    EXPECT_TRUE(found[0].end.has_value());
   }
 }
 
 // More beams than the first token has choices: some begin alike, and all of them in the prompt.
 TEST(BeamSearch, MoreBeamsThanTokens) {
-  BeamSearch search({.beams = 2 * kVocab, .returned = 3}, {{kEnd}, 5, {}});
-  search.step(language({}), kVocab, kVocab);
+  BeamSearch search({.beams = 2 * kVocab, .returned = 3}, answer({kEnd}, 5));
+  search.step(language({}), kVocab);
   for (const BeamSearch::Next& next : search.next()) EXPECT_EQ(next.parent, 0);
 }
 
 TEST(BeamSearch, StoppedBeforeItsEndItHandsOutWhatRuns) {
-  BeamSearch search({.beams = 3, .returned = 3}, {{}, 0, {}});
+  BeamSearch search({.beams = 3, .returned = 3}, answer({}, 0));
   run(search, 4);
   EXPECT_FALSE(search.done());
   const auto found = search.results();
   ASSERT_EQ(found.size(), 3u);
   for (size_t i = 0; i < found.size(); ++i) {
     EXPECT_EQ(found[i].tokens.size(), 4u);
-    EXPECT_FALSE(found[i].ended);
+    EXPECT_FALSE(found[i].end.has_value());
     EXPECT_NEAR(found[i].score, log_probability(found[i].tokens) / 4, 1e-5);
     if (i > 0) {
       EXPECT_LE(found[i].score, found[i - 1].score);
@@ -178,7 +199,7 @@ TEST(BeamSearch, EarlyStopsInOrderOfPatience) {
     const BeamOptions options{
         .beams = 2, .returned = 2, .length_penalty = 2, .early_stop = early_stop};
     for (int64_t steps = 1;; ++steps) {
-      BeamSearch search(options, {{kEnd}, 60, {}});
+      BeamSearch search(options, answer({kEnd}, 60));
       run(search, steps);
       if (search.done()) return std::pair(steps, search.results().at(0).score);
     }
@@ -193,24 +214,24 @@ TEST(BeamSearch, EarlyStopsInOrderOfPatience) {
 }
 
 TEST(BeamSearch, Errors) {
-  const auto make = [](BeamOptions options, BeamLimits limits = {{}, 5, {}}) {
-    return [=] { BeamSearch search(options, limits); };
+  const auto make = [](BeamOptions options, int64_t max_tokens = 5) {
+    return [=] { BeamSearch search(options, answer({}, max_tokens)); };
   };
   EXPECT_THAT(make({.beams = 0}), ThrowsMessage<Error>(HasSubstr("beams: expected 1")));
   EXPECT_THAT(make({.beams = 2, .returned = 3}),
               ThrowsMessage<Error>(AllOf(HasSubstr("returned"), HasSubstr("found 3"))));
   EXPECT_THAT(make({.beams = 2, .length_penalty = std::numeric_limits<float>::quiet_NaN()}),
               ThrowsMessage<Error>(HasSubstr("length penalty")));
-  EXPECT_THAT(make({.beams = 2, .early_stop = EarlyStop::Never}, {{}, 0, {}}),
+  EXPECT_THAT(make({.beams = 2, .early_stop = EarlyStop::Never}, 0),
               ThrowsMessage<Error>(HasSubstr("limit of tokens")));
   EXPECT_THAT([] { parse_early_stop("maybe"); }, ThrowsMessage<Error>(HasSubstr("'maybe'")));
 
-  BeamSearch search({.beams = 2}, {{1, 2, 3}, 5, {}});
-  EXPECT_THAT([&] { search.step(std::vector<float>{1, 2, 3}, 3, 3); },
+  BeamSearch search({.beams = 2}, answer({1, 2, 3}, 5));
+  EXPECT_THAT([&] { search.step(std::vector<float>{1, 2, 3}, 3); },
               ThrowsMessage<Error>(HasSubstr("vocabulary of 3")));
-  BeamSearch nan({.beams = 2}, {{}, 5, {}});
+  BeamSearch nan({.beams = 2}, answer({}, 5));
   const float bad = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_THAT([&] { nan.step(std::vector<float>{1, bad, 3, 4}, 4, 4); },
+  EXPECT_THAT([&] { nan.step(std::vector<float>{1, bad, 3, 4}, 4); },
               ThrowsMessage<Error>(HasSubstr("step 0: logits are NaN")));
 }
 

@@ -47,8 +47,9 @@ class ConversationTest : public ::testing::Test {
     write_file_atomically(folder_ / "chat.json", text);
     return (folder_ / "chat.json").string();
   }
-  const std::filesystem::path one_ = test_data("golden/trol/phi3-vit-448/image.png");
-  const std::filesystem::path two_ = test_data("golden/phantom/qwen2-vit-448/image.png");
+  const std::filesystem::path one_file_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const std::filesystem::path two_file_ = test_data("golden/phantom/qwen2-vit-448/image.png");
+  const Picture one_ = Picture::read(one_file_), two_ = Picture::read(two_file_);
   TempFolder folder_;
 };
 
@@ -84,8 +85,8 @@ TEST_F(ConversationTest, PicturesBelongToTheirTurns) {
   EXPECT_GT(first.vision_seconds, 0);
   chat.answered("what shape", "a circle");
   EXPECT_TRUE(chat.pending_images().empty());
-  chat.enter("/image " + two_.string());
-  chat.enter("/image " + one_.string());
+  chat.enter("/image " + two_file_.string());
+  chat.enter("/image " + one_file_.string());
   const Prompt second = builder.chat(chat.ask("what colour"));
   EXPECT_EQ(second.tiles, 2 * first.tiles + builder.chat({{"user", "x", {two_}}}).tiles);
   // The whole conversation again: it begins with the first prompt, ids, picture and all.
@@ -123,11 +124,10 @@ TEST_F(ConversationTest, TrolOnInternLm2) {
 TEST_F(ConversationTest, AllPicturesOfAConversationStayEncoded) {
   const auto engine = load("phantom/qwen2-vit");
   PromptBuilder builder(*engine);
-  std::vector<std::filesystem::path> pictures;
-  const std::string bytes = read_file(one_);
+  std::vector<Picture> pictures;
+  const std::string bytes = read_file(one_file_);
   for (int i = 0; i < 10; ++i) {  // bytes behind the picture's end make them differ
-    pictures.push_back(folder_ / fmt::format("{}.png", i));
-    write_file_atomically(pictures.back(), bytes + static_cast<char>('0' + i));
+    pictures.emplace_back(fmt::format("{}.png", i), bytes + static_cast<char>('0' + i));
   }
   const std::vector<ChatTurn> turns = {{"user", "x", pictures}};
   EXPECT_GT(builder.chat(turns).vision_seconds, 0);
@@ -153,6 +153,35 @@ TEST_F(ConversationTest, SecondTurnIsExact) {
   EXPECT_EQ(with.first_logits, fresh.generate(second, options).first_logits);
 }
 
+// The bytes are what a picture is, not the name; and its file may be gone by the next turn.
+TEST_F(ConversationTest, PicturesAreKnownByTheirBytes) {
+  const auto engine = load("phantom/qwen2-vit");
+  PromptBuilder builder(*engine);
+  const std::filesystem::path file = folder_ / "a.png";
+  std::filesystem::copy_file(one_file_, file);
+  Conversation chat("", {});
+  chat.enter("/image " + file.string());
+  std::filesystem::remove(file);
+  const Prompt first = builder.chat(chat.ask("what shape"));
+  EXPECT_EQ(first.tokens.pictures.at(0).key, (PictureKey{one_.sha256(), false}));
+  EXPECT_EQ(to_hex(one_.sha256()),
+            "0f8649fb0874c0cf73288b379f294139e13201e29336eccc162359750a8cdc22");
+  EXPECT_EQ(builder.chat({{"user", "x", {one_}}}).vision_seconds, 0);
+  EXPECT_GT(builder.chat({{"user", "x", {two_}}}).vision_seconds, 0);
+  // The same bytes turned as EXIF says are encoded for themselves.
+  EXPECT_GT(builder.chat({{"user", "x", {one_}}}, /*apply_exif=*/true).vision_seconds, 0);
+}
+
+TEST_F(ConversationTest, LargePictureFilesAreRefusedUnread) {
+  const std::filesystem::path file = folder_ / "large.png";
+  write_file_atomically(file, "x");
+  std::filesystem::resize_file(file, uint64_t{1} << 40);  // holes: no such memory, nor disk
+  EXPECT_THAT([&] { Picture::read(file); },
+              ThrowsMessage<Error>(AllOf(HasSubstr("large.png"), HasSubstr("limit"))));
+  EXPECT_THAT([] { Picture("posted", std::string((size_t{64} << 20) + 1, 'x')); },
+              ThrowsMessage<Error>(AllOf(HasSubstr("posted"), HasSubstr("limit"))));
+}
+
 TEST_F(ConversationTest, Commands) {
   Conversation chat("", {});
   EXPECT_TRUE(chat.enter("what is it?").question);
@@ -162,8 +191,9 @@ TEST_F(ConversationTest, Commands) {
   EXPECT_THAT([&] { chat.enter("/image"); }, ThrowsMessage<Error>(HasSubstr("picture file")));
   EXPECT_THAT([&] { chat.enter("/image /nowhere.png"); },
               ThrowsMessage<Error>(HasSubstr("/nowhere.png")));
-  EXPECT_THAT(chat.enter("  /image  " + one_.string() + " ").answer, HasSubstr("1 picture for"));
-  EXPECT_THAT(chat.pending_images(), ElementsAre(one_));
+  EXPECT_THAT(chat.enter("  /image  " + one_file_.string() + " ").answer, HasSubstr("1 picture for"));
+  ASSERT_EQ(chat.pending_images().size(), 1u);
+  EXPECT_EQ(chat.pending_images()[0].sha256(), one_.sha256());
   chat.answered("a", "b");
   EXPECT_EQ(chat.turns().size(), 2u);
   EXPECT_EQ(chat.turns()[0].images.size(), 1u);
@@ -172,12 +202,14 @@ TEST_F(ConversationTest, Commands) {
 }
 
 TEST_F(ConversationTest, File) {
-  std::filesystem::copy_file(one_, folder_ / "a.png");
+  std::filesystem::copy_file(one_file_, folder_ / "a.png");
   const auto turns = load_conversation(
       write(R"([{"role": "system", "content": "s"}, {"role": "user", "content": "x", "images":
                 ["a.png"]}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "z"}])"));
   ASSERT_EQ(turns.size(), 4u);
-  EXPECT_THAT(turns[1].images, ElementsAre(folder_ / "a.png"));
+  ASSERT_EQ(turns[1].images.size(), 1u);
+  EXPECT_EQ(turns[1].images[0].name(), folder_ / "a.png");
+  EXPECT_EQ(turns[1].images[0].sha256(), one_.sha256());
   EXPECT_EQ(turns[3].text, "z");
 }
 

@@ -37,7 +37,8 @@ class DecodingTest : public ::testing::Test {
     prompt.tokens.ids = std::move(ids);
     return prompt;
   }
-  const std::filesystem::path picture_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const std::filesystem::path picture_file_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const Picture picture_ = Picture::read(picture_file_);
   TempFolder folder_;
   std::vector<std::unique_ptr<LoadedModel>> engines_;
 };
@@ -53,10 +54,13 @@ TEST_F(DecodingTest, BeamsAreThoseOfTheSearchAndComeInOnePiece) {
 
   const auto plans = make_plans(engine.model());
   Session session(engine.model(), plans);
-  BeamSearch search(options.beam, {engine.end_tokens(), 10, {}});
+  AnswerRules rules;
+  rules.ends = engine.end_tokens();
+  rules.max_tokens = 10;
+  BeamSearch search(options.beam, Answer(rules));
   const std::vector<float> logits = session.prefill(prompt.tokens);
   Branches branches(engine.model(), plans, session);
-  const int64_t calls = run_search(branches, search, logits, std::ssize(logits));
+  const int64_t calls = run_search(branches, search, logits);
   const auto expected = search.results();
   ASSERT_EQ(result.beams.size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
@@ -139,8 +143,8 @@ TEST_F(DecodingTest, QuestionsAreAnsweredByTheBestBeam) {
   for (const char* name : {"trol/phi3-vit", "phantom/qwen2-vit"}) {
     LoadedModel& engine = load(name);
     const QaOptions options{.generation = {.beam = {.beams = 3}, .max_tokens = 6}};
-    const std::vector<Question> questions = {{picture_, "what shape is it?", "x"},
-                                             {picture_, "what colour is it?", "y"}};
+    const std::vector<Question> questions = {{picture_file_, "what shape is it?", "x"},
+                                             {picture_file_, "what colour is it?", "y"}};
     const QaResult answers = answer_questions(engine, {.reuse_prefix = true}, questions, options);
     for (size_t i = 0; i < questions.size(); ++i) {
       PromptBuilder builder(engine);

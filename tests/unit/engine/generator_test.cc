@@ -33,7 +33,8 @@ class GeneratorTest : public ::testing::Test {
     options.chat_template = chat_template;
     return LoadedModel::load(options);
   }
-  const std::filesystem::path picture_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const std::filesystem::path picture_file_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const Picture picture_ = Picture::read(picture_file_);
   TempFolder folder_;
 };
 
@@ -65,7 +66,7 @@ TEST_F(GeneratorTest, RawPromptPutsPicturesWhereTheTextSays) {
   const auto engine = load("phantom/qwen2-vit");
   PromptBuilder builder(*engine);
   const auto ids = [&](const char* text, int pictures) {
-    return builder.raw(text, std::vector<std::filesystem::path>(pictures, picture_)).tokens.ids;
+    return builder.raw(text, std::vector<Picture>(pictures, picture_)).tokens.ids;
   };
   const std::vector<int32_t> a = engine->tokenizer().encode("a"),
                              b = engine->tokenizer().encode("b");
@@ -207,10 +208,10 @@ TEST_F(GeneratorTest, NanWeightsAreAnErrorThatNamesThem) {
 
 TEST_F(GeneratorTest, QuestionsAboutOnePictureEncodeItOnceAndAnswerAsAlone) {
   const auto engine = load("phantom/qwen2-vit");
-  const std::vector<Question> questions = {{picture_, "what shape is it?", "x"},
+  const std::vector<Question> questions = {{picture_file_, "what shape is it?", "x"},
                                            {{}, "no picture?", "y"},
-                                           {picture_, "what colour is it?", "z"},
-                                           {picture_, "what shape is it", "x"}};
+                                           {picture_file_, "what colour is it?", "z"},
+                                           {picture_file_, "what shape is it", "x"}};
   QaOptions options{.generation = {.max_tokens = 4}};
   const QaResult together = answer_questions(*engine, {.reuse_prefix = true}, questions, options);
   EXPECT_EQ(together.images_encoded, 1);

@@ -17,9 +17,8 @@ using ::testing::ThrowsMessage;
 
 // Shares of the tokens that many steps with the same logits choose.
 std::map<int32_t, double> shares(const SamplerOptions& options, std::span<const float> logits,
-                                 const std::vector<int32_t>& seen = {}, int64_t steps = 20000) {
-  Sampler sampler(options, static_cast<int64_t>(logits.size()));
-  for (const int32_t token : seen) sampler.see(token);
+                                 int64_t steps = 20000) {
+  Sampler sampler(options);
   std::map<int32_t, double> counts;
   for (int64_t i = 0; i < steps; ++i) {
     counts[sampler.sample(logits, i)] += 1.0 / static_cast<double>(steps);
@@ -31,7 +30,7 @@ const std::vector<float> kLogits = {std::log(0.1f), std::log(0.4f), std::log(0.2
                                     std::log(0.05f)};
 
 TEST(Sampler, GreedyTakesTheLargestAndTheLowestIdOfATie) {
-  Sampler sampler({}, 4);
+  Sampler sampler({});
   EXPECT_EQ(sampler.sample(std::vector<float>{0, 3, 1, 2}, 0), 1);
   EXPECT_EQ(sampler.sample(std::vector<float>{-1, 5, 5, 5}, 1), 1);
 }
@@ -40,7 +39,7 @@ TEST(Sampler, NanNamesTheStep) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float inf = std::numeric_limits<float>::infinity();
   for (const float temperature : {0.0f, 1.0f}) {
-    Sampler sampler({.temperature = temperature}, 3);
+    Sampler sampler({.temperature = temperature});
     EXPECT_THAT(
         [&] {
           sampler.sample(std::vector<float>{0, nan, 1}, 7);
@@ -71,12 +70,12 @@ TEST(Sampler, TemperatureSharpens) {
 }
 
 TEST(Sampler, DrawOfAStepDependsOnSeedAndStepOnly) {
-  Sampler forwards({.temperature = 1, .seed = 9}, 5), backwards({.temperature = 1, .seed = 9}, 5);
+  Sampler forwards({.temperature = 1, .seed = 9}), backwards({.temperature = 1, .seed = 9});
   std::vector<int32_t> a(50), b(50), c(50);
   for (int64_t i = 0; i < 50; ++i) a[i] = forwards.sample(kLogits, i);
   for (int64_t i = 49; i >= 0; --i) b[i] = backwards.sample(kLogits, i);
   EXPECT_EQ(a, b);
-  Sampler other({.temperature = 1, .seed = 10}, 5);
+  Sampler other({.temperature = 1, .seed = 10});
   for (int64_t i = 0; i < 50; ++i) c[i] = other.sample(kLogits, i);
   EXPECT_NE(a, c);
 }
@@ -106,27 +105,12 @@ TEST(Sampler, MinPIsRelativeToTheBest) {
   EXPECT_FALSE(found.contains(0) || found.contains(4));
 }
 
-TEST(Sampler, RepetitionPenaltyDividesPositiveAndMultipliesNegativeLogits) {
-  const std::vector<float> logits = {2.0f, 1.5f, -1.0f, -1.2f};
-  Sampler sampler({.repetition_penalty = 2}, 4);
-  EXPECT_EQ(sampler.sample(logits, 0), 0);
-  sampler.see(0);  // 2.0 -> 1.0
-  EXPECT_EQ(sampler.sample(logits, 1), 1);
-  sampler.see(1);  // 1.5 -> 0.75
-  EXPECT_EQ(sampler.sample(logits, 2), 0);
-  sampler.see(100);  // an image placeholder beyond the vocabulary
-  Sampler negative({.repetition_penalty = 2}, 2);
-  negative.see(0);  // -1.0 -> -2.0
-  EXPECT_EQ(negative.sample(std::vector<float>{-1.0f, -1.2f}, 0), 1);
-}
-
 TEST(Sampler, OptionsOutOfRangeAreNamed) {
-  const auto check = [](SamplerOptions options) { return [options] { Sampler(options, 2); }; };
+  const auto check = [](SamplerOptions options) { return [options] { Sampler{options}; }; };
   EXPECT_THAT(check({.temperature = -1}), ThrowsMessage<Error>(HasSubstr("temperature")));
   EXPECT_THAT(check({.top_k = -1}), ThrowsMessage<Error>(HasSubstr("top-k")));
   EXPECT_THAT(check({.top_p = 0}), ThrowsMessage<Error>(HasSubstr("top-p")));
   EXPECT_THAT(check({.min_p = 1.5f}), ThrowsMessage<Error>(HasSubstr("min-p")));
-  EXPECT_THAT(check({.repetition_penalty = 0}), ThrowsMessage<Error>(HasSubstr("repetition")));
   EXPECT_THAT(check({.temperature = std::nanf("")}),
               ThrowsMessage<Error>(HasSubstr("temperature")));
 }

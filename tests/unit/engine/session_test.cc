@@ -4,7 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/file.h"
 #include "engine/images.h"
+#include "engine/prompt.h"
 #include "trace/trace.h"
 #include "support/test_models.h"
 
@@ -23,15 +25,17 @@ std::unique_ptr<LoadedModel> load(const std::string& name, int threads = 1) {
 }
 
 // The image case of a golden model as a prompt.
-TokenPrompt image_prompt(LoadedModel& engine, const std::string& name, uint64_t key = 1) {
+TokenPrompt image_prompt(LoadedModel& engine, const std::string& name, uint8_t key = 1) {
   const TokenInputs inputs =
       read_token_inputs(test_data("golden/" + name + "/case-image.safetensors"));
   TokenPrompt prompt;
   prompt.ids = inputs.ids;
   PixelTiles pixels{inputs.pixels->shape[0], to_floats(*inputs.pixels)};
   prompt.image_rows = encode_pixels(engine.model(), pixels);
-  prompt.image_key = key;
   mark_placeholders(engine.config(), prompt, "test");
+  const auto begin = std::find(prompt.is_image.begin(), prompt.is_image.end(), 1);
+  const int64_t first = begin - prompt.is_image.begin();
+  prompt.pictures = {{{.sha256 = {key}}, first, first + prompt.image_rows.dim(0)}};
   return prompt;
 }
 
@@ -104,7 +108,7 @@ TEST_P(SessionModels, AnotherPictureIsNoCommonPrefix) {
   const auto plans = make_plans(engine->model());
   const TokenPrompt first = image_prompt(*engine, GetParam(), 1);
   TokenPrompt second = first;
-  second.image_key = 2;
+  second.pictures[0].key.sha256 = {2};
   second.image_rows = engine->backend().scale(first.image_rows, 0.5f);
   const std::vector<float> expected = run(*engine, plans, second, 512);
   PrefixCache cache;
@@ -115,6 +119,51 @@ TEST_P(SessionModels, AnotherPictureIsNoCommonPrefix) {
   int64_t before = 0;  // the tokens in front of the picture are common
   while (!first.is_image[static_cast<size_t>(before)]) ++before;
   EXPECT_EQ(reused, before);
+}
+
+// A second picture that is another leaves the first one's rows to be shared.
+TEST(Session, ThePrefixGoesUpToTheFirstOtherPicture) {
+  const std::string bytes = read_file(test_data("golden/trol/phi3-vit-448/image.png"));
+  const Picture one("one.png", bytes), two("two.png", read_file(test_data(
+                                                          "golden/phantom/qwen2-vit-448/image.png")));
+  for (const char* name : {"trol/phi3-vit", "phantom/qwen2-vit"}) {
+    SCOPED_TRACE(name);
+    testing::TempFolder folder;
+    testing::copy_model(name, folder / "model");
+    LoadedModelOptions options;
+    options.model = folder / "model";
+    const auto engine = LoadedModel::load(options);
+    PromptBuilder builder(*engine);
+    const auto plans = make_plans(engine->model());
+    const auto prompt = [&](const Picture& second, bool exif = false) {
+      return builder.raw("a <image> b <image> c", {one, second}, exif).tokens;
+    };
+    const TokenPrompt same = prompt(one), other = prompt(two);
+    ASSERT_EQ(same.pictures.size(), 2u);
+    const int64_t first_tokens = same.pictures[0].end - same.pictures[0].begin;
+    EXPECT_GT(first_tokens, 0);
+    EXPECT_EQ(same.is_image[static_cast<size_t>(same.pictures[1].begin)], 1);
+    EXPECT_EQ(same.is_image[static_cast<size_t>(same.pictures[1].begin - 1)], 0);
+    EXPECT_EQ(same.pictures[0], other.pictures[0]);
+    EXPECT_EQ(common_tokens(same, other), same.pictures[1].begin);
+    EXPECT_EQ(common_tokens(same, same), same.size());
+    // The same bytes read in another way are another picture.
+    EXPECT_EQ(common_tokens(same, prompt(one, true)), same.pictures[0].begin);
+    TokenPrompt unknown = same;
+    unknown.pictures.pop_back();
+    EXPECT_EQ(common_tokens(same, unknown), same.pictures[1].begin);
+    EXPECT_EQ(common_tokens(unknown, unknown), same.pictures[1].begin);
+    unknown.pictures.clear();
+    EXPECT_EQ(common_tokens(unknown, unknown), same.pictures[0].begin);
+
+    if (!same_rope(engine->config().text.rope, same.size(), other.size())) continue;
+    const std::vector<float> expected = run(*engine, plans, other, 512);
+    PrefixCache cache;
+    int64_t reused = -1;
+    EXPECT_NE(run(*engine, plans, same, 512, &cache), expected);
+    EXPECT_EQ(run(*engine, plans, other, 7, &cache, &reused), expected);
+    EXPECT_EQ(reused, same.pictures[1].begin);
+  }
 }
 
 // Two passes are the models' own; each further pass has KV rows of its own in the prompt.

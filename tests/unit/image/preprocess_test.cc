@@ -15,12 +15,12 @@
 #include "image/decode.h"
 #include "image/resample.h"
 #include "support/paths.h"
-#include "unit/image/sha256.h"
+#include "unit/image/hex_sha256.h"
 
 namespace reprise {
 namespace {
 
-using testing::sha256;
+using testing::hex_sha256;
 
 const std::string kGolden = test::data_dir().string() + "/image/golden/";
 
@@ -56,7 +56,7 @@ TEST_F(Golden, Pictures) {
     std::vector<uint8_t> planes;  // [3, height, width]
     for (int c = 0; c < 3; ++c)
       for (size_t i = c; i < image.pixels.size(); i += 3) planes.push_back(image.pixels[i]);
-    EXPECT_EQ(sha256(planes), want["rgb_sha256"]);
+    EXPECT_EQ(hex_sha256(planes), want["rgb_sha256"]);
 
     const PreprocessConfig tiles_config = PreprocessConfig::tiles();
     const Tiles tiles = preprocess(image, tiles_config);
@@ -68,7 +68,7 @@ TEST_F(Golden, Pictures) {
     const size_t tile_bytes = size_t{3} * 448 * 448;
     const auto bytes = std::as_bytes(std::span(tiles.bytes));
     for (int t = 0; t < tiles.count; ++t)
-      EXPECT_EQ(sha256(bytes.subspan(t * tile_bytes, tile_bytes)), want["tiles"]["tile_sha256"][t])
+      EXPECT_EQ(hex_sha256(bytes.subspan(t * tile_bytes, tile_bytes)), want["tiles"]["tile_sha256"][t])
           << "tile " << t;
     expect_samples(name + ".tiles_u8_stride8", tiles.bytes, 448, 8);
     expect_samples(name + ".tiles_pixels_stride32", normalise(tiles, tiles_config), 448, 32);
@@ -80,7 +80,7 @@ TEST_F(Golden, Pictures) {
     const PreprocessConfig clip_config = PreprocessConfig::clip490();
     const Tiles clip = preprocess(image, clip_config);
     EXPECT_EQ(clip.count, 1);
-    EXPECT_EQ(sha256(clip.bytes), want["clip490"]["sha256"]);
+    EXPECT_EQ(hex_sha256(clip.bytes), want["clip490"]["sha256"]);
     expect_samples(name + ".clip490_u8_stride7", clip.bytes, 490, 7);
     expect_samples(name + ".clip490_pixels_stride35", normalise(clip, clip_config), 490, 35);
     if (file_.weights.find(name + ".clip490_u8") != nullptr)

@@ -10,12 +10,12 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "support/paths.h"
-#include "unit/image/sha256.h"
+#include "unit/image/hex_sha256.h"
 
 namespace reprise {
 namespace {
 
-using testing::sha256;
+using testing::hex_sha256;
 
 uint32_t noise(uint32_t i) {
   uint32_t h = i * 2654435761u;
@@ -53,9 +53,9 @@ TEST(Resample, EqualsPillowAndTorch) {
     const Image bicubic = resize_pillow(in, w, h, Filter::Bicubic);
     EXPECT_EQ(bicubic.width, w);
     EXPECT_EQ(bicubic.height, h);
-    EXPECT_EQ(sha256(bicubic.pixels), c["pillow_bicubic"]);
-    EXPECT_EQ(sha256(resize_pillow(in, w, h, Filter::Bilinear).pixels), c["pillow_bilinear"]);
-    EXPECT_EQ(sha256(resize_torch_u8(in, w, h).pixels), c["torch_u8"]);
+    EXPECT_EQ(hex_sha256(bicubic.pixels), c["pillow_bicubic"]);
+    EXPECT_EQ(hex_sha256(resize_pillow(in, w, h, Filter::Bilinear).pixels), c["pillow_bilinear"]);
+    EXPECT_EQ(hex_sha256(resize_torch_u8(in, w, h).pixels), c["torch_u8"]);
   }
 }
 
@@ -68,7 +68,7 @@ TEST(Resample, PositionTablesEqualTorch) {
     std::vector<float> table((1 + static_cast<size_t>(from) * from) * channels);
     for (uint32_t i = 0; i < table.size(); ++i)
       table[i] = static_cast<float>(noise(i) >> 8) * 0x1p-23f - 1.0f;
-    EXPECT_EQ(sha256(interpolate_position_table(table, from, to, channels)), t["sha256"]);
+    EXPECT_EQ(hex_sha256(interpolate_position_table(table, from, to, channels)), t["sha256"]);
   }
 }
 

@@ -102,5 +102,36 @@ TEST(StopMatcher, HoldsBackOnlyWhatMayBeAStop) {
   EXPECT_THROW(StopMatcher({"a", ""}), Error);
 }
 
+// Parts in brackets are hidden: special tokens that are left out of the text.
+std::string stopped_hiding(std::vector<std::string> stops, const std::string& text, size_t slice) {
+  StopMatcher matcher(std::move(stops));
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const bool hidden = text[i] == '[';
+    if (hidden) ++i;
+    const size_t end = std::min(text.find(hidden ? ']' : '[', i), text.size());
+    for (; i < end; i += slice) {
+      const std::string part = text.substr(i, std::min(slice, end - i));
+      out += hidden ? matcher.push_hidden(part) : matcher.push(part);
+    }
+    i = end + (hidden ? 1 : 0);
+  }
+  return out + matcher.flush() + (matcher.stopped() ? "|" : "");
+}
+
+TEST(StopMatcher, HiddenTextCountsAndIsNeverShown) {
+  for (const size_t slice : {1, 2, 3, 100}) {
+    EXPECT_EQ(stopped_hiding({"<x>"}, "a[<x>]b", slice), "a|");
+    EXPECT_EQ(stopped_hiding({"<y>"}, "a[<x>]b", slice), "ab");
+    EXPECT_EQ(stopped_hiding({"\n<x>user"}, "a\n[<x>]user b", slice), "a|");
+    EXPECT_EQ(stopped_hiding({"\n<x>user"}, "a\n[<x>]you", slice), "a\nyou");
+    EXPECT_EQ(stopped_hiding({"x>b"}, "a[<x>]bc", slice), "a|");
+    EXPECT_EQ(stopped_hiding({"abc"}, "a[<x>]b[<x>][<y>]cd", slice), "|");  // in what is shown
+    EXPECT_EQ(stopped_hiding({"abc"}, "za[<x>]b[<x>]d", slice), "zabd");
+    EXPECT_EQ(stopped_hiding({"b<x>", "ab<x>"}, "ab[<x>]", slice), "|");
+    EXPECT_EQ(stopped_hiding({}, "a[<x>]b", slice), "ab");
+  }
+}
+
 }  // namespace
 }  // namespace reprise

@@ -56,7 +56,8 @@ class TracePageTest : public ::testing::Test {
       values[view.name] = to_floats(view);
     return values;
   }
-  const std::filesystem::path picture_ = test_data("golden/trol/phi3-vit-448/image.png");
+  const Picture picture_ =
+      Picture::read(test_data("golden/trol/phi3-vit-448/image.png"));
   TempFolder folder_;
 };
 
@@ -284,7 +285,7 @@ TEST_F(TracePageTest, PicturesLieAsTheModelReadsThem) {
   wide.pixels.assign(wide.pixels.size(), 90);
   const std::filesystem::path path = folder_ / "wide <b>.png";
   write_file_atomically(path, encode_png(wide));
-  request.pictures = {path, picture_};
+  request.pictures = {Picture::read(path), picture_};
   const Prompt prompt = builder.raw("<image> and <image>", request.pictures);
   const TracePage page = collect_trace(*engine, prompt.tokens, std::vector<int32_t>{100}, request);
   ASSERT_EQ(page.pictures.size(), 2u);
@@ -304,8 +305,8 @@ TEST_F(TracePageTest, PicturesLieAsTheModelReadsThem) {
   for (const TraceToken& t : page.tokens) placeholders += t.kind == TokenKind::Picture;
   EXPECT_EQ(placeholders, 16 * (first.tiles() + page.pictures[1].tiles()));
 
-  // A picture that has other tiles by now than when the prompt was made.
-  write_file_atomically(path, encode_png(Image(50, 50)));
+  // Other pictures than the prompt was made with.
+  request.pictures[0] = Picture("small.png", encode_png(Image(50, 50)));
   EXPECT_THAT([&] { collect_trace(*engine, prompt.tokens, std::vector<int32_t>{100}, request); },
               ThrowsMessage<Error>(HasSubstr("--trace")));
 }

@@ -145,7 +145,7 @@ TEST_F(Assemble, StepOneLeavesTheLanguageModelAndExportsAnOrdinaryModel) {
   for (const std::string scheme : {"trol", "phantom"}) {
     SCOPED_TRACE(scheme);
     recipe_.assembly.scheme = scheme;
-    recipe_.preference = scheme == "phantom";
+    if (scheme == "phantom") recipe_.loss = "sft+po";
     recipe_.train_only = {"vision_proj.*", scheme == "trol" ? "trol_gating.*" : "*phantom*"};
     TrainOptions options;
     options.output = folder_ / scheme;

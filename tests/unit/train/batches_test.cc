@@ -1,5 +1,3 @@
-#include "train/data/batches.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,7 +9,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "support/paths.h"
-#include "text/tokenizer/tokenizer_json.h"
+#include "support/tokenizers.h"
+#include "train/data/conversation_batches.h"
 #include "train/data/easy_vqa.h"
 
 namespace reprise {
@@ -101,7 +100,10 @@ class Batches : public testing::Test {
     recipe_.batch = 3;
     recipe_.questions_per_image = 4;
     config_ = config_from_json(load_json(kRecipe / "config.json"), "config.json");
-    tokenizer_ = tokenizer_from_json(load_json(kRecipe / "tokenizer.json"), nullptr, "t");
+    tokenizer_ = test::tokenizer_from_json(load_json(kRecipe / "tokenizer.json"), nullptr, "t");
+  }
+  BatchSourceInputs inputs(bool wrong_answers = false) const {
+    return {config_, *tokenizer_, kFormat, wrong_answers};
   }
   Recipe recipe_;
   ModelConfig config_;
@@ -109,7 +111,7 @@ class Batches : public testing::Test {
 };
 
 TEST_F(Batches, OnePictureIsThePrefixOfItsQuestions) {
-  const BatchMaker maker(recipe_, config_, *tokenizer_, kFormat);
+  const ConversationBatches maker(recipe_, inputs());
   const Batch batch = maker.make(7);
   const int64_t image_tokens = config_.vision->tokens_per_tile();
   EXPECT_EQ(batch.tiles, 3);
@@ -130,7 +132,7 @@ TEST_F(Batches, OnePictureIsThePrefixOfItsQuestions) {
 }
 
 TEST_F(Batches, TargetsSpellTheAnswersAndFollowTheirQuestions) {
-  const BatchMaker maker(recipe_, config_, *tokenizer_, kFormat);
+  const ConversationBatches maker(recipe_, inputs());
   const Batch batch = maker.make(0);
   ASSERT_EQ(batch.targets.size(), batch.target_rows.size());
   const std::string text = tokenizer_->decode(batch.targets);
@@ -144,9 +146,8 @@ TEST_F(Batches, TargetsSpellTheAnswersAndFollowTheirQuestions) {
 }
 
 TEST_F(Batches, WrongAnswersFollowTheRightOnesForPreferenceTraining) {
-  recipe_.preference = true;
   recipe_.train[0].wrong_answers = "easy-vqa";
-  const BatchMaker maker(recipe_, config_, *tokenizer_, kFormat);
+  const ConversationBatches maker(recipe_, inputs(/*wrong_answers=*/true));
   const Batch batch = maker.make(7);
   ASSERT_EQ(batch.answers.size(), size_t{2 * 3 * 4});
   EXPECT_EQ(batch.pairs(), 12);
@@ -170,17 +171,50 @@ TEST_F(Batches, WrongAnswersFollowTheRightOnesForPreferenceTraining) {
   EXPECT_EQ(next, static_cast<int64_t>(batch.targets.size()));
   EXPECT_EQ(batch.right_targets(), right);
   recipe_.train[0].wrong_answers.clear();
-  const BatchMaker without(recipe_, config_, *tokenizer_, kFormat);
+  const ConversationBatches without(recipe_, inputs(/*wrong_answers=*/true));
   EXPECT_THAT([&] { without.make(0); }, testing::ThrowsMessage<Error>(HasSubstr("'rejected'")));
 }
 
 TEST_F(Batches, AreAPureFunctionOfTheirIndex) {
-  const BatchMaker one(recipe_, config_, *tokenizer_, kFormat);
-  const BatchMaker other(recipe_, config_, *tokenizer_, kFormat);
+  const ConversationBatches one(recipe_, inputs());
+  const ConversationBatches other(recipe_, inputs());
   other.make(1);
   EXPECT_EQ(one.make(5).pixels, other.make(5).pixels);
   EXPECT_EQ(one.make(5).ids, other.make(5).ids);
   EXPECT_NE(one.make(5).pixels, one.make(6).pixels);
+}
+
+TEST_F(Batches, ComeInOrderAndGoOnFromAnyPosition) {
+  ConversationBatches source(recipe_, inputs());
+  EXPECT_EQ(source.position(), "0");
+  EXPECT_EQ(source.next().ids, source.make(0).ids);
+  EXPECT_EQ(source.next().ids, source.make(1).ids);
+  const std::string position = source.position();
+  const Batch third = source.next();
+  ConversationBatches resumed(recipe_, inputs());
+  resumed.seek(position, "checkpoint");
+  const Batch again = resumed.next();
+  EXPECT_EQ(again.ids, third.ids);
+  EXPECT_EQ(again.pixels, third.pixels);
+  EXPECT_EQ(resumed.position(), source.position());
+  for (const char* wrong : {"", "-1", "3x", "epoch 2", "99999999999999999999"})
+    EXPECT_THAT([&] { resumed.seek(wrong, "checkpoint"); },
+                testing::ThrowsMessage<Error>(HasSubstr("checkpoint: '")));
+  EXPECT_EQ(resumed.position(), source.position());
+}
+
+TEST_F(Batches, DroppedPixelsAreMadeAgain) {
+  const ConversationBatches maker(recipe_, inputs());
+  Batch batch = maker.make(3);
+  const std::vector<float> pixels = batch.pixels;
+  batch.drop_inputs();
+  EXPECT_EQ(batch.pixels.capacity(), 0u);
+  EXPECT_EQ(batch.tiles, 3);
+  batch.make_inputs();
+  EXPECT_EQ(batch.pixels, pixels);
+  batch.make_pixels = {};  // nothing could make them again
+  batch.drop_inputs();
+  EXPECT_EQ(batch.pixels, pixels);
 }
 
 TEST(EasyVqa, NoMoreQuestionsThanThereAre) {

@@ -1,4 +1,6 @@
 // Conversations as training data: the tokens a model is trained on are those it will be asked with.
+#include "train/data/conversation_batches.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -6,7 +8,6 @@
 #include "base/file.h"
 #include "support/paths.h"
 #include "support/slow_tokenizers.h"
-#include "train/data/batches.h"
 #include "train/train_tokenizer.h"
 
 namespace reprise {
@@ -19,7 +20,7 @@ struct Kind {
   std::string tokenizer;  // a folder of slow.json, or a tokenizer.json below the source folder
 };
 
-class ConversationBatches : public testing::TestWithParam<Kind> {
+class ConversationBatchesTest : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
     const Kind& kind = GetParam();
@@ -79,8 +80,8 @@ class ConversationBatches : public testing::TestWithParam<Kind> {
   std::vector<int64_t> image_tokens_;
 };
 
-TEST_P(ConversationBatches, EveryAnswerFollowsThePromptItWillFollow) {
-  const BatchMaker maker(recipe_, config_, *tokenizer_, format_);
+TEST_P(ConversationBatchesTest, EveryAnswerFollowsThePromptItWillFollow) {
+  const ConversationBatches maker(recipe_, {config_, *tokenizer_, format_});
   Batch batch;
   maker.add_example(example_, batch);
   ASSERT_EQ(batch.rows.segments.size(), 1u);
@@ -107,8 +108,8 @@ TEST_P(ConversationBatches, EveryAnswerFollowsThePromptItWillFollow) {
     EXPECT_EQ(batch.rows.positions[i], static_cast<int32_t>(i));
 }
 
-TEST_P(ConversationBatches, AQuestionAloneIsTheSameAsAConversationOfOneTurn) {
-  const BatchMaker maker(recipe_, config_, *tokenizer_, format_);
+TEST_P(ConversationBatchesTest, AQuestionAloneIsTheSameAsAConversationOfOneTurn) {
+  const ConversationBatches maker(recipe_, {config_, *tokenizer_, format_});
   Example question;
   question.images.assign(2, Image(64, 64));
   question.turns = {{messages_[0].content, messages_[1].content}};
@@ -125,7 +126,7 @@ TEST_P(ConversationBatches, AQuestionAloneIsTheSameAsAConversationOfOneTurn) {
   EXPECT_EQ(a.rows.positions, b.rows.positions);
 }
 
-TEST_P(ConversationBatches, AWrongLastAnswerSharesAllThatComesBeforeIt) {
+TEST_P(ConversationBatchesTest, AWrongLastAnswerSharesAllThatComesBeforeIt) {
   const auto path = std::filesystem::path(testing::TempDir()) /
                     fmt::format("conversation-{}.jsonl", GetParam().format);
   Json lines = Json::array();
@@ -139,9 +140,9 @@ TEST_P(ConversationBatches, AWrongLastAnswerSharesAllThatComesBeforeIt) {
   recipe_.train[0].generator.clear();
   recipe_.train[0].file = path;
   recipe_.train[0].images = test::source_dir() / "models/demo";
-  recipe_.preference = true;
   recipe_.batch = 1;
-  const Batch batch = BatchMaker(recipe_, config_, *tokenizer_, format_).make(0);
+  const Batch batch =
+      ConversationBatches(recipe_, {config_, *tokenizer_, format_, /*wrong_answers=*/true}).make(0);
   ASSERT_EQ(batch.answers.size(), 3u) << "the first answer, the right and the wrong last one";
   EXPECT_EQ(batch.pairs(), 1);
   EXPECT_FALSE(batch.answers[1].rejected);
@@ -191,9 +192,9 @@ TEST(RejectedAnswer, ThatMergesWithThePromptSharesLess) {
   recipe.train.push_back({});
   recipe.train[0].file = folder / "merging.jsonl";
   recipe.train[0].images = test::source_dir() / "models/demo";
-  recipe.preference = true;
   recipe.batch = 1;
-  const Batch batch = BatchMaker(recipe, config, *tokenizer, format).make(0);
+  const Batch batch =
+      ConversationBatches(recipe, {config, *tokenizer, format, /*wrong_answers=*/true}).make(0);
   ASSERT_EQ(batch.answers.size(), 2u);
   EXPECT_EQ(batch.tiles, 1);
   EXPECT_EQ(std::ssize(batch.image_rows), config.vision->tokens_per_tile());
@@ -210,8 +211,8 @@ TEST(RejectedAnswer, ThatMergesWithThePromptSharesLess) {
           1)));
 }
 
-TEST_P(ConversationBatches, APlaceholderInTheTextIsRefused) {
-  const BatchMaker maker(recipe_, config_, *tokenizer_, format_);
+TEST_P(ConversationBatchesTest, APlaceholderInTheTextIsRefused) {
+  const ConversationBatches maker(recipe_, {config_, *tokenizer_, format_});
   example_.conversation[2].content += format_.image_placeholder;
   Batch batch;
   EXPECT_THAT([&] { maker.add_example(example_, batch); },
@@ -219,7 +220,7 @@ TEST_P(ConversationBatches, APlaceholderInTheTextIsRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Tokenizers, ConversationBatches,
+    Tokenizers, ConversationBatchesTest,
     testing::Values(Kind{"plain-qa", "recipes/tiny-trol/tokenizer.json"},
                     Kind{"chatml-image", "tests/data/text/smollm2.json"},
                     Kind{"trol-internlm2", "trol-internlm2"},

@@ -14,9 +14,10 @@
 #include "support/golden.h"
 #include "support/paths.h"
 #include "support/torch_device.h"
-#include "text/tokenizer/tokenizer_json.h"
-#include "train/data/batches.h"
-#include "train/trainer.h"
+#include "support/tokenizers.h"
+#include "train/data/conversation_batches.h"
+#include "train/forward.h"
+#include "train/train_model.h"
 
 namespace reprise {
 namespace {
@@ -58,7 +59,7 @@ class Packing : public testing::TestWithParam<const char*> {
     json["reprise"]["phantom"] = {{"eta", 0.5}};
     scale_rope(json["llm_config"]);
     config_ = config_from_json(json, "config.json");
-    tokenizer_ = tokenizer_from_json(load_json(source / "tokenizer.json"), nullptr, "t");
+    tokenizer_ = test::tokenizer_from_json(load_json(source / "tokenizer.json"), nullptr, "t");
     model_ = Model::create(config_, *be_,
                            [](const TensorSlot& slot) { return initial_values(slot, 0.15, 5); });
     model_->visit_tensors([&](const TensorSlot& slot) {
@@ -79,8 +80,8 @@ class Packing : public testing::TestWithParam<const char*> {
   void check_sum(const ::testing::Matcher<int64_t>& tiles);
 
   Tensor loss(const Batch& batch) {
-    const Tensor state =
-        be_->gather_rows(batch_state(*model_, model_->prefill_plan(), batch), batch.target_rows);
+    const Tensor state = be_->gather_rows(run_forward(*model_, model_->prefill_plan(), batch).state,
+                                          batch.target_rows);
     return be_->cross_entropy_sum(model_->logits(model_->final_norm(state)), batch.targets);
   }
 
@@ -145,7 +146,7 @@ void Packing::check_sum(const ::testing::Matcher<int64_t>& tiles) {
   recipe_.train[0].images = "/";
   recipe_.validation = recipe_.train[0].file;
   recipe_.validation_images = "/";
-  const BatchMaker maker(recipe_, config_, *tokenizer_, chat_format("plain-qa"));
+  const ConversationBatches maker(recipe_, {config_, *tokenizer_, chat_format("plain-qa")});
   Batch packed = maker.validation(0, maker.validation_size());
   // The generator's pictures are square (one tile); a picture twice as wide has three with its
   // thumbnail. Both stand in one batch.
@@ -226,7 +227,7 @@ TEST_P(Packing, CheckpointingChangesNothingButMemory) {
   recipe_.train[0].generator = "easy-vqa";
   recipe_.batch = 24;
   recipe_.questions_per_image = 6;
-  const BatchMaker maker(recipe_, config_, *tokenizer_, chat_format("plain-qa"));
+  const ConversationBatches maker(recipe_, {config_, *tokenizer_, chat_format("plain-qa")});
   const Batch batch = maker.make(0);
   std::vector<std::vector<float>> found[2];
   int64_t peak[2];

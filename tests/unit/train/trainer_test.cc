@@ -10,15 +10,19 @@
 #include "backend/factory.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/pattern.h"
 #include "engine/loaded_model.h"
-#include "trace/trace.h"
 #include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "support/golden.h"
 #include "support/paths.h"
 #include "support/slow_tokenizers.h"
+#include "support/tiny_models.h"
+#include "support/tokenizers.h"
 #include "support/torch_device.h"
-#include "train/checkpoint.h"
+#include "trace/trace.h"
+#include "train/loop/checkpoint.h"
+#include "train/loop/log.h"
 
 namespace reprise {
 namespace {
@@ -92,6 +96,8 @@ TEST_F(TrainerTest, ResumedRunsComputeTheSameLosses) {
     EXPECT_EQ(a.weights[i].values, b.weights[i].values) << a.weights[i].name;
     EXPECT_EQ(a.weights[i].adam.v, b.weights[i].adam.v) << a.weights[i].name;
   }
+  EXPECT_EQ(a.data, "12") << "forward calls: 6 steps of 2";
+  EXPECT_EQ(b.data, a.data);
   EXPECT_EQ(read_file(folder_ / "whole/plot.svg").substr(0, 4), "<svg");
   EXPECT_EQ(read_log(folder_ / "parts/log.jsonl", 100).size(), 6u);
 }
@@ -107,7 +113,7 @@ TEST_F(TrainerTest, LearnsWhatItIsShown) {
 }
 
 TEST_F(TrainerTest, PreferenceTrainingLearnsAndResumesExactly) {
-  recipe_.preference = true;
+  recipe_.loss = "sft+po";
   recipe_.train[0].wrong_answers = "easy-vqa";
   const std::vector<double> whole = losses("whole", 0, false);
   std::vector<double> parts = losses("parts", 2, false);
@@ -117,9 +123,10 @@ TEST_F(TrainerTest, PreferenceTrainingLearnsAndResumesExactly) {
   const std::vector<StepReport> log = read_log(folder_ / "whole/log.jsonl", 100);
   ASSERT_EQ(log.size(), 6u);
   for (const StepReport& report : log) {
-    ASSERT_TRUE(report.preference_loss && report.preferred);
-    EXPECT_GT(*report.preference_loss, 0);
-    EXPECT_GT(report.loss, *report.preference_loss);
+    ASSERT_TRUE(report.values.contains("preferred"));
+    const double preference = report.values.at("preference_loss");
+    EXPECT_GT(preference, 0);
+    EXPECT_GT(report.loss, preference);
   }
 }
 
@@ -130,7 +137,7 @@ TEST_F(TrainerTest, AdaptersOnFewBitsLearnAndResumeExactly) {
   recipe_.quantize = QuantizeRecipe{
       .type = "nf4", .double_quantization = true, .targets = {"language_model.model.layers.*"}};
   recipe_.gradient_checkpointing = true;
-  recipe_.preference = true;
+  recipe_.loss = "sft+po";
   recipe_.train[0].wrong_answers = "easy-vqa";
   const std::vector<double> whole = losses("whole", 0, false);
   std::vector<double> parts = losses("parts", 3, false);
@@ -266,7 +273,7 @@ class ReleaseTraining : public TrainerTest {
     config.erase("image_token_index");
     write_file_atomically(folder_ / "config.json", config.dump());
     std::filesystem::create_directories(folder_ / "tokenizer");
-    write_tokenizer_files(test::slow_tokenizer_files("trol-internlm2"), folder_ / "tokenizer");
+    test::write_tokenizer_files(test::slow_tokenizer_files("trol-internlm2"), folder_ / "tokenizer");
     recipe_.tokenizer = folder_ / "tokenizer";
     const Json messages = {
         {{"role", "user"}, {"content", "what is this?"}, {"images", {"circle.png"}}},
@@ -278,7 +285,7 @@ class ReleaseTraining : public TrainerTest {
     recipe_.train[0] = {};
     recipe_.train[0].file = folder_ / "data.jsonl";
     recipe_.train[0].images = test::source_dir() / "models/demo";
-    recipe_.preference = true;
+    recipe_.loss = "sft+po";
   }
 };
 
@@ -316,6 +323,66 @@ TEST_F(ReleaseTraining, TheModelsOwnAdaptersTrainWithDropout) {
   const std::vector<double> text = losses("text", 1, false);
   recipe_.adapter_dropout = 0;
   EXPECT_EQ(losses("text without", 1, false), text);
+}
+
+// A language model without any image code, on conversations without pictures.
+class TextTraining : public TrainerTest {
+ protected:
+  void SetUp() override {
+    TrainerTest::SetUp();
+    if (IsSkipped()) return;
+    const test::TinyShape shape = {
+        .d = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = 355, .layers = 2};
+    write_file_atomically(folder_ / "config.json",
+                          test::tiny_text_config("LlamaForCausalLM", shape).dump());
+    const auto line = [](const char* question, const char* answer) {
+      const Json messages = {{{"role", "user"}, {"content", question}},
+                             {{"role", "assistant"}, {"content", answer}},
+                             {{"role", "user"}, {"content", "is it red?"}},
+                             {{"role", "assistant"}, {"content", "no"}}};
+      return Json{{"messages", messages}}.dump() + "\n";
+    };
+    write_file_atomically(folder_ / "data.jsonl",
+                          line("what shape is it?", "a circle") + line("and this?", "a triangle") +
+                              R"({"question": "is there a circle?", "answer": "yes"})");
+    recipe_.chat_format = "plain-qa";
+    recipe_.train[0] = {};
+    recipe_.train[0].file = recipe_.validation = folder_ / "data.jsonl";
+    recipe_.validation_every = 20;
+    recipe_.steps = 40;
+    recipe_.optimizer.lr = 1e-2;
+  }
+};
+
+TEST_F(TextTraining, LearnsResumesAndAnswers) {
+  const std::vector<double> whole = losses("whole", 0, false);
+  EXPECT_NEAR(whole.front(), std::log(355), 2);
+  EXPECT_LT(whole.back(), 0.3 * whole.front());
+  std::vector<double> parts = losses("parts", 15, false);
+  const std::vector<double> rest = losses("parts", 0, true);
+  parts.insert(parts.end(), rest.begin(), rest.end());
+  EXPECT_EQ(whole, parts);
+  const std::vector<StepReport> log = read_log(folder_ / "whole/log.jsonl", 100);
+  ASSERT_EQ(log.size(), 40u);
+  ASSERT_TRUE(log[19].validation_loss && log[39].validation_loss && log[39].validation_exact);
+  EXPECT_LT(*log[39].validation_loss, *log[19].validation_loss);
+  LoadedModelOptions options;
+  options.model = folder_ / "whole/model.gguf";
+  const auto loaded = LoadedModel::load(options);
+  EXPECT_EQ(loaded->chat_format()->name, "plain-qa");
+  EXPECT_EQ(loaded->model().vision(), nullptr);
+}
+
+TEST_F(TextTraining, PicturesAreRefusedBeforeTheFirstStep) {
+  recipe_.train[0].images = test::source_dir() / "models/demo";
+  write_file_atomically(folder_ / "data.jsonl",
+                        R"({"image": "circle.png", "question": "what?", "answer": "a circle"})");
+  EXPECT_THAT([&] { losses("run", 1, false); },
+              testing::ThrowsMessage<Error>(
+                  testing::AllOf(HasSubstr("data.jsonl"), HasSubstr("no vision tower"))));
+  recipe_.chat_format.clear();
+  EXPECT_THAT([&] { losses("run", 1, false); },
+              testing::ThrowsMessage<Error>(HasSubstr("model.chat_format")));
 }
 
 TEST_F(TrainerTest, TheRecipesChatFormatGoesIntoTheModelFile) {
@@ -371,7 +438,7 @@ TEST_F(TrainerTest, WrongDataIsFoundBeforeTheFirstStep) {
   recipe_.train[1].file = folder_ / "data.jsonl";
   recipe_.train[1].weight = 1e-9;  // hardly ever drawn
   recipe_.train[1].wrong_answers = "easy-vqa";
-  recipe_.preference = true;
+  recipe_.loss = "sft+po";
   recipe_.train[0].wrong_answers = "easy-vqa";
   const auto refused = [&](const std::string& line, const std::string& reason) {
     write_file_atomically(folder_ / "data.jsonl",

@@ -14,7 +14,6 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kMaxCached = size_t{512} << 20;
 constexpr size_t kLarge = size_t{4} << 20;  // blocks from here on are the system's own pages
-constexpr size_t kMaxIdleSlabs = size_t{1} << 30;
 // Parts of slabs: smaller blocks would waste most of a huge page where a model is tiny, larger ones
 // don't need it.
 constexpr size_t kSmallestPart = size_t{16} << 10;
@@ -51,13 +50,9 @@ bool is_part(size_t size, Account account) {
   return account == Account::Kv && size >= kSmallestPart && size <= kLargestPart;
 }
 
-// At most an eighth is left over.
-size_t slab_size(size_t part) { return round_up(std::max(kHugePage, 8 * part), kHugePage); }
-
 }  // namespace
 
 MemoryPool::~MemoryPool() {
-  for (const std::span<std::byte> slab : slabs_) free_huge(slab.data(), slab.size());
   for (auto& [size, blocks] : free_)
     for (std::byte* block : blocks) free_block(block, size);
 }
@@ -69,7 +64,7 @@ std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes, Account account) 
   {
     std::lock_guard lock(mutex_);
     if (is_part(size, account)) {
-      block = take_part(size);
+      block = slabs_.take(size);
     } else if (auto it = free_.find(size); it != free_.end() && !it->second.empty()) {
       block = it->second.back();
       it->second.pop_back();
@@ -93,39 +88,13 @@ std::shared_ptr<std::byte> MemoryPool::allocate(int64_t bytes, Account account) 
 void MemoryPool::give_back(std::byte* block, size_t size, int64_t bytes, Account account) {
   std::lock_guard lock(mutex_);
   usage_[static_cast<int>(account)].now -= bytes;
-  if (is_part(size, account)) return give_back_part(block, size);
+  if (is_part(size, account)) return slabs_.give_back(block, size);
   if (cached_ + size > kMaxCached) {
     free_block(block, size);
     return;
   }
   free_[size].push_back(block);
   cached_ += size;
-}
-
-std::byte* MemoryPool::take_part(size_t size) {
-  std::vector<std::byte*>& free = free_parts_[size];
-  if (free.empty()) {
-    const size_t bytes = slab_size(size);
-    std::byte* slab = allocate_huge(bytes);
-    if (!slab) return nullptr;
-    slabs_.push_back({slab, bytes});
-    slab_bytes_ += bytes;
-    // The first part is taken first: what comes after it isn't touched before it is needed.
-    for (size_t i = bytes / size; i-- > 0;) free.push_back(slab + i * size);
-  }
-  std::byte* part = free.back();
-  free.pop_back();
-  ++parts_used_;
-  return part;
-}
-
-void MemoryPool::give_back_part(std::byte* part, size_t size) {
-  free_parts_[size].push_back(part);
-  if (--parts_used_ > 0 || slab_bytes_ <= kMaxIdleSlabs) return;
-  for (const std::span<std::byte> slab : slabs_) free_huge(slab.data(), slab.size());
-  slabs_.clear();
-  free_parts_.clear();
-  slab_bytes_ = 0;
 }
 
 MemoryPool::Usage MemoryPool::usage(Account account) const {
@@ -140,7 +109,12 @@ int64_t MemoryPool::cached_bytes() const {
 
 int64_t MemoryPool::slab_bytes() const {
   std::lock_guard lock(mutex_);
-  return static_cast<int64_t>(slab_bytes_);
+  return static_cast<int64_t>(slabs_.bytes());
+}
+
+int64_t MemoryPool::idle_slab_bytes() const {
+  std::lock_guard lock(mutex_);
+  return static_cast<int64_t>(slabs_.idle_bytes());
 }
 
 }  // namespace reprise::cpu

@@ -1,16 +1,16 @@
 // Memory of the cpu backend: 64-byte aligned blocks that go back at their last use and are kept for
-// the next one of the same size, up to a bound. Blocks for KV are parts of larger slabs on huge
-// pages, which decode streams through; slabs go back to the system when no part of any is in use
-// and they are more than a bound. Thread-safe.
+// the next one of the same size, up to a bound. Blocks for KV are parts of slabs (slabs.h) on huge
+// pages, which decode streams through. Thread-safe.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <unordered_map>
 #include <vector>
+
+#include "backend/cpu/memory/slabs.h"
 
 namespace reprise::cpu {
 
@@ -34,21 +34,16 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   Usage usage(Account account) const;
   int64_t cached_bytes() const;  // given back and kept, slabs not counted
   int64_t slab_bytes() const;    // of all slabs, in use or not
+  int64_t idle_slab_bytes() const;
 
  private:
   MemoryPool() = default;
   void give_back(std::byte* block, size_t size, int64_t bytes, Account account);
-  // A part of a slab, a new one where all are in use; null when the system has no more memory.
-  std::byte* take_part(size_t size);
-  void give_back_part(std::byte* part, size_t size);
 
   mutable std::mutex mutex_;
   std::unordered_map<size_t, std::vector<std::byte*>> free_;  // by size class
   size_t cached_ = 0;
-  std::vector<std::span<std::byte>> slabs_;
-  std::unordered_map<size_t, std::vector<std::byte*>> free_parts_;  // by size class
-  size_t slab_bytes_ = 0;
-  int64_t parts_used_ = 0;
+  Slabs slabs_;
   Usage usage_[2];
 };
 

@@ -32,72 +32,102 @@ int64_t rows_per_call(int64_t heads, int64_t keys) {
   return std::max<int64_t>(1, queries / heads);
 }
 
-// Keys [begin, end) of a row's list of keys.
+// The positions of the keys that a segment's queries may see, in the order of the runs: entries of
+// a KV row, then rows of the call.
+struct KeyPositions {
+  const KvRow* row = nullptr;
+  int64_t entries = 0;  // of the row, from its first on
+  std::span<const int32_t> prefix, own;
+
+  int64_t size() const { return entries + static_cast<int64_t>(prefix.size() + own.size()); }
+  int32_t operator[](int64_t i) const {
+    if (i < entries) return row->position(i);
+    const auto at = static_cast<size_t>(i - entries);
+    return at < prefix.size() ? prefix[at] : own[at - prefix.size()];
+  }
+  // The first from `from` on that isn't below `position`, or size(). As a rule one of the next few.
+  int64_t lower_bound(int64_t position, int64_t from) const {
+    for (int64_t step = 1;; step *= 2) {
+      int64_t end = std::min(size(), from + step);
+      if (end < size() && (*this)[end - 1] < position) {
+        from = end;
+        continue;
+      }
+      while (from < end) {
+        const int64_t middle = from + (end - from) / 2;
+        if ((*this)[middle] < position)
+          from = middle + 1;
+        else
+          end = middle;
+      }
+      return from;
+    }
+  }
+};
+
+// Keys [begin, end) of a segment's.
 struct Visible {
   int64_t begin;
   int64_t end;
 };
 
-Visible visible(std::span<const int32_t> positions, int32_t own, int64_t window) {
-  const auto end = std::upper_bound(positions.begin(), positions.end(), own);
-  auto begin = positions.begin();
-  if (window > 0) begin = std::lower_bound(positions.begin(), end, int64_t{own} - window);
-  REPRISE_CHECK(begin < end, "the query at position {} sees no key", own);
-  return {begin - positions.begin(), end - positions.begin()};
+// For each query; both ends ascend with its position.
+std::vector<Visible> visible(const KeyPositions& keys, std::span<const int32_t> queries,
+                             int64_t window) {
+  std::vector<Visible> rows;
+  rows.reserve(queries.size());
+  const int64_t size = keys.size();
+  Visible seen = {0, 0};
+  for (const int32_t own : queries) {
+    if (size > 0 && keys[size - 1] <= own)
+      seen.end = size;  // decode
+    else
+      seen.end = keys.lower_bound(int64_t{own} + 1, seen.end);
+    if (window > 0) seen.begin = keys.lower_bound(int64_t{own} - window, seen.begin);
+    REPRISE_CHECK(seen.begin < seen.end, "the query at position {} sees no key", own);
+    rows.push_back(seen);
+  }
+  return rows;
 }
 
 // A segment with what its queries see.
 struct Work {
   const AttentionSegment* segment;
   const AttentionSegment* prefix = nullptr;  // functional only
+  int64_t entries = 0;                       // of the row that is read, those that count
+  bool own = false;                          // the segment's own k, v are keys behind them
   std::vector<Visible> rows;
   int64_t keys = 0;  // all of them
   int64_t rows_per_call = 1;
   int64_t first_task = 0;
 };
 
-void check_segments(std::span<const AttentionSegment> segments, int64_t rows) {
-  int64_t next = 0;
-  for (const AttentionSegment& segment : segments) {
-    REPRISE_CHECK(segment.first_row == next && segment.rows >= 0 &&
-                      static_cast<int64_t>(segment.positions.size()) == segment.rows,
-                  "segment at row {} of {} rows and {} positions, expected at {}",
-                  segment.first_row, segment.rows, segment.positions.size(), next);
-    REPRISE_CHECK(std::adjacent_find(segment.positions.begin(), segment.positions.end(),
-                                     std::greater_equal<>()) == segment.positions.end(),
-                  "positions of a segment don't ascend");
-    REPRISE_CHECK(segment.read || !segment.write, "a segment writes a KV row but reads none");
-    next += segment.rows;
-  }
-  REPRISE_CHECK(next == rows, "segments of {} rows for {}", next, rows);
-}
-
 // After all new entries were appended: those of later positions are not seen.
 Work plan(std::span<const AttentionSegment> segments, size_t index, const AttentionSpec& spec) {
   const AttentionSegment& segment = segments[index];
   Work work = {.segment = &segment};
-  std::vector<int32_t> joined;
-  std::span<const int32_t> positions = segment.positions;
-  if (segment.read) {
-    positions = segment.read->positions;
-  } else if (segment.prefix >= 0) {
+  KeyPositions keys = {.row = segment.read};
+  if (segment.read)
+    keys.entries = segment.own_entries ? segment.read->lower_bound(segment.positions[0])
+                                       : segment.read->filled();
+  work.own = segment.own_entries || !segment.read;
+  if (work.own) keys.own = segment.positions;
+  if (!segment.read && segment.prefix >= 0) {
     REPRISE_CHECK(static_cast<size_t>(segment.prefix) < index, "prefix {} of segment {}",
                   segment.prefix, index);
     work.prefix = &segments[static_cast<size_t>(segment.prefix)];
-    joined.assign(work.prefix->positions.begin(), work.prefix->positions.end());
-    REPRISE_CHECK(joined.empty() || positions.empty() || joined.back() < positions[0],
+    keys.prefix = work.prefix->positions;
+    REPRISE_CHECK(keys.prefix.empty() || keys.prefix.back() < segment.positions[0],
                   "a segment's positions don't lie behind its prefix");
-    joined.insert(joined.end(), positions.begin(), positions.end());
-    positions = joined;
   }
-  for (const int32_t own : segment.positions)
-    work.rows.push_back(visible(positions, own, spec.window));
-  work.keys = static_cast<int64_t>(positions.size());
+  work.rows = visible(keys, segment.positions, spec.window);
+  work.entries = keys.entries;
+  work.keys = keys.size();
   return work;
 }
 
-// The runs that hold keys [begin, end) for one KV head; returns the number of the first run's first
-// key.
+// The runs that hold entries [begin, end) for one KV head; returns the number of the first run's
+// first key.
 int64_t page_runs(const KvRow& row, int64_t head, int64_t begin, int64_t end,
                   std::vector<KvRun>* runs) {
   const int64_t first = begin / kKvPageTokens;
@@ -126,10 +156,23 @@ Tensor CpuBackend::attention(const AttentionSpec& spec, const Tensor& q, const T
                 "q {}, k {}, v {}", shape_string(q.shape()), shape_string(k.shape()),
                 shape_string(v.shape()));
   check_segments(segments, rows);
+  for (const AttentionSegment& segment : segments) {
+    REPRISE_CHECK(segment.read || segment.own_entries || !segment.write,
+                  "a segment writes a KV row but reads none");
+    REPRISE_CHECK(!segment.own_entries || segment.prefix < 0,
+                  "a segment of a KV row with a prefix of the call");
+    if (!segment.read) continue;
+    const KvSpec& read = segment.read->spec;
+    REPRISE_CHECK(read.heads == kv_heads && read.k_dim == k_dim && read.v_dim == v_dim,
+                  "a KV row of {} heads, {} + {} wide for attention of {} heads, {} + {}",
+                  read.heads, read.k_dim, read.v_dim, kv_heads, k_dim, v_dim);
+  }
+  KvAppend append(*this);
+  store_kv(append, k, v, segments);
   const float* queries = floats(q);
   const float* keys = floats(k);
   const float* values = floats(v);
-  append_kv(spec, keys, values, segments);
+  const std::pair<Tensor, Tensor> rounded = rounded_kv(k, v, segments);
 
   const int64_t group = heads / kv_heads;
   std::vector<Work> list;
@@ -156,19 +199,21 @@ Tensor CpuBackend::attention(const AttentionSpec& spec, const Tensor& q, const T
     const int64_t head = (task - work.first_task) % kv_heads;
     const int64_t first = (task - work.first_task) / kv_heads * work.rows_per_call;
     const int64_t last = std::min(segment.rows, first + work.rows_per_call);
-    // Both ends ascend with the position.
     const int64_t begin = work.rows[static_cast<size_t>(first)].begin;
     const int64_t end = work.rows[static_cast<size_t>(last - 1)].end;
 
     std::vector<KvRun> runs;
-    int64_t base = 0;  // number of the first key of the runs
-    if (segment.read) {
-      base = page_runs(*segment.read, head, begin, end, &runs);
-    } else {
+    int64_t base = work.entries;  // number of the first key of the runs
+    if (begin < work.entries)
+      base = page_runs(*segment.read, head, begin, std::min(end, work.entries), &runs);
+    if (work.own && end > work.entries) {
+      const bool rounds = segment.own_entries && segment.own_type() != DType::F32;
+      const float* own_keys = rounds ? floats(rounded.first) : keys;
+      const float* own_values = rounds ? floats(rounded.second) : values;
       for (const AttentionSegment* part : {work.prefix, &segment})
         if (part)
-          runs.push_back({.k = keys + (part->first_row * kv_heads + head) * k_dim,
-                          .v = values + (part->first_row * kv_heads + head) * v_dim,
+          runs.push_back({.k = own_keys + (part->first_row * kv_heads + head) * k_dim,
+                          .v = own_values + (part->first_row * kv_heads + head) * v_dim,
                           .count = part->rows,
                           .k_stride = kv_heads * k_dim,
                           .v_stride = kv_heads * v_dim});
@@ -188,6 +233,7 @@ Tensor CpuBackend::attention(const AttentionSpec& spec, const Tensor& q, const T
                            v_dim, spec.scale,
                            scratch(scratch_floats(n, end - begin, k_dim, v_dim)));
   });
+  append.commit();
   return out;
 }
 

@@ -8,6 +8,8 @@
 namespace reprise::cpu {
 namespace {
 
+const CpuKvPage& cpu_page(const KvPage& page) { return static_cast<const CpuKvPage&>(page); }
+
 // Elements of one entry, `stride` apart in a page: keys lie component by component there.
 template <class T>
 void store_entry(const T* from, int64_t count, int64_t stride, std::byte* to) {
@@ -24,7 +26,34 @@ void load_entry(const std::byte* from, DType type, int64_t count, int64_t stride
     load(reinterpret_cast<const uint16_t*>(from), f16_to_float);
 }
 
-int64_t page_bytes(const KvSpec& spec) { return kKvPageTokens * spec.bytes_per_token(); }
+// Writes the entries of one page, k and v of one token after the other.
+class PageWriter {
+ public:
+  PageWriter(const CpuKvPage& page, const VectorKernels& kernels)
+      : page_(page), kernels_(kernels) {}
+
+  void key(int64_t head, int64_t token, const float* k) {
+    store(k, page_.spec.k_dim, kKvPageTokens, page_.key(head, token));
+  }
+  void value(int64_t head, int64_t token, const float* v) {
+    store(v, page_.spec.v_dim, 1, page_.value(head, token));
+  }
+
+ private:
+  void store(const float* from, int64_t count, int64_t stride, std::byte* to) {
+    if (page_.spec.type == DType::F32) return store_entry(from, count, stride, to);
+    for (int64_t i = 0; i < count; i += kPart) {  // nothing is allocated: it can't fail
+      const int64_t part = std::min(kPart, count - i);
+      kernels_.to_f16(from + i, part, half_);
+      store_entry(half_, part, stride, to + i * stride * int64_t{sizeof(uint16_t)});
+    }
+  }
+
+  static constexpr int64_t kPart = 256;
+  const CpuKvPage& page_;
+  const VectorKernels& kernels_;
+  uint16_t half_[kPart];
+};
 
 }  // namespace
 
@@ -32,71 +61,106 @@ std::shared_ptr<KvPage> CpuBackend::new_page(const KvSpec& spec) {
   REPRISE_CHECK(spec.heads > 0 && spec.k_dim > 0 && spec.v_dim > 0);
   if (spec.type != DType::F32 && spec.type != DType::F16)
     fail("KV entries of type {} aren't supported, expected F32 or F16", dtype_name(spec.type));
-  return std::make_shared<CpuKvPage>(memory_->allocate(page_bytes(spec), Account::Kv), spec);
+  return std::make_shared<CpuKvPage>(memory_->allocate(spec.bytes_per_page(), Account::Kv), spec);
 }
 
-// Makes room for a segment's entries in its row and notes their positions.
-void CpuBackend::extend_row(const AttentionSegment& segment) {
-  KvRow& row = *segment.write;
-  const int64_t filled = row.filled();
-  REPRISE_CHECK(filled == 0 || segment.positions[0] > row.positions.back(),
-                "position {} is appended after {}", segment.positions[0], row.positions.back());
-  REPRISE_CHECK(static_cast<int64_t>(row.pages.size()) * kKvPageTokens >= filled);
-  if (filled % kKvPageTokens != 0) {  // a page that another row reads too isn't written to
-    std::shared_ptr<KvPage>& last = row.pages[static_cast<size_t>(filled / kKvPageTokens)];
-    if (last.use_count() > 1) {
-      auto copy = new_page(row.spec);
-      std::memcpy(static_cast<CpuKvPage&>(*copy).memory.get(),
-                  static_cast<CpuKvPage&>(*last).memory.get(),
-                  static_cast<size_t>(page_bytes(row.spec)));
-      last = std::move(copy);
-    }
+void CpuBackend::copy_entries(const KvPage& from, int64_t first, KvPage& to, int64_t at,
+                              int64_t count) {
+  REPRISE_CHECK(from.spec == to.spec && 0 <= first && first + count <= kKvPageTokens && 0 <= at &&
+                at + count <= kKvPageTokens);
+  const CpuKvPage &source = cpu_page(from), &target = cpu_page(to);
+  const KvSpec& spec = from.spec;
+  if (first == 0 && at == 0) {  // the whole page in one piece
+    std::memcpy(target.memory.get(), source.memory.get(),
+                static_cast<size_t>(spec.bytes_per_page()));
+    return;
   }
-  const int64_t pages = (filled + segment.rows + kKvPageTokens - 1) / kKvPageTokens;
-  while (static_cast<int64_t>(row.pages.size()) < pages) row.pages.push_back(new_page(row.spec));
-  row.positions.insert(row.positions.end(), segment.positions.begin(), segment.positions.end());
+  const int64_t element = block_bytes(spec.type), row = kKvPageTokens * element;
+  for (int64_t h = 0; h < spec.heads; ++h) {
+    for (int64_t d = 0; d < spec.k_dim; ++d)
+      std::memcpy(target.key(h, at) + d * row, source.key(h, first) + d * row,
+                  static_cast<size_t>(count * element));
+    std::memcpy(target.value(h, at), source.value(h, first),
+                static_cast<size_t>(count * spec.v_dim * element));
+  }
 }
 
-void CpuBackend::append_kv(const AttentionSpec& spec, const float* k, const float* v,
-                           std::span<const AttentionSegment> segments) {
+void CpuBackend::store_kv(KvAppend& append, const Tensor& k, const Tensor& v,
+                          std::span<const AttentionSegment> segments) {
+  const int64_t heads = k.dim(1), k_dim = k.dim(2), v_dim = v.dim(2);
+  const float* keys = floats(k);
+  const float* values = floats(v);
+  std::vector<int64_t> begins;  // of the segments that are written, in order
   for (const AttentionSegment& segment : segments) {
-    if (!segment.write || segment.rows == 0) continue;
-    KvRow& row = *segment.write;
-    REPRISE_CHECK(row.spec.heads == spec.kv_heads && row.spec.k_dim == spec.k_dim &&
-                      row.spec.v_dim == spec.v_dim,
-                  "a KV row of {} heads, {} + {} wide for attention of {} heads, {} + {}",
-                  row.spec.heads, row.spec.k_dim, row.spec.v_dim, spec.kv_heads, spec.k_dim,
-                  spec.v_dim);
-    const int64_t filled = row.filled();
-    extend_row(segment);
-    const int64_t heads = spec.kv_heads, entries = filled + segment.rows;
-    const bool f16 = row.spec.type == DType::F16;
+    if (!segment.write) continue;
+    const KvSpec& spec = segment.write->spec;
+    REPRISE_CHECK(spec.heads == heads && spec.k_dim == k_dim && spec.v_dim == v_dim,
+                  "a KV row of {} heads, {} + {} wide for entries of {} heads, {} + {}", spec.heads,
+                  spec.k_dim, spec.v_dim, heads, k_dim, v_dim);
+    begins.push_back(append.extend(*segment.write, segment.positions));
+  }
+  auto next = begins.begin();
+  for (const AttentionSegment& segment : segments) {
+    if (!segment.write) continue;
+    const KvRow& row = *segment.write;
+    const int64_t filled = *next++, entries = filled + segment.rows;
+    if (segment.rows == 0) continue;
     const auto store_page = [&](int64_t index) {
-      const CpuKvPage& page = page_of(row, index);
-      std::vector<uint16_t> half(static_cast<size_t>(f16 ? std::max(spec.k_dim, spec.v_dim) : 0));
-      const auto store = [&](const float* from, int64_t count, int64_t stride, std::byte* to) {
-        if (!f16) return store_entry(from, count, stride, to);
-        kernels_.vector.to_f16(from, count, half.data());
-        store_entry(half.data(), count, stride, to);
-      };
+      PageWriter writer(page_of(row, index), kernels_.vector);
       const int64_t begin = std::max(filled, index * kKvPageTokens);
       const int64_t end = std::min(entries, (index + 1) * kKvPageTokens);
       for (int64_t h = 0; h < heads; ++h)
         for (int64_t at = begin; at < end; ++at) {
           const int64_t token = at % kKvPageTokens;
           const int64_t entry = (segment.first_row + at - filled) * heads + h;
-          store(k + entry * spec.k_dim, spec.k_dim, kKvPageTokens, page.key(h, token));
-          store(v + entry * spec.v_dim, spec.v_dim, 1, page.value(h, token));
+          writer.key(h, token, keys + entry * k_dim);
+          writer.value(h, token, values + entry * v_dim);
         }
     };
     // A page is one thread's: its entries share lines.
     const int64_t first = filled / kKvPageTokens;
-    const int64_t pages = (entries - 1) / kKvPageTokens + 1 - first;
-    run_chunks(pages, segment.rows * heads * (spec.k_dim + spec.v_dim) / pages,
+    const int64_t pages = kv_pages(entries) - first;
+    run_chunks(pages, segment.rows * heads * (k_dim + v_dim) / pages,
                [&](int64_t begin, int64_t end) {
                  for (int64_t i = begin; i < end; ++i) store_page(first + i);
                });
   }
+}
+
+void CpuBackend::append_kv(const Tensor& k, const Tensor& v,
+                           std::span<const AttentionSegment> segments) {
+  REPRISE_CHECK(k.rank() == 3 && v.rank() == 3 && k.dim(0) == v.dim(0) && k.dim(1) == v.dim(1),
+                "k {}, v {}", shape_string(k.shape()), shape_string(v.shape()));
+  check_segments(segments, k.dim(0));
+  KvAppend append(*this);
+  store_kv(append, k, v, segments);
+  append.commit();
+}
+
+std::pair<Tensor, Tensor> CpuBackend::rounded_kv(const Tensor& k, const Tensor& v,
+                                                 std::span<const AttentionSegment> segments) {
+  std::pair<Tensor, Tensor> rounded;
+  for (const AttentionSegment& segment : segments) {
+    if (!segment.own_entries || segment.own_type() == DType::F32 || segment.rows == 0) continue;
+    if (!rounded.first) rounded = {new_tensor(k.shape()), new_tensor(v.shape())};
+    const auto round = [&](const Tensor& from, const Tensor& to) {
+      const int64_t width = from.dim(1) * from.dim(2);
+      const float* x = floats(from) + segment.first_row * width;
+      float* out = new_floats(to) + segment.first_row * width;
+      run_chunks(segment.rows * width, 1, [&](int64_t begin, int64_t end) {
+        constexpr int64_t kPart = 256;
+        uint16_t half[kPart];
+        for (int64_t i = begin; i < end; i += kPart) {
+          const int64_t count = std::min(kPart, end - i);
+          kernels_.vector.to_f16(x + i, count, half);
+          std::transform(half, half + count, out + i, f16_to_float);
+        }
+      });
+    };
+    round(k, rounded.first);
+    round(v, rounded.second);
+  }
+  return rounded;
 }
 
 std::pair<Tensor, Tensor> CpuBackend::read_kv(const KvRow& row, int64_t begin, int64_t end) {
@@ -118,18 +182,6 @@ std::pair<Tensor, Tensor> CpuBackend::read_kv(const KvRow& row, int64_t begin, i
     }
   });
   return {std::move(k), std::move(v)};
-}
-
-KvRow CpuBackend::fork(const KvRow& row) {
-  KvRow copy = row;
-  if (row.filled() % kKvPageTokens != 0) {
-    auto page = new_page(row.spec);
-    std::memcpy(static_cast<CpuKvPage&>(*page).memory.get(),
-                page_of(row, row.filled() / kKvPageTokens).memory.get(),
-                static_cast<size_t>(page_bytes(row.spec)));
-    copy.pages[static_cast<size_t>(row.filled() / kKvPageTokens)] = std::move(page);
-  }
-  return copy;
 }
 
 }  // namespace reprise::cpu

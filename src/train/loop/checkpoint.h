@@ -1,4 +1,5 @@
-// What a stopped training run needs to go on: weights, Adam's state, the step; and its log.
+// What a stopped training run needs to go on: weights, Adam's state, the step, the place in the
+// data.
 #pragma once
 
 #include <filesystem>
@@ -6,10 +7,9 @@
 #include <vector>
 
 #include "backend/train_backend.h"
+#include "train/loop/run.h"
 
 namespace reprise {
-
-struct StepReport;
 
 struct CheckpointEntry {
   std::string name;
@@ -23,6 +23,7 @@ struct Checkpoint {
   double seconds = 0;  // spent on them
   std::string frozen;  // fingerprint of the weights that aren't trained and not in the file
   std::string recipe;  // identity_text; empty in files of earlier versions
+  std::string data;    // BatchSource::position; empty in files of earlier versions
   std::vector<CheckpointEntry> weights;
 };
 
@@ -32,10 +33,12 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
 // Throws Error when the file is missing, damaged or no checkpoint.
 Checkpoint read_checkpoint(const std::filesystem::path& path);
 
-// log.jsonl: one report a line.
-void append_log(const std::filesystem::path& path, const StepReport& report);
-// The reports up to and including `last_step`; a torn last line is left out.
-std::vector<StepReport> read_log(const std::filesystem::path& path, int64_t last_step);
-void rewrite_log(const std::filesystem::path& path, const std::vector<StepReport>& reports);
+// What a run needs to go on after `step` steps; `data` and `seconds` are left to the caller. Throws
+// Diverged where a weight isn't finite.
+Checkpoint take_checkpoint(TrainRun& run, int64_t step);
+// Sets weights, Adam's state and the place in the data. Throws Error beginning with `path` where
+// the checkpoint is another model's or another recipe's.
+void restore_checkpoint(TrainRun& run, const Checkpoint& checkpoint,
+                        const std::filesystem::path& path);
 
 }  // namespace reprise

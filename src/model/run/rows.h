@@ -1,4 +1,4 @@
-// Rows of work: the tokens one forward call runs, grouped into segments of one request each.
+// Rows of work: tokens that run together, grouped into segments of one request each.
 #pragma once
 
 #include <cstdint>
@@ -11,25 +11,39 @@
 
 namespace reprise {
 
+class Cohort;
+
 // What a scheme keeps per request beside KV (Phantom's start-of-sequence token). Each derives its
 // own.
 struct SchemeState {
   virtual ~SchemeState() = default;
   virtual std::unique_ptr<SchemeState> clone() const = 0;
+  // Forgets what tokens from position `length` on have left.
+  virtual void truncate(int64_t length) = 0;
 };
 
-// A request's state as the model sees it.
+// A request's state as the model sees it. One thread at a time may run a request.
 struct Sequence {
   std::map<int, KvRow> kv;              // by KV row of the plan; made at the first write
   std::unique_ptr<SchemeState> scheme;  // made by the scheme at the first call
-  int64_t length = 0;                   // tokens run so far; the next token's position
+  int64_t length = 0;                   // tokens that have been started; the next one's position
+  // Cohorts under way that hold tokens of this request, in the order of their positions (kept by
+  // Cohort). A sequence must not move while there are any.
+  std::vector<Cohort*> under_way;
 
+  // A sequence that goes on by itself from this one's first `tokens` tokens. Full pages are shared,
+  // a partial last one is copied, and so is the scheme's state: as it is now, so it must not depend
+  // on the tokens left out.
+  Sequence fork(Backend& be, int64_t tokens) const;
+  Sequence fork(Backend& be) const { return fork(be, length); }
   // Drops rows whose lifetime in `plan` is the prompt.
   void end_prompt(const Plan& plan);
+  // Forgets all tokens from position `new_length` on: as if they had never been run.
+  void truncate(int64_t new_length);
   int64_t kv_bytes() const;
 };
 
-// Consecutive rows of a call that belong to one request.
+// Consecutive rows that belong to one request.
 struct RowSegment {
   Sequence* sequence = nullptr;  // null: functional (training), nothing is kept
   int64_t first_row = 0;
@@ -48,15 +62,6 @@ struct Rows {
 
   // Appends the next `count` tokens of a request.
   void append(Sequence& sequence, int64_t count, int64_t total_length);
-};
-
-// Sees named intermediate results ("layer.0.out"). Tensors are [rows, ...] of the current call.
-class Observer {
- public:
-  virtual ~Observer() = default;
-  virtual void observe(const std::string& name, const Tensor& value) = 0;
-  // Whether anything should be computed only to be shown.
-  virtual bool wants(const std::string&) const { return true; }
 };
 
 }  // namespace reprise

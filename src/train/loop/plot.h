@@ -4,9 +4,9 @@
 #include <filesystem>
 #include <vector>
 
-namespace reprise {
+#include "train/loop/step_report.h"
 
-struct StepReport;
+namespace reprise {
 
 // Loss (logarithmic, faint raw values under a running mean), validation loss and exact match.
 void write_plot(const std::filesystem::path& path, const std::vector<StepReport>& reports);

@@ -1,4 +1,4 @@
-#include "train/plot.h"
+#include "train/loop/plot.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,6 @@
 #include <string>
 
 #include "base/file.h"
-#include "train/trainer.h"
 
 namespace reprise {
 namespace {

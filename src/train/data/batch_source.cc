@@ -1,0 +1,12 @@
+#include "train/data/batch_source.h"
+
+#include "train/data/conversation_batches.h"
+
+namespace reprise {
+
+std::unique_ptr<BatchSource> make_batch_source(const Recipe& recipe,
+                                               const BatchSourceInputs& inputs) {
+  return std::make_unique<ConversationBatches>(recipe, inputs);
+}
+
+}  // namespace reprise
