@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BUILD ?= build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: all build demo test bench format deps deps-torch test-asan test-tsan test-asan-quick clean help
+.PHONY: all build $(BUILD)/reprise demo test bench format deps deps-torch test-asan test-tsan test-asan-quick clean help
 
 all: build
 
@@ -13,12 +13,17 @@ deps:
 deps-torch: deps
 	@scripts/setup_torch.sh
 
+# The program; with PyTorch there, its plug-in too.
 build: deps
 	@cmake --preset release -Wno-dev > /dev/null
-	@cmake --build $(BUILD) -j $(JOBS)
+	@cmake --build $(BUILD) -j $(JOBS) --target program
 
+# The program alone.
+$(BUILD)/reprise: deps
+	@cmake --preset release -Wno-dev > /dev/null
+	@cmake --build $(BUILD) -j $(JOBS) --target reprise
 # Answers questions about a picture with the embedded model. Needs neither PyTorch nor a network.
-demo: build
+demo: $(BUILD)/reprise
 	@scripts/demo.sh $(BUILD)/reprise
 
 test: deps-torch
@@ -42,6 +47,7 @@ test-asan-quick: deps
 	@ctest --preset asan -j $(JOBS) -L '^(fast|model|engine)$$' -E layering
 
 bench: build
+	@cmake --build $(BUILD) -j $(JOBS) --target bench_matmul bench_attention
 	@scripts/bench.sh $(BUILD)
 
 format:
@@ -51,7 +57,7 @@ clean:
 	@rm -rf build
 
 help:
-	@echo "make         build $(BUILD)/reprise"
+	@echo "make         build $(BUILD)/reprise (and, where PyTorch is, its plug-in)"
 	@echo "make demo    answer questions about a picture with the embedded model"
 	@echo "make test    build everything and run all tests"
 	@echo "make bench   run the benchmarks (bench/)"

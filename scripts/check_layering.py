@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Checks that includes follow the layers of docs/architecture.md: nothing points up.
+"""Checks that includes follow the layers of docs/architecture.md, nothing pointing up, and that
+nothing outside src/model/reuse knows a scheme by name.
 
-Usage: check_layering.py [repository root]; exits with 1 and a line per wrong include.
+Usage: check_layering.py [repository root]; exits with 1 and a line per wrong include or name.
 """
 import pathlib
 import re
@@ -25,6 +26,21 @@ ALLOWED = {
 # Headers that take long to compile or that must stay optional, and the only folders that see them.
 CONFINED = {"ATen/": ["backend/torch"], "torch/": ["backend/torch"], "c10/": ["backend/torch"],
             "immintrin.h": ["backend/cpu", "base"], "simde/": ["backend/cpu"]}
+
+# Where schemes are known by name, and the registry that lists them: one X(name) a line, the first
+# of which is the ordinary decoder, which is no way of reuse and may be spoken of anywhere.
+REUSE = "src/model/reuse"
+REGISTRY = f"{REUSE}/schemes.h"
+# Strings that may hold the name of a scheme all the same, and why. Code may nowhere; comments may
+# everywhere.
+NAMES_IN_STRINGS = [
+    # Chat formats are named after the release that was trained with them, and say its name.
+    ("src/text/chat/formats.cc", r"(trol|phantom)-(internlm2|qwen2|phi3)|name is TroL"),
+    # The word, as in "replay, loops, traversal": what a page says of blocks that are visited again.
+    ("src/trace/trace_measures.cc", r"\(replay, "),
+    # The model and the recipe that come with this program.
+    ("tools/", r"\btiny-trol\b"),
+]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
 
@@ -50,9 +66,63 @@ def problems(root: pathlib.Path):
                 yield f"src/{relative}: includes \"{name}\" from outside the library"
 
 
+# Comments, then strings (raw ones too) and characters.
+TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|R"(\w*)\(.*?\)\1"|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'',
+                   re.S)
+
+
+def scheme_names(root: pathlib.Path) -> list[str]:
+    names = re.findall(r"^\s+X\((\w+)\)", (root / REGISTRY).read_text(), re.M)
+    if len(names) < 2:
+        sys.exit(f"{REGISTRY}: expected the schemes, a line X(name) each")
+    return names[1:]
+
+
+def names_scheme(text: str, names: list[str]) -> str | None:
+    """The scheme that a piece of text names: the word itself or a part of a longer name (kTrolFile,
+    trol_gating, PhantomForCausalLM), but neither 'control' nor 'replayed'."""
+    for name in names:
+        for match in re.finditer(name, text, re.I):
+            before, after = text[match.start() - 1:match.start()], text[match.end():match.end() + 1]
+            inside = before.islower() and match[0][0].islower() or after.islower()
+            if not inside:
+                return name
+    return None
+
+
+def named_schemes(root: pathlib.Path):
+    names = scheme_names(root)
+    for path in sorted(p for folder in ("src", "tools") for p in (root / folder).rglob("*")):
+        relative = path.relative_to(root).as_posix()
+        if path.suffix not in {".h", ".cc", ".inc", ".js", ".html", ".css", ".txt"}:
+            continue
+        if relative.startswith(REUSE):
+            continue
+        text = path.read_text()
+        allowed = [pattern for start, pattern in NAMES_IN_STRINGS if relative.startswith(start)]
+
+        def string(literal: str) -> str:
+            for pattern in allowed:
+                literal = re.sub(pattern, "", literal)
+            return literal
+
+        # Line by line what isn't comment, strings without what may stand in them.
+        def keep(match: re.Match) -> str:
+            if match[0].startswith(("//", "/*")):
+                return "\n" * match[0].count("\n")
+            return string(match[0])
+
+        code = TOKEN.sub(keep, text) if path.suffix not in {".html", ".txt"} else text
+        code = re.sub(r"\bstd::(filesystem::)?recursive_\w+", "", code)
+        for number, line in enumerate(code.split("\n"), 1):
+            if name := names_scheme(line, names):
+                yield (f"{relative}:{number}: names the scheme '{name}': ask model/scheme_type.h, or "
+                       f"move it to {REUSE}")
+
+
 def main() -> int:
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    found = list(problems(root))
+    found = list(problems(root)) + list(named_schemes(root))
     print("\n".join(found) if found else "layering: ok")
     return 1 if found else 0
 

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 
+#include "base/json.h"
 #include "engine/images.h"
 #include "engine/session.h"
 #include "tools/commands.h"
@@ -68,55 +69,52 @@ struct Measurement {
 
 class BenchCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Measures a model's speed and memory, or two models' side by side");
     app.footer(
-        "Prompts are random token ids. With --beside or --beside-passes, repetitions alternate "
-        "between the\n"
-        "two and every pair gives a ratio (first by second).\n"
+        "Prompts are random token ids. With --beside or another --beside- option, repetitions\n"
+        "alternate between the two and every pair gives a ratio (first by second). The second "
+        "one\n"
+        "has the --beside- options alone; without --beside it is the same model.\n"
         "Examples:\n"
         "  reprise bench model.gguf --prefill 512 --decode 512 --decode 2000\n"
-        "  reprise bench trol.gguf --beside-passes 1 --question 1 --answer 32\n"
-        "  reprise bench phantom.gguf --beside dense.gguf --decode 512 --json");
+        "  reprise bench model.gguf --plan 0-23,10-14 --beside model.gguf\n"
+        "  reprise bench model.gguf --beside dense.gguf --decode 512 --json");
     engine_.add(app);
     add_plan_options(app, plan_);
     beside_ = app.add_option("--beside", beside_model_, "A second model to alternate with")
                   ->type_name("MODEL");
-    beside_passes_option_ =
-        app.add_option("--beside-passes", beside_passes_,
-                       "Traversals of the second one; without --beside it is the same model")
-            ->check(CLI::Range(0, 4));
+    add_scheme_options(app, SchemeOption::When::Request, beside_plan_, "beside_");
+    add_scheme_options(app, SchemeOption::When::Load, beside_load_, "beside_");
     const auto list = [&](const char* name, std::vector<int64_t>& values, const char* text) {
       app.add_option(name, values, text)
-          ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-          ->expected(1)
-          ->allow_extra_args(false)
-          ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+          ->check(cli::Range(int64_t{1}, int64_t{1} << 24))
+          ->repeatable();
     };
     list("--prefill", prefill_,
          "A prompt of N tokens up to its first answer token; may be repeated");
     list("--decode", decode_, "Decode behind N tokens of context; may be repeated");
     app.add_option("--tokens", tokens_, "Tokens of one --decode repetition")
-        ->check(CLI::Range(1, 1 << 20))
+        ->check(cli::Range(1, 1 << 20))
         ->capture_default_str();
     app.add_option("--question", tiles_,
                    "A picture of N tiles, a question and an answer, from pixels to the last token")
-        ->check(CLI::Range(1, 64));
+        ->check(cli::Range(1, 64));
     app.add_option("--question-tokens", question_tokens_, "Text tokens of the question")
-        ->check(CLI::Range(1, 1 << 20))
+        ->check(cli::Range(1, 1 << 20))
         ->capture_default_str();
     app.add_option("--answer", answer_tokens_, "Tokens of the answer")
-        ->check(CLI::Range(1, 1 << 20))
+        ->check(cli::Range(1, 1 << 20))
         ->capture_default_str();
     app.add_option("--repeat", repeat_, "Repetitions of everything")
-        ->check(CLI::Range(1, 1000))
+        ->check(cli::Range(1, 1000))
         ->capture_default_str();
     app.add_option("--chunk", chunk_, "Prompt tokens of one forward call")
-        ->check(CLI::Range(1, 1 << 30))
+        ->check(cli::Range(1, 1 << 30))
         ->capture_default_str();
     app.add_option("--seed", seed_, "Seed of the token ids and pixels")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(cli::NonNegativeNumber());
     app.add_flag("--processor-time", processor_time_,
                  "Processor time instead of elapsed time: with --threads 1, for busy machines");
     app.add_flag("--json", json_, "One line of JSON instead of tables");
@@ -147,24 +145,18 @@ class BenchCommand : public Command {
   void load() {
     LoadedModelOptions options = engine_.options();
     const auto add = [&](std::shared_ptr<LoadedModel> engine, const PlanOptions& plan) {
-      std::string name = engine->options().model.filename().string();
-      if (plan.passes > 0) name += fmt::format(" --passes {}", plan.passes);
-      if (!plan.plan.empty()) name += fmt::format(" --plan {}", plan.plan);
+      std::string name = engine->options().model.filename().string() + plan.command_line();
       const auto plans = make_plans(engine->model(), plan);
       subjects_.push_back({std::move(name), std::move(engine), plans});
     };
     add(LoadedModel::load(options), plan_);
     rss_after_load_ = status_bytes("VmHWM");
-    if (beside_->count() == 0 && beside_passes_option_->count() == 0) return;
-    PlanOptions plan = plan_;
-    plan.passes = beside_passes_;
-    if (beside_passes_ == 1) {  // says which tokens make a second visit, of which there is none
-      plan.skip_below = 0;
-      plan.traverse = MixTokens::All;
-    }
-    if (beside_->count() == 0) return add(subjects_[0].engine, plan);
-    options.model = beside_model_;
-    add(LoadedModel::load(options), plan);
+    if (beside_->count() == 0 && beside_plan_.empty() && beside_load_.empty()) return;
+    if (beside_->count() == 0 && beside_load_.empty())
+      return add(subjects_[0].engine, beside_plan_);
+    if (beside_->count() > 0) options.model = beside_model_;
+    options.load.scheme = beside_load_;
+    add(LoadedModel::load(options), beside_plan_);
   }
 
   // Ids that any vocabulary of the subjects has, the picture's placeholder left out.
@@ -351,10 +343,9 @@ class BenchCommand : public Command {
 
   EngineFlags engine_;
   PlanOptions plan_;
-  CLI::Option* beside_ = nullptr;
-  CLI::Option* beside_passes_option_ = nullptr;
+  cli::Option* beside_ = nullptr;
   std::string beside_model_;
-  int beside_passes_ = 0;
+  SchemeOptions beside_plan_, beside_load_;
   std::vector<int64_t> prefill_, decode_;
   int64_t tokens_ = 32;
   int64_t tiles_ = 0;

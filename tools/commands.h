@@ -2,10 +2,11 @@
 // and one line in REPRISE_COMMANDS.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "tools/cli.h"
 
 namespace reprise::tools {
 
@@ -14,7 +15,7 @@ class Command {
   virtual ~Command() = default;
   // Adds options to this command's parser and sets its description and footer (examples). Options
   // write to members of the command.
-  virtual void setup(CLI::App& app) = 0;
+  virtual void setup(cli::App& app) = 0;
   // Does the work; returns the exit code. Errors are thrown and printed by main.
   virtual int run() = 0;
 };

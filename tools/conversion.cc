@@ -16,28 +16,24 @@ struct Interrupted {};  // passes through the library, which cleans up behind it
 
 }  // namespace
 
-void ConversionFlags::add(CLI::App& app) {
+void ConversionFlags::add(cli::App& app) {
   app.add_option("source", source, "Hugging Face folder or GGUF file")
       ->type_name("SRC")
       ->required();
   app.add_option("target", target, "What to write")->type_name("DST")->required();
   app.add_option("--sensitive", sensitive,
-                 "Type of vision tower, projector, gates and phantom matrices when the rest is "
-                 "quantized: keep, f32, f16 or bf16")
+                 "Type of vision tower, projector, gates and matrices of the scheme's own when "
+                 "the rest is quantized: keep, f32, f16 or bf16")
       ->capture_default_str();
   app.add_option("--keep", overrides,
                  "PATTERN=TYPE: tensors whose name matches ('*' is any text) get this type; 'keep' "
                  "leaves them as they are. Repeatable, the first match counts")
       ->type_name("PATTERN=TYPE")
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->repeatable();
   app.add_option("--threads", threads, "Threads; 0: all that this process may use")
-      ->check(CLI::Range(0, 1024))
+      ->check(cli::Range(0, 1024))
       ->capture_default_str();
-  app.add_flag("--last-gate", last_gate,
-               "TroL: where layers have different gates, use the last one for all, as the official "
-               "loader does");
+  add_scheme_options(app, SchemeOption::When::Load, scheme);
   app.add_flag("--force", force, "Replace what is at DST");
   app.add_flag("--json", json, "One JSON object instead of text");
 }
@@ -55,7 +51,7 @@ ConvertOptions ConversionFlags::options() const {
 
 LoadOptions ConversionFlags::load_options() const {
   LoadOptions options;
-  options.last_gate = last_gate;
+  options.scheme = scheme;
   return options;
 }
 

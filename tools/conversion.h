@@ -1,12 +1,12 @@
 // What `reprise convert` and `reprise quantize` share: options, progress, Ctrl-C, the table.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "convert/convert.h"
+#include "tools/cli.h"
 
 namespace reprise::tools {
 
@@ -18,9 +18,9 @@ struct ConversionFlags {
   int threads = 0;
   bool force = false;
   bool json = false;
-  bool last_gate = false;
+  SchemeOptions scheme;  // for loading
 
-  void add(CLI::App& app);
+  void add(cli::App& app);
   ConvertOptions options() const;
   LoadOptions load_options() const;
 };

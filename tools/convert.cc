@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "convert/report.h"
 #include "tools/commands.h"
 #include "tools/conversion.h"
@@ -14,7 +15,7 @@ namespace {
 
 class ConvertCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Turns a Hugging Face folder into one GGUF file, and back");
     app.footer(
         "A name that ends in .gguf is written as a GGUF file, another one as a folder. Without\n"
@@ -22,18 +23,18 @@ class ConvertCommand : public Command {
         "config.json, tokenizer and other small files. DST is written under another name and\n"
         "renamed when it is complete.\n"
         "Examples:\n"
-        "  reprise convert TroL-1.8B trol.gguf\n"
-        "  reprise convert trol.gguf TroL-again --shard-size 2GB\n"
-        "  reprise convert TroL-1.8B trol-bf16.gguf --type bf16");
+        "  reprise convert FOLDER model.gguf\n"
+        "  reprise convert model.gguf FOLDER-again --shard-size 2GB\n"
+        "  reprise convert FOLDER model-bf16.gguf --type bf16");
     flags_.add(app);
     app.add_option("--type", flags_.type,
                    "keep, f32, f16, bf16, or for GGUF " + type_options(/*quantized_only=*/true) +
                        " ('reprise quantize' reports what these cost)")
         ->capture_default_str();
     app.add_option("--to", to_, "gguf or folder, whatever the name ends in")
-        ->check(CLI::IsMember({"gguf", "folder"}));
+        ->check(cli::IsMember({"gguf", "folder"}));
     app.add_option("--shard-size", shard_, "Most data in one safetensors file")
-        ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+        ->transform(cli::AsSizeValue(/*kb_is_1000=*/true))
         ->type_name("SIZE")
         ->default_str("5GB");
   }

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "eval/perplexity.h"
 #include "eval/qa.h"
 #include "tools/beam_options.h"
@@ -14,7 +15,7 @@ namespace {
 
 class EvalCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Measures a model: perplexity of a text, or answers to questions");
     app.footer(
         "With int8 activations the KL divergence to F32 ones is reported too, which runs the\n"
@@ -23,7 +24,7 @@ class EvalCommand : public Command {
         "  reprise eval model.gguf --perplexity wiki.txt --ctx 512 --json\n"
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --json\n"
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --blind\n"
-        "  reprise eval trol --qa test.jsonl --images pictures --beams 5");
+        "  reprise eval model.gguf --qa test.jsonl --images pictures --beams 5");
     engine_.add(app);
     engine_.add_chat_template(app);
     add_plan_options(app, generator_.plan);
@@ -34,17 +35,17 @@ class EvalCommand : public Command {
     qa->type_name("FILE.jsonl");
     what->require_option(1);
     app.add_option("--ctx", context_, "Tokens of one window of the text")
-        ->check(CLI::Range(int64_t{4}, int64_t{1} << 24))
+        ->check(cli::Range(int64_t{4}, int64_t{1} << 24))
         ->capture_default_str();
     app.add_option("--images", images_, "Folder that image names are relative to")
         ->type_name("DIR")
         ->needs(qa);
     app.add_flag("--blind", qa_.blind, "Leave the pictures out")->needs(qa);
     app.add_option("--limit", limit_, "Only the first N questions; 0: all")
-        ->check(CLI::Range(int64_t{0}, kMostCount))
+        ->check(cli::Range(int64_t{0}, kMostCount))
         ->needs(qa);
     app.add_option("--max-tokens", qa_.generation.max_tokens, "Most tokens of an answer")
-        ->check(CLI::Range(int64_t{1}, kMostCount))
+        ->check(cli::Range(int64_t{1}, kMostCount))
         ->capture_default_str();
     add_beam_options(app, qa_.generation.beam, /*answers=*/false);
     app.add_flag("--exif", qa_.apply_exif, "Turn pictures as their EXIF orientation says");
@@ -52,7 +53,7 @@ class EvalCommand : public Command {
         ->type_name("OUT.jsonl")
         ->needs(qa);
     app.add_option("--chunk", generator_.chunk, "Prompt tokens of one forward call")
-        ->check(CLI::Range(1, 1 << 30))
+        ->check(cli::Range(1, 1 << 30))
         ->capture_default_str();
     app.add_flag("--no-kl", no_kl_, "Don't compare int8 activations with F32");
     app.add_flag("--json", json_, "One JSON object instead of text");

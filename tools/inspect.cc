@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "base/json.h"
 #include "tools/commands.h"
 #include "tools/options.h"
 
@@ -24,7 +25,7 @@ std::string join(const std::vector<std::string>& words, const char* none) {
 
 class InspectCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Shows what a model file is, its plan, its parameters and its memory");
     app.footer(
         "Examples:\n"
@@ -34,7 +35,7 @@ class InspectCommand : public Command {
     engine_.add_chat_template(app);
     add_plan_options(app, plan_);
     app.add_option("--ctx", context_, "Tokens that memory is computed for (default: at most 2048)")
-        ->check(CLI::Range(int64_t{1}, int64_t{1} << 31));
+        ->check(cli::Range(int64_t{1}, int64_t{1} << 31));
     app.add_flag("--json", json_, "One line of JSON instead of text");
   }
 
@@ -149,7 +150,7 @@ class InspectCommand : public Command {
   static Json tensors(Model& model) {
     std::map<std::string, RoleTotals> totals;
     model.visit_tensors([&](const TensorSlot& slot) {
-      RoleTotals& role = totals[role_name(slot.role)];
+      RoleTotals& role = totals[role_name(slot)];
       ++role.tensors;
       role.values += num_elements(slot.shape);
       role.types.insert(std::string(dtype_name(slot.tensor->dtype())));

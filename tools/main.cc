@@ -2,12 +2,14 @@
 // Exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted for good.
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <new>
 #include <numeric>
 
 #include "base/error.h"
+#include "model/scheme_type.h"
 #include "tools/commands.h"
 
 namespace reprise::tools {
@@ -53,25 +55,32 @@ std::string unknown_command(const std::string& word, const std::vector<std::stri
 }
 
 int run_program(int argc, char** argv) {
-  CLI::App app{
-      "Runs, inspects and trains transformers that reuse their layers: TroL, Phantom, recursive "
-      "models, and any decoder whose layers are replayed."};
+  CLI::App app{"Runs, inspects and trains transformers that reuse their layers."};
   app.name("reprise");
   app.set_version_flag("--version", "reprise " REPRISE_VERSION);
   app.require_subcommand(1);
+  std::string schemes;
+  for (const SchemeType* scheme : scheme_types())
+    schemes += fmt::format("  {:<12}{}\n", scheme->name, scheme->summary);
   app.footer(
+      "Schemes of reuse:\n" + schemes +
       "Examples:\n"
       "  reprise run model.gguf --prompt \"Why is the sky blue?\"\n"
       "  reprise run models/tiny-trol.gguf --image photo.png --prompt \"What shape is shown?\"\n"
       "  reprise inspect model.gguf --plan 0-23,10-14\n"
       "'reprise COMMAND --help' lists the options of a command.");
 
-  std::vector<std::pair<CLI::App*, std::unique_ptr<Command>>> commands;
+  struct Added {
+    CLI::App* parser;
+    std::unique_ptr<cli::App> options;
+    std::unique_ptr<Command> command;
+  };
+  std::vector<Added> commands;
   std::vector<std::string> names;
   const auto add = [&](const std::string& name, std::unique_ptr<Command> command) {
     CLI::App* sub = app.add_subcommand(name);
-    command->setup(*sub);
-    commands.emplace_back(sub, std::move(command));
+    commands.push_back({sub, std::make_unique<cli::App>(sub), std::move(command)});
+    commands.back().command->setup(*commands.back().options);
     names.push_back(name);
   };
 #define REPRISE_ADD_COMMAND(name) add(#name, make_##name##_command());
@@ -93,8 +102,8 @@ int run_program(int argc, char** argv) {
                                     : "reprise " + app.get_subcommands()[0]->get_name();
     return print_error(fmt::format("{} (see '{} --help')", message, command), kUsage);
   }
-  for (const auto& [sub, command] : commands) {
-    if (sub->parsed()) return command->run();
+  for (const Added& added : commands) {
+    if (added.parser->parsed()) return added.command->run();
   }
   return kUsage;
 }

@@ -5,40 +5,40 @@
 
 #include <array>
 #include <cstdio>
-#include <map>
+
+#include "model/scheme_type.h"
+
+#include "base/json.h"
 
 namespace reprise::tools {
 
-void EngineFlags::add(CLI::App& app) {
+void EngineFlags::add(cli::App& app) {
   app.add_option("model", model, "Hugging Face folder or GGUF file")
       ->type_name("MODEL")
       ->required();
   app.add_option("--backend", backend, "cpu or torch")
-      ->check(CLI::IsMember({"cpu", "torch"}))
+      ->check(cli::IsMember({"cpu", "torch"}))
       ->capture_default_str();
   app.add_option("--device", device, "Where the torch backend computes: cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->check(cli::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--threads", threads, "Threads; 0: all that this process may use")
-      ->check(CLI::Range(0, 1024))
+      ->check(cli::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--isa", isa,
                  "Instruction set of the cpu backend, by name (default: the best one here, or "
                  "$REPRISE_ISA)");
   app.add_option("--activations", activations,
                  "int8: activations are quantized where weights are; f32: for parity")
-      ->check(CLI::IsMember({"f32", "int8"}))
+      ->check(cli::IsMember({"f32", "int8"}))
       ->capture_default_str();
   app.add_option("--kv", kv, "Element type of the KV cache: f32 or f16")
-      ->check(CLI::IsMember({"f32", "f16"}))
+      ->check(cli::IsMember({"f32", "f16"}))
       ->capture_default_str();
-  app.add_flag(
-      "--last-gate", last_gate,
-      "TroL: where the entries of trol_gating.pt differ, use the last one for every layer, "
-      "as the official loader does");
+  add_scheme_options(app, SchemeOption::When::Load, scheme);
 }
 
-void EngineFlags::add_chat_template(CLI::App& app) {
+void EngineFlags::add_chat_template(cli::App& app) {
   app.add_option("--chat-template", chat_template,
                  "Chat format by name, where the model's own is not recognised");
 }
@@ -55,30 +55,81 @@ LoadedModelOptions EngineFlags::options() const {
   options.compute.device = device;
   options.compute.activations = activations == "f32" ? Activations::F32 : Activations::Int8;
   options.load.kv_type = kv == "f16" ? DType::F16 : DType::F32;
-  options.load.last_gate = last_gate;
+  options.load.scheme = scheme;
   options.chat_template = chat_template;
   return options;
 }
 
-void add_plan_options(CLI::App& app, PlanOptions& options) {
-  app.add_option("--plan", options.plan,
-                 "Order of blocks: 0-23,10-14 runs 10 to 14 again; 10-14*3 three times, damped")
-      ->type_name("PLAN");
-  app.add_option("--passes", options.passes,
-                 "Traversals of each layer in a prompt (TroL); 1: off, 0: the model's own")
-      ->check(CLI::Range(0, 4));
-  app.add_option("--adaptive", options.skip_below,
-                 "TroL: tokens whose mixing weight is below this leave the second visit of a layer "
-                 "out; 0: none, exact")
-      ->type_name("W")
-      ->check(CLI::Range(0.0f, 1.0f));
-  static const std::map<std::string, MixTokens> kinds = {
-      {"all", MixTokens::All}, {"image", MixTokens::Image}, {"text", MixTokens::Text}};
-  app.add_option_function<std::string>(
-         "--traverse", [&options](const std::string& kind) { options.traverse = kinds.at(kind); },
-         "TroL: tokens of a prompt that make the second visit")
-      ->check(CLI::IsMember({"all", "image", "text"}))
-      ->default_str("all");
+namespace {
+
+// A value that one of the schemes takes; whether the model's own does is said when it is known.
+cli::Check value_check(const DeclaredOption& known) {
+  const auto check = [known](const std::string& text) -> std::string {
+    std::string message;
+    for (const SchemeOption* option : known.declared) {
+      try {
+        parse_option(*option, text);
+        return "";
+      } catch (const Error& error) {
+        message = error.what();
+      }
+    }
+    return message;
+  };
+  return cli::Check(check);
+}
+
+std::string shown_type(const SchemeOption& option) {
+  if (!option.placeholder.empty()) return option.placeholder;
+  switch (option.type) {
+    case SchemeOption::Type::Integer:
+      return fmt::format("{} to {}", option.low, option.high);
+    case SchemeOption::Type::Choice:
+      return fmt::format("{}", fmt::join(option.choices, "|"));
+    default:
+      return option.type == SchemeOption::Type::Number ? "X" : "TEXT";
+  }
+}
+
+std::string group_name(const DeclaredOption& known) {
+  std::string name =
+      known.schemes.size() == 1 ? "Options of models of scheme " : "Options of models of schemes ";
+  for (size_t i = 0; i < known.schemes.size(); ++i)
+    name += (i == 0 ? "" : i + 1 < known.schemes.size() ? ", " : " and ") + known.schemes[i]->name;
+  return name;
+}
+
+}  // namespace
+
+void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& options,
+                        const std::string& prefix) {
+  for (const DeclaredOption& known : declared_options(when)) {
+    const SchemeOption& option = known.option();
+    const std::string flag = option_flag(prefix + option.name);
+    const std::string help = prefix.empty()
+                                 ? option.help
+                                 : fmt::format("{} of the second model", option_flag(option.name));
+    cli::Option* added = nullptr;
+    if (option.type == SchemeOption::Type::Flag) {
+      added = app.add_flag_callback(
+          flag, [&options, name = option.name] { options.set(name, true); }, help);
+    } else {
+      added = app.add_option_function(
+                     flag,
+                     [&options, declared = &option](const std::string& text) {
+                       options.set(declared->name, parse_option(*declared, text));
+                     },
+                     help)
+                  ->check(value_check(known))
+                  ->type_name(shown_type(option));
+      if (!option.fallback.empty()) added->default_str(option.fallback);
+    }
+    added->group(group_name(known));
+  }
+}
+
+void add_plan_options(cli::App& app, PlanOptions& options) {
+  add_scheme_options(app, SchemeOption::When::Request, options);
 }
 
 void print_json(const Json& json) {

@@ -1,11 +1,11 @@
 // Options that several commands share, and small helpers for output.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 
-#include "base/json.h"
+#include "base/json_fwd.h"
 #include "engine/loaded_model.h"
+#include "tools/cli.h"
 
 namespace reprise::tools {
 
@@ -19,18 +19,23 @@ struct EngineFlags {
   std::string activations = "int8";
   std::string kv = "f32";
   std::string chat_template;
-  bool last_gate = false;
+  SchemeOptions scheme;  // for loading
 
-  void add(CLI::App& app);
-  void add_chat_template(CLI::App& app);
+  void add(cli::App& app);
+  void add_chat_template(cli::App& app);
   LoadedModelOptions options() const;
 };
 
 // Upper end of options that are numbers of tokens, questions and the like.
 constexpr int64_t kMostCount = int64_t{1} << 40;
 
-// --plan and --passes: how deep to run.
-void add_plan_options(CLI::App& app, PlanOptions& options);
+// The options that schemes declare for one moment, each with those that have it: --passes, and
+// --beside-passes with prefix "beside_". Whether the model's scheme has those given is checked
+// where they are used.
+void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& options,
+                        const std::string& prefix = "");
+// Those for requests: how deep to run.
+void add_plan_options(cli::App& app, PlanOptions& options);
 
 // One line of JSON on stdout.
 void print_json(const Json& json);

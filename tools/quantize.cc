@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "convert/report.h"
 #include "eval/compare.h"
 #include "text/tokenizer/tokenizer_files.h"
@@ -16,17 +17,17 @@ namespace {
 
 class QuantizeCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description(
         "Writes a model as a GGUF file with fewer bits a weight, and measures the loss");
     app.footer(
         "Attention and MLP matrices of the language model get the type asked for; embedding, head\n"
-        "and low-rank adapters Q8_0; vision tower, projector, gates and phantom matrices stay as\n"
-        "they are (--sensitive), norms and biases too. With --text or --inputs both models are "
+        "and low-rank adapters Q8_0; vision tower, projector, gates and matrices of a scheme's own\n"
+        "stay as they are (--sensitive), norms and biases too. With --text or --inputs both models are "
         "run\n"
         "and compared.\n"
         "Examples:\n"
-        "  reprise quantize TroL-1.8B trol-q8.gguf --type q8_0 --text wiki.txt\n"
+        "  reprise quantize MODEL q8.gguf --type q8_0 --text wiki.txt\n"
         "  reprise quantize model.gguf small.gguf --type q4_0 --keep '*.down_proj.weight=q8_0'\n"
         "  reprise quantize MODEL q4.gguf --type q4_0 --inputs case.safetensors --report q4.json");
     flags_.add(app);
@@ -39,11 +40,11 @@ class QuantizeCommand : public Command {
         ->type_name("IN")
         ->excludes(text);
     app.add_option("--ctx", context_, "Tokens of one window of the text")
-        ->check(CLI::Range(int64_t{4}, int64_t{1} << 24))
+        ->check(cli::Range(int64_t{4}, int64_t{1} << 24))
         ->capture_default_str();
     app.add_option("--activations", activations_,
                    "Of the quantized model in the comparison; f32: the weights' error alone")
-        ->check(CLI::IsMember({"f32", "int8"}))
+        ->check(cli::IsMember({"f32", "int8"}))
         ->capture_default_str();
     app.add_option("--report", report_, "Write all figures, tensor by tensor, to this file")
         ->type_name("FILE.json");

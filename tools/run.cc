@@ -5,6 +5,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "base/json.h"
 #include "engine/conversation.h"
 #include "engine/generator.h"
 #include "trace/page/trace_page.h"
@@ -19,7 +20,7 @@ namespace {
 
 class RunCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Answers a prompt, or chats where no prompt is given");
     app.footer(
         "Without --prompt, text piped to stdin is the prompt; on a terminal a chat begins, in "
@@ -33,22 +34,20 @@ class RunCommand : public Command {
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour?\" --trace "
         "look.html\n"
         "  reprise run model.gguf --plan 0-23,10-14 --temperature 0.8 --top-p 0.95 --seed 1\n"
-        "  reprise run trol --image photo.png --prompt \"What is this?\" --beams 5\n"
+        "  reprise run model.gguf --image photo.png --prompt \"What is this?\" --beams 5\n"
         "  echo \"Once upon a time\" | reprise run model.gguf --raw");
     engine_.add(app);
     engine_.add_chat_template(app);
     add_plan_options(app, generator_.plan);
     SamplerOptions& sampler = generation_.sampler;
     prompt_option_ = app.add_option("--prompt", prompt_, "The prompt")->type_name("TEXT");
-    CLI::Option* image_option =
+    cli::Option* image_option =
         app.add_option("--image", images_, "A picture (PNG or JPEG) to show; may be repeated")
             ->type_name("FILE")
-            ->expected(1)
-            ->allow_extra_args(false)
-            ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    CLI::Option* system_option =
+            ->repeatable();
+    cli::Option* system_option =
         app.add_option("--system", system_, "System message")->type_name("TEXT");
-    CLI::Option* raw_option =
+    cli::Option* raw_option =
         app.add_flag("--raw", raw_, "Plain completion instead of the model's chat format");
     app.add_option("--chat", conversation_, "Answer the conversation in a JSON file")
         ->type_name("FILE")
@@ -58,7 +57,7 @@ class RunCommand : public Command {
         ->excludes(raw_option);
     app.add_option("--max-tokens", generation_.max_tokens,
                    "Most tokens to generate; 0: until the model stops")
-        ->check(CLI::Range(int64_t{0}, kMostCount))
+        ->check(cli::Range(int64_t{0}, kMostCount))
         ->capture_default_str();
     app.add_option("--temperature", sampler.temperature, "0: always the most likely token")
         ->capture_default_str();
@@ -75,14 +74,12 @@ class RunCommand : public Command {
     add_beam_options(app, generation_.beam);
     app.add_option("--seed", sampler.seed, "Seed of the random choice")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(cli::NonNegativeNumber());
     app.add_option("--stop", generation_.stop, "Text that ends the answer; may be repeated")
         ->type_name("TEXT")
-        ->expected(1)
-        ->allow_extra_args(false)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+        ->repeatable();
     app.add_option("--chunk", generator_.chunk, "Prompt tokens of one forward call")
-        ->check(CLI::Range(1, 1 << 30))
+        ->check(cli::Range(1, 1 << 30))
         ->capture_default_str();
     app.add_flag("--exif", exif_, "Turn pictures as their EXIF orientation says");
     app.add_option("--trace", trace_,
@@ -280,7 +277,7 @@ class RunCommand : public Command {
   EngineFlags engine_;
   GeneratorOptions generator_;
   GenerationOptions generation_;
-  CLI::Option* prompt_option_ = nullptr;
+  cli::Option* prompt_option_ = nullptr;
   std::string prompt_;
   std::string system_;
   std::filesystem::path conversation_;

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "text/tokenizer/tokenizer_files.h"
 #include "tools/commands.h"
 #include "tools/options.h"
@@ -14,7 +15,7 @@ namespace {
 
 class TokenizeCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Turns text into token ids");
     app.footer(
         "Special tokens written out in the text are recognised unless --plain is given; nothing\n"
@@ -65,7 +66,7 @@ class TokenizeCommand : public Command {
 
  private:
   EngineFlags engine_;
-  CLI::Option* text_option_ = nullptr;
+  cli::Option* text_option_ = nullptr;
   std::string text_, file_, lines_;
   bool plain_ = false;
 };

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/json.h"
 #include "trace/trace_beams.h"
 #include "tools/beam_options.h"
 #include "tools/commands.h"
@@ -16,7 +17,7 @@ namespace {
 
 class TraceCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Writes the intermediate results of a forward pass to a safetensors file");
     app.footer(
         "IN holds input_ids int64 [n] and optionally pixel_values float32 [tiles, 3, H, W] or\n"
@@ -30,12 +31,12 @@ class TraceCommand : public Command {
     app.add_option("--inputs", inputs_, "Inputs, safetensors")->type_name("IN")->required();
     app.add_option("--out", out_, "Results, safetensors")->type_name("OUT")->required();
     app.add_option("--steps", options_.steps, "Greedy tokens to generate")
-        ->check(CLI::Range(0, 100000))
+        ->check(cli::Range(0, 100000))
         ->capture_default_str();
     add_beam_options(app, beam_);
     beams_ = app.get_option("--beams");
     app.add_option("--chunk", options_.chunk, "Prompt tokens of one forward call")
-        ->check(CLI::Range(1, 1 << 30))
+        ->check(cli::Range(1, 1 << 30))
         ->capture_default_str();
   }
 
@@ -75,7 +76,7 @@ class TraceCommand : public Command {
   std::string out_;
   TraceOptions options_;
   BeamOptions beam_;
-  CLI::Option* beams_ = nullptr;
+  cli::Option* beams_ = nullptr;
 };
 
 }  // namespace

@@ -19,7 +19,7 @@ std::string duration(double seconds) {
 
 class TrainCommand : public Command {
  public:
-  void setup(CLI::App& app) override {
+  void setup(cli::App& app) override {
     app.description("Trains a model from a recipe (needs the torch backend)");
     app.footer(
         "The folder gets log.jsonl, plot.svg, checkpoint.safetensors and, at the end, model.gguf.\n"
@@ -30,11 +30,11 @@ class TrainCommand : public Command {
     app.add_flag("--resume", options_.resume, "Go on from the folder's checkpoint");
     app.add_option("--stop-after", options_.stop_after,
                    "Stop with a checkpoint when this many steps are done")
-        ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+        ->check(cli::Range(int64_t{1}, int64_t{1} << 40));
     app.add_option("--threads", backend_.threads, "Threads; 0: all this process may use")
-        ->check(CLI::Range(0, 4096));
+        ->check(cli::Range(0, 4096));
     app.add_option("--device", backend_.device, "cpu or cuda")
-        ->check(CLI::IsMember({"cpu", "cuda"}))
+        ->check(cli::IsMember({"cpu", "cuda"}))
         ->capture_default_str();
   }
 

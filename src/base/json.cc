@@ -28,6 +28,23 @@ Json load_json(const std::filesystem::path& path, size_t max_bytes) {
   return parse_json(read_file(path, max_bytes), path.string());
 }
 
+JsonValue::JsonValue() noexcept = default;
+JsonValue::JsonValue(const Json& value) : value_(std::make_unique<Json>(value)) {}
+JsonValue::JsonValue(Json&& value) : value_(std::make_unique<Json>(std::move(value))) {}
+JsonValue::JsonValue(const JsonValue& other)
+    : value_(other.value_ ? std::make_unique<Json>(*other.value_) : nullptr) {}
+JsonValue::JsonValue(JsonValue&& other) noexcept = default;
+JsonValue& JsonValue::operator=(JsonValue other) noexcept {
+  value_.swap(other.value_);
+  return *this;
+}
+JsonValue::~JsonValue() = default;
+
+const Json& JsonValue::operator*() const {
+  static const Json null;
+  return value_ ? *value_ : null;
+}
+
 JsonObject::JsonObject(const Json& json, std::string where, std::string prefix, Problems* problems)
     : json_(&json), where_(std::move(where)), prefix_(std::move(prefix)), problems_(problems) {
   if (!json.is_object())

@@ -33,8 +33,6 @@ class Philox {
   uint32_t next_below(uint32_t n) {
     return static_cast<uint32_t>((static_cast<uint64_t>(next_bits()) * n) >> 32);
   }
-  uint64_t counter() const { return counter_; }
-  void seek(uint64_t counter) { counter_ = counter; }
 
  private:
   std::array<uint32_t, 4> generate(uint64_t index) const {

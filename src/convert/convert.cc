@@ -7,10 +7,11 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/folder.h"
+#include "base/json.h"
 #include "base/pattern.h"
 #include "formats/gguf_writer.h"
 #include "formats/safetensors_writer.h"
-#include "model/scheme_files.h"
+#include "model/scheme_type.h"
 
 namespace reprise {
 namespace {
@@ -38,7 +39,7 @@ class Conversion {
     const TensorSlot* slot = source_.slot(tensor.name);
     ConvertedTensor entry;
     entry.name = tensor.name;
-    entry.role = slot ? role_name(slot->role) : "other";
+    entry.role = slot ? role_name(*slot) : "other";
     entry.shape = tensor.shape;
     entry.from = tensor.type;
     entry.to = type;
@@ -217,8 +218,9 @@ ConvertResult convert_to_folder(const ModelSource& source, const std::filesystem
          target.string());
   Conversion conversion(source, options);
   std::set<std::string> extra;  // tensors that go into files of the scheme
-  const SchemeFiles* own_files = source.config ? scheme_files(source.config->scheme) : nullptr;
-  if (own_files) extra.insert(own_files->tensors.begin(), own_files->tensors.end());
+  const SchemeType* type = source.config ? find_scheme(source.config->scheme) : nullptr;
+  const SchemeFiles own = type ? type->files : SchemeFiles();
+  extra.insert(own.tensors.begin(), own.tensors.end());
   std::vector<OutputTensor> tensors;
   std::map<std::string, OutputTensor> extra_outputs;
   for (const TensorView& tensor : source.weights.tensors()) {
@@ -238,11 +240,11 @@ ConvertResult convert_to_folder(const ModelSource& source, const std::filesystem
   write_folder_atomically(target, options.replace, [&](const std::filesystem::path& folder) {
     write_file_atomically(folder / "config.json", config);
     for (const auto& [name, bytes] : source.files) write_file_atomically(folder / name, bytes);
-    if (own_files) {
+    if (own.write) {
       std::vector<TensorView> list;
-      for (const std::string& name : own_files->tensors)
+      for (const std::string& name : own.tensors)
         list.push_back(conversion.convert(extra_outputs.at(name)));
-      own_files->write(*source.config, list, folder);
+      own.write(*source.config, list, folder);
     }
     write_safetensors_folder(folder, tensors, metadata, options.shard_bytes, conversion.writer());
     for (const auto& entry : std::filesystem::directory_iterator(folder))

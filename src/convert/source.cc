@@ -2,10 +2,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "convert/file_backend.h"
 #include "formats/hf_folder.h"
 #include "formats/safetensors.h"
 #include "model/config/architecture.h"
+#include "model/scheme_type.h"
 
 namespace reprise {
 namespace {
@@ -57,7 +59,9 @@ void open_folder(const LoadOptions& options, ModelSource& source) {
              entry.path().string(), source.unknown);
   }
   source.config_text = read_file(config);
-  source.files = read_small_files(path, source.left_out);
+  const SchemeType* type = source.config ? find_scheme(source.config->scheme) : nullptr;
+  source.files = read_small_files(path, type ? type->files.names : std::vector<std::string>(),
+                                  source.left_out);
   for (const TensorView& tensor : source.weights.tensors()) {
     if (!tensor.file || tensor.file->path().extension() != ".safetensors") continue;
     source.weights_metadata = open_safetensors(tensor.file->path()).metadata;

@@ -26,9 +26,9 @@ bool is_weights(const std::string& name) {
 }
 
 // Written from the tensors by the exporter: no loss that they aren't stored.
-bool is_rebuilt(const std::string& name) {
+bool is_rebuilt(const std::string& name, const std::vector<std::string>& rebuilt) {
   return name.ends_with(".safetensors") || name == "model.safetensors.index.json" ||
-         name == "trol_gating.pt";
+         std::ranges::count(rebuilt, name) > 0;
 }
 
 bool is_plain_name(const std::string& name) {
@@ -39,11 +39,12 @@ bool is_plain_name(const std::string& name) {
 }  // namespace
 
 StoredFiles read_small_files(const std::filesystem::path& folder,
+                             const std::vector<std::string>& rebuilt,
                              std::vector<std::string>& left_out) {
   StoredFiles files;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name == "config.json" || name.starts_with(".") || is_rebuilt(name)) continue;
+    if (name == "config.json" || name.starts_with(".") || is_rebuilt(name, rebuilt)) continue;
     if (!entry.is_regular_file() || is_weights(name) || !is_plain_name(name) ||
         entry.file_size() > kMostBytes) {
       left_out.push_back(name);

@@ -18,8 +18,10 @@ using StoredFiles = std::map<std::string, std::string>;  // name -> bytes
 
 // All small files of a folder but config.json and those that hold weights. Hidden files,
 // sub-folders, weights in other formats and files above 256 MB are left out; their names go to
-// `left_out`. Throws Error naming a file that can't be read.
+// `left_out`, but for those in `rebuilt`, which are written anew from the tensors (a scheme's own
+// files). Throws Error naming a file that can't be read.
 StoredFiles read_small_files(const std::filesystem::path& folder,
+                             const std::vector<std::string>& rebuilt,
                              std::vector<std::string>& left_out);
 
 void store_files(const StoredFiles& files, GgufMetadata& metadata);

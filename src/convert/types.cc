@@ -24,7 +24,7 @@ bool has_values(DType type) { return is_float(type) || is_quantized(type); }
 
 bool is_delicate(Role role) {
   return role == Role::Vision || role == Role::Projector || role == Role::Gate ||
-         role == Role::Phantom;
+         role == Role::Scheme;
 }
 
 // Norms, biases, position tables: nothing computes with quantized ones.
@@ -42,7 +42,7 @@ std::optional<DType> wanted_type(const TensorView& tensor, const TensorSlot* slo
   if (type == DType::F32) return type;
   if (is_vector(tensor, slot)) return std::nullopt;
   if (!is_quantized(type)) {
-    const bool small = slot && (slot->role == Role::Gate || slot->role == Role::Phantom);
+    const bool small = slot && (slot->role == Role::Gate || slot->role == Role::Scheme);
     return small ? std::nullopt : std::optional(type);
   }
   if (!slot) return std::nullopt;

@@ -2,12 +2,12 @@
 //
 //   keep           every tensor's own type: the conversion loses nothing
 //   f32            all floats and quantized values, exactly
-//   f16, bf16      matrices and tables; vectors, gates and phantom matrices keep their type, since
-//                  they are small and sensitive
+//   f16, bf16      matrices and tables; vectors, gates and a scheme's own matrices keep their
+//                  type, since they are small and sensitive
 //   a quantized one that is written (q8_0, q4_0, q4_1: can_quantize)
 //                  by role: attention and MLP matrices in this type; embedding, head and
-//                  low-rank adapters in Q8_0; vision tower, projector, gates and phantom matrices
-//                  as they are (or `delicate`); norms and biases as they are
+//                  low-rank adapters in Q8_0; vision tower, projector, gates and a scheme's own
+//                  matrices as they are (or `delicate`); norms and biases as they are
 //
 // A row that doesn't divide into the type's blocks can't be quantized: such a tensor becomes F16
 // (BF16 where it was). A tensor that is quantized already and no larger than asked for stays as it is, and so
@@ -26,7 +26,7 @@ namespace reprise {
 
 struct TypeRules {
   std::optional<DType> type;      // nullopt: keep
-  std::optional<DType> delicate;  // of vision tower, projector, gates and phantom matrices
+  std::optional<DType> delicate;  // of vision tower, projector, gates and the like
   // Pattern of names and type (nullopt: keep); the first that matches counts before all else.
   std::vector<std::pair<std::string, std::optional<DType>>> overrides;
 };

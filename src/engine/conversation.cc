@@ -1,6 +1,7 @@
 #include "engine/conversation.h"
 
 #include "base/error.h"
+#include "base/json.h"
 
 namespace reprise {
 namespace {

@@ -1,5 +1,7 @@
 #include "engine/model_text.h"
 
+#include "model/scheme_type.h"
+
 namespace reprise {
 
 std::optional<ChatFormat> find_chat_format(const std::string& named, const ModelConfig& config,

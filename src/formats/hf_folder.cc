@@ -1,6 +1,7 @@
 #include "formats/hf_folder.h"
 
 #include "base/error.h"
+#include "base/json.h"
 #include "formats/safetensors.h"
 
 namespace reprise {
@@ -10,6 +11,10 @@ std::optional<std::filesystem::path> HfFolder::find_file(const std::string& name
   const std::filesystem::path file = path / name;
   if (!std::filesystem::is_regular_file(file, ignored)) return std::nullopt;
   return file;
+}
+
+JsonObject HfFolder::config_object() const {
+  return JsonObject(config, (path / "config.json").string());
 }
 
 HfFolder HfFolder::open(const std::filesystem::path& path, Problems* noted) {

@@ -7,16 +7,17 @@
 #include <set>
 #include <string>
 
-#include "base/json.h"
+#include "base/error.h"
+#include "base/json_fwd.h"
 #include "formats/weights.h"
 
 namespace reprise {
 
 struct HfFolder {
   std::filesystem::path path;
-  Json config;                            // config.json
-  std::optional<Json> generation_config;  // generation_config.json
-  std::optional<Json> tokenizer_config;   // tokenizer_config.json
+  JsonValue config;                            // config.json
+  std::optional<JsonValue> generation_config;  // generation_config.json
+  std::optional<JsonValue> tokenizer_config;   // tokenizer_config.json
   // Files that exist, for whoever reads their format.
   std::optional<std::filesystem::path> tokenizer_json;
   std::optional<std::filesystem::path> tokenizer_model;
@@ -42,8 +43,6 @@ struct HfFolder {
   std::optional<std::filesystem::path> find_file(const std::string& name) const;
   // Whether there is a file with a vocabulary: tokenizer.json, tokenizer.model or vocab.json.
   bool has_vocabulary() const { return tokenizer_json || tokenizer_model || vocab_json; }
-  // config.json with errors that name file and key. Refers to `config`: keep the folder.
-  JsonObject config_object() const { return JsonObject(config, (path / "config.json").string()); }
 };
 
 }  // namespace reprise

@@ -23,11 +23,4 @@ const TensorView& WeightFile::get(std::string_view name) const {
   return *tensor;
 }
 
-std::vector<std::string> WeightFile::names() const {
-  std::vector<std::string> names;
-  names.reserve(tensors_.size());
-  for (const TensorView& tensor : tensors_) names.push_back(tensor.name);
-  return names;
-}
-
 }  // namespace reprise

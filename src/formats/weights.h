@@ -25,7 +25,6 @@ class WeightFile {
   // In file order.
   const std::vector<TensorView>& tensors() const& { return tensors_; }
   std::vector<TensorView> tensors() && { return std::move(tensors_); }  // safe on a temporary
-  std::vector<std::string> names() const;
   const std::string& where() const { return where_; }
 
  private:

@@ -52,23 +52,6 @@ Tiles one_tile(const Image& image) {
 
 }  // namespace
 
-PreprocessConfig PreprocessConfig::clip490(int size) {
-  return {.kind = PreprocessKind::Clip490, .size = size, .mean = kClipMean, .std = kClipStd};
-}
-PreprocessConfig PreprocessConfig::tiles(int size, int max_tiles) {
-  return {.kind = PreprocessKind::Tiles,
-          .size = size,
-          .max_tiles = max_tiles,
-          .mean = kImageNetMean,
-          .std = kImageNetStd};
-}
-PreprocessConfig PreprocessConfig::square(int size) {
-  return {.kind = PreprocessKind::Square,
-          .size = size,
-          .mean = {0.5f, 0.5f, 0.5f},
-          .std = {0.5f, 0.5f, 0.5f}};
-}
-
 Grid choose_grid(int width, int height, int min_tiles, int max_tiles, int size) {
   REPRISE_CHECK(width > 0 && height > 0, "picture of {} x {}", width, height);
   check_tiles(min_tiles, max_tiles);

@@ -11,10 +11,6 @@
 namespace reprise {
 
 using Rgb = std::array<float, 3>;
-inline constexpr Rgb kImageNetMean = {0.485f, 0.456f, 0.406f};
-inline constexpr Rgb kImageNetStd = {0.229f, 0.224f, 0.225f};
-inline constexpr Rgb kClipMean = {0.48145466f, 0.4578275f, 0.40821073f};
-inline constexpr Rgb kClipStd = {0.26862954f, 0.26130258f, 0.27577711f};
 
 enum class PreprocessKind {
   Clip490,  // one square by PyTorch's byte bicubic; (v - 255 mean) / (255 std)   (TroL-1.8B, 7B)
@@ -31,10 +27,6 @@ struct PreprocessConfig {
   Rgb std{};
   // For whoever decodes the picture: turn it by its EXIF orientation first.
   bool apply_exif = false;
-
-  static PreprocessConfig clip490(int size = 490);
-  static PreprocessConfig tiles(int size = 448, int max_tiles = 6);
-  static PreprocessConfig square(int size);  // mean = std = 0.5
 };
 
 struct Tiles {
@@ -59,7 +51,6 @@ Grid choose_grid(int width, int height, int min_tiles, int max_tiles, int size);
 // One size x size square by PyTorch's byte bicubic, [1, 3, size, size]; the aspect ratio is not
 // kept.
 Tiles clip_square(const Image& image, int size);
-inline Tiles clip490(const Image& image) { return clip_square(image, 490); }
 
 // The picture resized to the grid and cut row by row, plus the thumbnail when the grid has more
 // than one tile.

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 
@@ -202,35 +202,6 @@ Image resize(const Image& image, int width, int height, First first,
   return out;
 }
 
-// ---- Float grids --------------------------------------------------------------------------------
-
-struct CubicTaps {
-  int at[4];
-  float w[4];
-};
-
-// Which operations are fused is part of the result to be reproduced.
-std::vector<CubicTaps> float_taps(int in, int out) {
-  constexpr float a = -0.75f;
-  const auto inner = [](float x) { return ((a + 2) * x - (a + 3)) * x * x + 1; };
-  const auto outer = [](float x) { return std::fma(std::fma(a, x, -5 * a), x, 8 * a) * x - 4 * a; };
-  std::vector<CubicTaps> taps(out);
-  const float scale = static_cast<float>(in) / static_cast<float>(out);
-  for (int o = 0; o < out; ++o) {
-    const float source = std::fma(scale, static_cast<float>(o) + 0.5f, -0.5f);
-    const float floor = std::floor(source);
-    const float t = source - floor, u = 1.0f - t;
-    taps[o] = {.w = {outer(t + 1.0f), inner(t), inner(u), outer(u + 1.0f)}};
-    for (int i = 0; i < 4; ++i)
-      taps[o].at[i] = std::clamp(static_cast<int>(floor) - 1 + i, 0, in - 1);
-  }
-  return taps;
-}
-
-float dot(const CubicTaps& taps, float v0, float v1, float v2, float v3) {
-  return std::fma(v3, taps.w[3], std::fma(v2, taps.w[2], std::fma(v0, taps.w[0], v1 * taps.w[1])));
-}
-
 }  // namespace
 
 Image resize_pillow(const Image& image, int width, int height, Filter filter) {
@@ -242,37 +213,6 @@ Image resize_pillow(const Image& image, int width, int height, Filter filter) {
 Image resize_torch_u8(const Image& image, int width, int height) {
   check_sizes(image, width, height);
   return resize(image, width, height, First::Horizontal, torch_taps);
-}
-
-std::vector<float> interpolate_position_table(std::span<const float> table, int from, int to,
-                                              int channels) {
-  if (from < 1 || to < 1 || to > kMaxResizeSide || channels < 1 ||
-      table.size() != (1 + static_cast<size_t>(from) * from) * channels)
-    fail("position table: {} values; expected (1 + {} x {}) rows of {} to be resized to {} x {}",
-         table.size(), from, from, channels, to, to);
-  if (from == to) return {table.begin(), table.end()};
-  const std::vector<CubicTaps> taps = float_taps(from, to);
-  const size_t c = static_cast<size_t>(channels);
-  std::vector<float> out((1 + static_cast<size_t>(to) * to) * c);
-  std::copy_n(table.begin(), c, out.begin());
-  std::vector<float> across(static_cast<size_t>(from) * to * c);  // [from, to, channels]
-  const float* grid = table.data() + c;
-  for (int y = 0; y < from; ++y) {
-    for (int x = 0; x < to; ++x) {
-      const CubicTaps& t = taps[x];
-      const auto at = [&](int i) { return grid + (static_cast<size_t>(y) * from + t.at[i]) * c; };
-      float* to_row = &across[(static_cast<size_t>(y) * to + x) * c];
-      for (size_t k = 0; k < c; ++k) to_row[k] = dot(t, at(0)[k], at(1)[k], at(2)[k], at(3)[k]);
-    }
-  }
-  const size_t row = static_cast<size_t>(to) * c;
-  for (int y = 0; y < to; ++y) {
-    const CubicTaps& t = taps[y];
-    const auto at = [&](int i) { return &across[static_cast<size_t>(t.at[i]) * row]; };
-    float* to_row = &out[c + y * row];
-    for (size_t k = 0; k < row; ++k) to_row[k] = dot(t, at(0)[k], at(1)[k], at(2)[k], at(3)[k]);
-  }
-  return out;
 }
 
 }  // namespace reprise

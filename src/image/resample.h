@@ -7,9 +7,6 @@
 // needs. Throws Error when a target side is not in 1..kMaxResizeSide.
 #pragma once
 
-#include <span>
-#include <vector>
-
 #include "image/image.h"
 
 namespace reprise {
@@ -29,12 +26,5 @@ Image resize_pillow(const Image& image, int width, int height, Filter filter);
 // outside the picture go to its border. int16 weights with p bits per axis, p the largest with
 // round(largest weight * 2^p) < 2^15.
 Image resize_torch_u8(const Image& image, int width, int height);
-
-// The same interpolation on float32, for position tables of vision towers with a class token in
-// front. table: [1 + from * from, channels], the grid row-major; returns [1 + to * to, channels],
-// the first row unchanged. The order of the float operations is that of PyTorch 2.13 on CPUs with
-// FMA (golden data trol/preprocess, position_table.*), so that the result is equal to the bit.
-std::vector<float> interpolate_position_table(std::span<const float> table, int from, int to,
-                                              int channels);
 
 }  // namespace reprise

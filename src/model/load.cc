@@ -6,9 +6,10 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/config_parts.h"
 #include "model/model.h"
-#include "model/scheme_files.h"
+#include "model/scheme_type.h"
 
 namespace reprise {
 namespace {
@@ -126,22 +127,24 @@ std::unique_ptr<Model> Model::load_folder(ModelFiles files, Backend& backend,
   std::unique_ptr<Model> model;
   std::vector<TensorView> tensors = folder.weights.tensors();
   // What can be said of the files in spite of all that is wrong before is said with it.
-  if (folder.config.is_object()) {
+  if (folder.config->is_object()) {
     TensorCheck check;
     const ModelConfig config = config_from_folder(folder, problems, check.shapes);
-    const SchemeFiles* own_files = scheme_files(config.scheme);
+    const SchemeType* type = find_scheme(config.scheme);
+    const SchemeFiles own = type ? type->files : SchemeFiles();
     const bool layers_known = config.text.layers > 0;
     if (layers_known) problems.attempt([&] { model.reset(new Model(config, backend, options)); });
-    std::unique_ptr<Scheme> scheme_alone;
-    if (!layers_known && own_files) problems.attempt([&] { scheme_alone = make_scheme(config); });
-    const Scheme* scheme = model ? model->scheme_.get() : scheme_alone.get();
-    const bool extra_known = scheme && problems.attempt([&] {
-      const std::vector<TensorView> extra = scheme->extra_files(path, options);
-      tensors.insert(tensors.end(), extra.begin(), extra.end());
-    });
+    bool own_known = !own.read;
+    if (own.read) {
+      if (!layers_known) problems.attempt([&] { make_scheme(config); });  // its keys
+      own_known = problems.attempt([&] {
+        const std::vector<TensorView> extra = own.read(config, path, options.scheme);
+        tensors.insert(tensors.end(), extra.begin(), extra.end());
+      });
+    }
     if (model) {
       check.may_be_missing = [&](const std::string& name) {
-        if (own_files && std::ranges::count(own_files->tensors, name) > 0) return !extra_known;
+        if (std::ranges::count(own.tensors, name) > 0) return !own_known;
         return !folder.weights_known || folder.unread_tensors.contains(name);
       };
       model->names_ = tensor_names(model->config_, /*gguf_style=*/false);

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include "base/error.h"
+#include "model/scheme_type.h"
 
 namespace reprise {
 Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options)
     : config_(std::move(config)), backend_(backend) {
   scheme_ = make_scheme(config_);
+  check_options(config_.scheme, SchemeOption::When::Load, options.scheme);
   kv_spec_ = scheme_->kv_spec();
   kv_spec_.type = options.kv_type;
   blocks_.resize(static_cast<size_t>(config_.text.layers));
@@ -74,12 +76,14 @@ int64_t Model::effective_parameters(const Plan& plan) const {
 }
 
 Plan Model::prefill_plan(const PlanOptions& options) const {
+  check_options(config_.scheme, SchemeOption::When::Request, options);
   Plan plan = scheme_->prefill_plan(options);
   plan.check(config_.text.layers, "prefill plan");
   return plan;
 }
 
 Plan Model::decode_plan(const PlanOptions& options) const {
+  check_options(config_.scheme, SchemeOption::When::Request, options);
   Plan plan = scheme_->decode_plan(options);
   plan.check(config_.text.layers, "decode plan");
   return plan;

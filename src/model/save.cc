@@ -3,6 +3,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "formats/gguf_writer.h"
 
 namespace reprise {
@@ -20,7 +21,7 @@ void save_gguf(Model& model, const std::filesystem::path& path, const SaveOption
   GgufMetadata metadata;
   metadata.set("general.architecture", std::string("reprise"));
   metadata.set("general.name", options.name);
-  Json config = model.config().source;
+  Json config = *model.config().source;
   if (!options.chat_format.empty()) config["reprise"]["chat_format"] = options.chat_format;
   // Those of generation_config.json too, which the file doesn't carry.
   if (const auto& ends = model.config().eos_tokens; !ends.empty())

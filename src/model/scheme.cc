@@ -1,56 +1,139 @@
 #include "model/scheme.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cmath>
-#include <functional>
-#include <map>
 
 #include "base/error.h"
+#include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {
 namespace {
 
-using Factory = std::function<std::unique_ptr<Scheme>(const ModelConfig&)>;
-
-// The registry: one line a scheme.
-const std::map<std::string, Factory>& registry() {
-  static const std::map<std::string, Factory> schemes = {
-      {"dense", make_dense_scheme},         {"replay", make_replay_scheme},
-      {"trol", make_trol_scheme},           {"phantom", make_phantom_scheme},
-      {"recursive", make_recursive_scheme},
-  };
-  return schemes;
+std::string join(const std::vector<std::string>& words, const char* last) {
+  std::string text;
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (i > 0) text += i + 1 < words.size() ? ", " : fmt::format(" {} ", last);
+    text += words[i];
+  }
+  return text;
 }
 
 }  // namespace
 
-std::unique_ptr<Scheme> make_scheme(const ModelConfig& config) {
-  const auto it = registry().find(config.scheme);
-  if (it == registry().end()) {
-    std::string known;
-    for (const std::string& name : scheme_names()) known += (known.empty() ? "" : ", ") + name;
-    fail("{}: unknown scheme '{}'; this program knows {}", config.where, config.scheme, known);
-  }
-  return it->second(config);
+const std::vector<const SchemeType*>& scheme_types() {
+#define REPRISE_SCHEME_TYPE(name) &name##_scheme(),
+  static const std::vector<const SchemeType*> types = {REPRISE_SCHEMES(REPRISE_SCHEME_TYPE)};
+#undef REPRISE_SCHEME_TYPE
+  return types;
 }
 
-std::vector<std::string> scheme_names() {
+const SchemeType& default_scheme() { return *scheme_types().front(); }
+
+const SchemeType* find_scheme(const std::string& name) {
+  for (const SchemeType* type : scheme_types())
+    if (type->name == name) return type;
+  return nullptr;
+}
+
+std::string scheme_list(bool (*holds)(const SchemeType&), const char* last) {
   std::vector<std::string> names;
-  for (const auto& [name, factory] : registry()) names.push_back(name);
-  return names;
+  for (const SchemeType* type : scheme_types())
+    if (holds(*type)) names.push_back(type->name);
+  return join(names, last);
+}
+
+std::string release_list() {
+  return scheme_list([](const SchemeType& type) { return type.release.read != nullptr; });
+}
+
+const SchemeOption* SchemeType::option(const std::string& wanted, SchemeOption::When when) const {
+  for (const SchemeOption& option : options)
+    if (option.when == when && option.name == wanted) return &option;
+  return nullptr;
+}
+
+std::vector<DeclaredOption> declared_options(SchemeOption::When when) {
+  std::vector<DeclaredOption> all;
+  for (const SchemeType* type : scheme_types()) {
+    for (const SchemeOption& option : type->options) {
+      if (option.when != when) continue;
+      auto it = std::ranges::find_if(
+          all, [&](const DeclaredOption& known) { return known.option().name == option.name; });
+      if (it == all.end()) it = all.insert(all.end(), DeclaredOption());
+      it->schemes.push_back(type);
+      it->declared.push_back(&option);
+      REPRISE_CHECK(it->option().type == option.type, "option {} has two types", option.name);
+    }
+  }
+  return all;
+}
+
+void check_options(const std::string& scheme, SchemeOption::When when,
+                   const SchemeOptions& options) {
+  const SchemeType* type = find_scheme(scheme);
+  if (!type) return;
+  for (const auto& [name, value] : options.values()) {
+    if (const SchemeOption* option = type->option(name, when)) {
+      try {
+        check_value(*option, value);
+      } catch (const Error& error) {
+        fail("{} {}: {}", option_flag(name), value_text(value), error.what());
+      }
+      continue;
+    }
+    std::vector<std::string> having;
+    for (const SchemeType* other : scheme_types())
+      if (other->option(name, when)) having.push_back(other->name);
+    fail("{}: is no option of this model, whose scheme is '{}'; {}", option_flag(name), scheme,
+         having.empty()       ? "no scheme has it"
+         : having.size() == 1 ? "scheme " + having[0] + " has it"
+                              : "schemes " + join(having, "and") + " have it");
+  }
+}
+
+const SchemeType* recognise_release(const Json& config) {
+  if (!config.is_object()) return nullptr;
+  for (const SchemeType* type : scheme_types())
+    if (type->release.recognises && type->release.recognises(config)) return type;
+  return nullptr;
+}
+
+std::string release_chat_format(const Json& config) {
+  if (!config.is_object()) return "";
+  const SchemeType* release = nullptr;
+  const auto names = config.find("architectures");
+  if (names != config.end() && names->is_array() && !names->empty())
+    for (const SchemeType* type : scheme_types())
+      if (!type->release.architecture.empty() && names->front() == type->release.architecture)
+        release = type;
+  if (!release) release = find_scheme(string_or_empty(config, "model_type"));
+  if (!release) return "";
+  const auto& formats = release->release.chat_formats;
+  const auto format = formats.find(string_or_empty(decoder_part(config), "model_type"));
+  return format == formats.end() ? "" : format->second;
+}
+
+std::unique_ptr<Scheme> make_scheme(const ModelConfig& config) {
+  const SchemeType* type = find_scheme(config.scheme);
+  if (!type)
+    fail("{}: unknown scheme '{}'; this program knows {}", config.where, config.scheme,
+         scheme_list([](const SchemeType&) { return true; }));
+  return type->make(config);
+}
+
+SchemeOption plan_option() {
+  return {.name = "plan",
+          .type = SchemeOption::Type::Text,
+          .help = "Order of blocks: 0-23,10-14 runs 10 to 14 again; 10-14*3 three times, damped",
+          .placeholder = "PLAN"};
 }
 
 Plan Scheme::decode_plan(const PlanOptions& options) const {
-  if (options.passes > 1)
-    fail("--passes {}: only TroL models traverse layers, this one's scheme is '{}'", options.passes,
-         name());
-  if (options.traverse != MixTokens::All)
-    fail("--traverse {}: only TroL models traverse layers, this one's scheme is '{}'",
-         mix_tokens_name(options.traverse), name());
-  if (options.skip_below > 0)
-    fail("--adaptive {}: only TroL models traverse layers, this one's scheme is '{}'",
-         options.skip_below, name());
-  if (!options.plan.empty()) return parse_plan(options.plan, config_.text.layers, "--plan");
+  if (const auto plan = options.text("plan"))
+    return parse_plan(*plan, config_.text.layers, option_flag("plan"));
   return dense_plan(config_.text.layers);
 }
 
@@ -70,19 +153,19 @@ AttentionSpec Scheme::attention_spec(int /*block*/) const {
 }
 
 Tensor Scheme::mix_weight(Backend&, const Mix& mix, const Tensor&) const {
-  REPRISE_CHECK(false, "scheme '{}' has no gate {}", name(), mix.gate);
+  REPRISE_CHECK(false, "scheme '{}' has no gate {}", config_.scheme, mix.gate);
 }
 
 Tensor Scheme::inject(Backend&, int index, const Tensor&, const Tensor&) const {
-  REPRISE_CHECK(false, "scheme '{}' has no injection {}", name(), index);
+  REPRISE_CHECK(false, "scheme '{}' has no injection {}", config_.scheme, index);
 }
 
 Tensor Scheme::step_norm(Backend&, int index, const Tensor&) const {
-  REPRISE_CHECK(false, "scheme '{}' has no norm {}", name(), index);
+  REPRISE_CHECK(false, "scheme '{}' has no norm {}", config_.scheme, index);
 }
 
 Tensor Scheme::initial_state(Backend&, int index, const Rows&) const {
-  REPRISE_CHECK(false, "scheme '{}' has no initial state {}", name(), index);
+  REPRISE_CHECK(false, "scheme '{}' has no initial state {}", config_.scheme, index);
 }
 
 }  // namespace reprise

@@ -1,6 +1,7 @@
-// A scheme owns all that is particular to one way of reusing layers: config keys, extra tensors,
-// the plans for prefill and decode, its own attention and KV width, per-request state. One file
-// each under reuse/, one line each in the registry (scheme.cc). The defaults here are the dense
+// A scheme owns all that is particular to one way of reusing layers. What is known of it without a
+// model is its SchemeType (scheme_type.h); a model's Scheme is here: extra tensors, the plans for
+// prefill and decode, its own attention and KV width, per-request state. One file each under
+// reuse/, one line each in the registry (reuse/schemes.h). The defaults here are the ordinary
 // decoder.
 #pragma once
 
@@ -8,48 +9,31 @@
 #include <string>
 #include <vector>
 
-#include "formats/weights.h"
 #include "model/block.h"
 #include "model/config/config.h"
 #include "model/plan/plan.h"
+#include "model/scheme_options.h"
 
 namespace reprise {
-
-// What the user may ask for at run time.
-struct PlanOptions {
-  std::string plan;  // --plan; empty: the scheme's own
-  int passes = 0;    // TroL: 0 = the scheme's own (2); 1 = traversal off
-  // TroL: tokens whose mixing weight is below this leave a further visit out; 0: none, exact.
-  float skip_below = 0;
-  // TroL: tokens that make further visits; others keep their first visit's output.
-  MixTokens traverse = MixTokens::All;
-};
 
 // What the user may ask for when a model is loaded.
 struct LoadOptions {
   DType kv_type = DType::F32;
-  // TroL: where the entries of trol_gating.pt differ, use the last one for every layer, as the
-  // official loader does, instead of refusing the file.
-  bool last_gate = false;
+  SchemeOptions scheme;  // its options for loading
 };
 
 class Scheme {
  public:
   virtual ~Scheme() = default;
-  virtual std::string name() const = 0;
 
   // ---- Weights beside the blocks'.
   virtual void visit_tensors(const TensorNames&, const TensorVisitor&) {}
   // Attaches what belongs to a block's matrices (adapters) before they are visited.
   virtual void attach(std::vector<Block>&) {}
-  // Tensors from files of their own in a model folder (trol_gating.pt).
-  virtual std::vector<TensorView> extra_files(const std::filesystem::path& /*folder*/,
-                                              const LoadOptions& /*options*/) const {
-    return {};
-  }
 
   // ---- Depth.
-  // The plan for a prompt of more than one token, and for everything else.
+  // The plan for a prompt of more than one token, and for everything else. Options are checked
+  // before (check_options): names and values are as the scheme's type declares them.
   virtual Plan prefill_plan(const PlanOptions& options) const { return decode_plan(options); }
   virtual Plan decode_plan(const PlanOptions& options) const;
 
@@ -81,8 +65,7 @@ class Scheme {
   ModelConfig config_;
 };
 
-// Throws Error listing the known schemes.
+// The scheme that config.scheme names. Throws Error listing the known ones.
 std::unique_ptr<Scheme> make_scheme(const ModelConfig& config);
-std::vector<std::string> scheme_names();
 
 }  // namespace reprise

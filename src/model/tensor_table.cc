@@ -75,8 +75,8 @@ std::string TensorNames::of(const std::string& key, int layer) const {
   return layer_prefix(layer) + find(layer_names(style), key);
 }
 
-std::string role_name(Role role) {
-  switch (role) {
+std::string role_name(const TensorSlot& slot) {
+  switch (slot.role) {
     case Role::Embedding:
       return "embedding";
     case Role::Head:
@@ -95,8 +95,8 @@ std::string role_name(Role role) {
       return "projector";
     case Role::Gate:
       return "gates";
-    case Role::Phantom:
-      return "phantom";
+    case Role::Scheme:
+      return slot.scheme_role;
     case Role::Adapter:
       return "adapters";
   }

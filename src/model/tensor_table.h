@@ -19,7 +19,7 @@ enum class Role {
   Vision,
   Projector,
   Gate,
-  Phantom,
+  Scheme,  // a scheme's own, small and sensitive as gates are; TensorSlot::scheme_role says what
   Adapter
 };
 
@@ -31,6 +31,7 @@ struct TensorSlot {
   Tensor* tensor;  // where the bound weight goes
   // Matrices stored with more dimensions (patch convolutions): bound as [shape[0], rest].
   bool flatten = false;
+  const char* scheme_role = "";  // Role::Scheme: in words, for people
 };
 
 using TensorVisitor = std::function<void(const TensorSlot&)>;
@@ -50,6 +51,7 @@ struct TensorNames {
   std::string attention_prefix(int layer) const;  // "model.layers.3.self_attn."
 };
 
-std::string role_name(Role role);
+// For people: "attention", "norms".
+std::string role_name(const TensorSlot& slot);
 
 }  // namespace reprise

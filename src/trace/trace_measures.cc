@@ -6,70 +6,28 @@
 #include <cmath>
 #include <limits>
 
+#include "model/scheme_type.h"
+
 namespace reprise {
 namespace {
 
 constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
 
-TraceMeasure mix_measure() {
+// In the words of the scheme whose model it is; empty where it has none of that source.
+TraceMeasure scheme_measure(const std::string& scheme, SchemeMeasure::Source source) {
   TraceMeasure m;
-  m.key = "mix";
-  m.name = "Mixing weight w";
-  m.question = "Where does the model look twice?";
-  m.about =
-      "TroL runs every layer L twice over a prompt and mixes the two results token by token: "
-      "y = (1 − w)·L(x) + w·L(L(x)). A small gate computes w from L(x), the result of the first "
-      "look. w = 0 keeps the first look alone, w = 1 takes the second one alone. Generated tokens "
-      "make a single pass, so they have no w and are shown hatched.";
-  m.bounded = true;
-  m.low = "first look";
-  m.high = "second look";
-  return m;
-}
-
-TraceMeasure second_look_measure() {
-  TraceMeasure m;
-  m.key = "second_look";
-  m.name = "What the second look changed";
-  m.question = "How much did looking twice change?";
-  m.about =
-      "How far mixing in the second look moved each token's state: ‖y − L(x)‖ / ‖L(x)‖ with the "
-      "mixed state y = (1 − w)·L(x) + w·L(L(x)). A large w means little where L(L(x)) is close to "
-      "L(x); this is the effect itself. Generated tokens make a single pass and are shown hatched.";
-  m.low = "changed little";
-  m.high = "changed much";
-  return m;
-}
-
-TraceMeasure gate_measure() {
-  TraceMeasure m;
-  m.key = "gate";
-  m.name = "Phantom gate w";
-  m.question = "Where does the model rely on its phantom dimension?";
-  m.about =
-      "Phantom doubles attention's hidden dimension for a moment. Each head then has two results: "
-      "o1 in the original dimension and o2 in the phantom one, and a gate joins them for every "
-      "token: w·o1 + (1 − w)·o2. w = 1 keeps the original alone, w = 0 the phantom alone. Choose a "
-      "head, or see the mean over all heads. The last token of the answer was chosen but never "
-      "run, so it is shown hatched.";
-  m.bounded = true;
-  m.low = "phantom";
-  m.high = "original";
-  return m;
-}
-
-TraceMeasure phantom_measure() {
-  TraceMeasure m;
-  m.key = "phantom";
-  m.name = "What the phantom half changed";
-  m.question = "How much did the phantom dimension change?";
-  m.about =
-      "How far the phantom half moved the result of attention, over all heads of a token: "
-      "‖(1 − w)·(o2 − o1)‖ / ‖o1‖. With a small eta (1e-4 in the released models) o2 can be so "
-      "close to o1 that the gate hardly matters; this is the effect itself. The last token of the "
-      "answer was chosen but never run, so it is shown hatched.";
-  m.low = "changed little";
-  m.high = "changed much";
+  const SchemeType* type = find_scheme(scheme);
+  if (!type) return m;
+  for (const SchemeMeasure& known : type->measures) {
+    if (known.source != source) continue;
+    m.key = known.key;
+    m.name = known.name;
+    m.question = known.question;
+    m.about = known.about;
+    m.bounded = known.bounded;
+    m.low = known.low;
+    m.high = known.high;
+  }
   return m;
 }
 
@@ -132,10 +90,12 @@ std::vector<float> relative_distance(Backend& be, const Tensor& a, const Tensor&
 
 TraceMeasures::TraceMeasures(Model& model, const Plan& prefill, const Plan& decode, int64_t tokens)
     : model_(model), tokens_(tokens) {
-  mix_.measure = mix_measure();
-  second_look_.measure = second_look_measure();
-  gate_.measure = gate_measure();
-  phantom_.measure = phantom_measure();
+  using Source = SchemeMeasure::Source;
+  const std::string& scheme = model.config().scheme;
+  mix_.measure = scheme_measure(scheme, Source::MixWeight);
+  second_look_.measure = scheme_measure(scheme, Source::MixEffect);
+  gate_.measure = scheme_measure(scheme, Source::HeadGate);
+  gate_effect_.measure = scheme_measure(scheme, Source::HeadEffect);
   update_.measure = update_measure();
   add_columns(prefill);
   add_columns(decode);  // only rows that the first one doesn't write
@@ -240,7 +200,7 @@ void TraceMeasures::observe_gate(const Visit& visit, const Tensor& gate) {
     for (const auto& [kv_row, column] : update_.column_of) kv_row_of[column] = kv_row;
     for (const auto& [column, kv_row] : kv_row_of) {
       add_column(gate_, kv_row, update_.measure.columns[column]);
-      add_column(phantom_, kv_row, update_.measure.columns[column]);
+      add_column(gate_effect_, kv_row, update_.measure.columns[column]);
     }
     m.by_head.assign(m.columns.size() * static_cast<size_t>(heads * tokens_), kNone);
   }
@@ -261,14 +221,15 @@ void TraceMeasures::observe_gate(const Visit& visit, const Tensor& gate) {
   // w o1 + (1 - w) o2 is what went on; its distance to o1 alone is the phantom half's doing.
   const Tensor weight = be.reshape(gate, {rows, heads, 1});
   const std::vector<float> change = relative_distance(be, be.lerp(o2_, o1_, weight), o1_);
-  std::copy(change.begin(), change.end(), values_of(phantom_, visit.write));
+  std::copy(change.begin(), change.end(), values_of(gate_effect_, visit.write));
   o1_ = o2_ = Tensor();
 }
 
 std::vector<TraceMeasure> TraceMeasures::finish() {
   std::vector<TraceMeasure> measures;
-  for (Part* part : {&mix_, &second_look_, &gate_, &phantom_, &update_})
-    if (!part->measure.columns.empty()) measures.push_back(std::move(part->measure));
+  for (Part* part : {&mix_, &second_look_, &gate_, &gate_effect_, &update_})
+    if (!part->measure.columns.empty() && !part->measure.key.empty())
+      measures.push_back(std::move(part->measure));
   return measures;
 }
 

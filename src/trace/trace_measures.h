@@ -40,7 +40,7 @@ class TraceMeasures : public Observer {
   Model& model_;
   int64_t tokens_;
   std::map<int, int> visits_of_block_;  // while columns are made
-  Part mix_, second_look_, gate_, phantom_, update_;
+  Part mix_, second_look_, gate_, gate_effect_, update_;
 
   // The call under way.
   int64_t first_ = 0;

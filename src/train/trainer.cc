@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/json.h"
 #include "model/save.h"
 #include "train/loop/checkpoint.h"
 #include "train/loop/diverged.h"

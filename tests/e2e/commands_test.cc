@@ -248,6 +248,30 @@ TEST_F(CommandTest, Inspect) {
                AllOf(HasSubstr("--plan"), HasSubstr("x")));
 }
 
+// The second of two models has the --beside- options alone.
+TEST_F(CommandTest, BenchBesideWithAnotherPlan) {
+  const auto subjects = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"bench", model("trol/phi3-vit"), "--prefill", "6", "--repeat", "1",
+                               "--threads", "1", "--json"});
+    const ProgramResult result = run_program(more);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    std::vector<std::string> names;
+    const Json facts = parse_json(result.out, "stdout");
+    for (const Json& subject : facts.at("subjects")) names.push_back(subject.at("name"));
+    return names;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(subjects({"--adaptive", "0.5"}), (Names{"model --adaptive 0.5"}));
+  EXPECT_EQ(subjects({"--adaptive", "0.5", "--beside-passes", "1"}),
+            (Names{"model --adaptive 0.5", "model --passes 1"}));
+  EXPECT_EQ(subjects({"--passes", "3", "--beside", model("rrt/llama"), "--beside-plan", "0-1,0"}),
+            (Names{"model --passes 3", "model --plan 0-1,0"}));
+  const ProgramResult refused =
+      run_program({"bench", model("rrt/llama"), "--beside-passes", "1", "--prefill", "4"});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("--passes: is no option of this model"));
+}
+
 TEST_F(CommandTest, EvalPerplexity) {
   const std::string llama = with_tokenizer("rrt/llama");
   std::string text;

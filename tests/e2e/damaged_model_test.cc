@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "base/json.h"
 #include "e2e/program.h"
 #include "support/test_models.h"
 

@@ -14,6 +14,7 @@ namespace reprise::testing {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -263,7 +264,20 @@ TEST_F(RunTest, InputErrors) {
   expect_error(run({llama_, "--prompt", "a", "--temperature", "-1"}), HasSubstr("temperature"));
   expect_error(run({llama_, "--prompt", "a", "--stop", ""}), HasSubstr("--stop"));
   expect_error(run({llama_, "--prompt", "a", "--plan", "0-9"}), HasSubstr("--plan"));
-  expect_error(run({llama_, "--prompt", "a", "--passes", "2"}), HasSubstr("TroL"));
+  // Options of other schemes, whatever their value.
+  for (const std::vector<std::string>& option :
+       std::vector<std::vector<std::string>>{{"--passes", "2"},
+                                             {"--passes", "1"},
+                                             {"--adaptive", "0"},
+                                             {"--traverse", "all"},
+                                             {"--last-gate"}}) {
+    std::vector<std::string> arguments = {llama_, "--prompt", "a"};
+    arguments.insert(arguments.end(), option.begin(), option.end());
+    expect_error(run(arguments), AllOf(HasSubstr(option[0] + ": is no option of this model"),
+                                       HasSubstr("'dense'"), HasSubstr("scheme trol has it")));
+  }
+  expect_error(run({trol_, "--prompt", "a", "--plan", "0-1"}),
+               AllOf(HasSubstr("--plan"), HasSubstr("'trol'"), HasSubstr("dense, replay")));
   expect_error(run({trol_, "--prompt", "a", "--passes", "1", "--adaptive", "0.5"}),
                AllOf(HasSubstr("--adaptive 0.5"), HasSubstr("one pass")));
   expect_error(run({trol_, "--prompt", "a", "--passes", "1", "--traverse", "image"}),
@@ -304,6 +318,14 @@ TEST(Program, VersionHelpAndUsage) {
     EXPECT_EQ(bad.exit_code, 2) << command;
     EXPECT_THAT(bad.err, AllOf(StartsWith("reprise: error: "), HasSubstr("--help")));
   }
+  // Options of schemes stand with the schemes that have them.
+  EXPECT_THAT(
+      run_program({"run", "--help"}).out,
+      AllOf(ContainsRegex("scheme trol:[^:]*--last-gate"),
+            ContainsRegex("schemes dense, replay, phantom and recursive:[^:]*--plan PLAN")));
+  for (const std::vector<const char*>& wrong : std::vector<std::vector<const char*>>{
+           {"--passes", "5"}, {"--passes", "x"}, {"--adaptive", "2"}, {"--traverse", "none"}})
+    EXPECT_EQ(run_program({"run", "x", wrong[0], wrong[1]}).exit_code, 2) << wrong[0];
   const ProgramResult unknown = run_program({"inspct"});
   EXPECT_EQ(unknown.exit_code, 2);
   EXPECT_THAT(unknown.err, HasSubstr("Did you mean 'inspect'?"));

@@ -34,7 +34,7 @@ class Adaptive : public testing::TestWithParam<const char*> {
 
 TEST_P(Adaptive, SkippedTokensStayAndGiveOthersExactKeysAndValues) {
   const Named exact = run(*engine_, inputs_, {});
-  const Named half = run(*engine_, inputs_, {.skip_below = 0.5f});
+  const Named half = run(*engine_, inputs_, {{"adaptive", 0.5}});
   const std::vector<float>& w = exact.at("layer.0.mix_w");
   EXPECT_EQ(w, half.at("layer.0.mix_w"));
   const size_t d = exact.at("layer.0.out").size() / w.size();
@@ -53,19 +53,19 @@ TEST_P(Adaptive, SkippedTokensStayAndGiveOthersExactKeysAndValues) {
 
 TEST_P(Adaptive, ZeroSkipsNothingAndOneEverything) {
   const Named exact = run(*engine_, inputs_, {});
-  EXPECT_EQ(exact.at("logits"), run(*engine_, inputs_, {.skip_below = 1e-30f}).at("logits"));
+  EXPECT_EQ(exact.at("logits"), run(*engine_, inputs_, {{"adaptive", 1e-30}}).at("logits"));
   float largest = 0;
-  const Named none = run(*engine_, inputs_, {.skip_below = 1.0f});
+  const Named none = run(*engine_, inputs_, {{"adaptive", 1.0}});
   for (const auto& [name, values] : none)
     if (name.ends_with(".mix_w")) largest = std::max(largest, *std::ranges::max_element(values));
   ASSERT_LT(largest, 1.0f) << "all tokens skip";
-  EXPECT_EQ(none.at("logits"), run(*engine_, inputs_, {.passes = 1}).at("logits"));
+  EXPECT_EQ(none.at("logits"), run(*engine_, inputs_, {{"passes", 1}}).at("logits"));
 }
 
 TEST_P(Adaptive, OnlyImageOrOnlyTextTokensMakeTheSecondVisit) {
   const Named exact = run(*engine_, inputs_, {});
   for (const MixTokens kind : {MixTokens::Image, MixTokens::Text}) {
-    const Named some = run(*engine_, inputs_, {.traverse = kind});
+    const Named some = run(*engine_, inputs_, {{"traverse", mix_tokens_name(kind)}});
     const size_t tokens = inputs_.ids.size(), d = exact.at("layer.0.out").size() / tokens;
     for (size_t token = 0; token < tokens; ++token) {
       const bool image = inputs_.ids[token] == engine_->config().image_token;
@@ -79,8 +79,8 @@ TEST_P(Adaptive, OnlyImageOrOnlyTextTokensMakeTheSecondVisit) {
 }
 
 TEST_P(Adaptive, OutOfRangeIsRefused) {
-  EXPECT_THROW(run(*engine_, inputs_, {.skip_below = -0.1f}), Error);
-  EXPECT_THROW(run(*engine_, inputs_, {.skip_below = 1.5f}), Error);
+  EXPECT_THROW(run(*engine_, inputs_, {{"adaptive", -0.1}}), Error);
+  EXPECT_THROW(run(*engine_, inputs_, {{"adaptive", 1.5}}), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Adaptive, testing::Values("trol/internlm2-clip", "trol/phi3-vit"),
@@ -94,7 +94,7 @@ INSTANTIATE_TEST_SUITE_P(All, Adaptive, testing::Values("trol/internlm2-clip", "
 TEST(AdaptiveElsewhere, OnlyTraversalCanBeSkipped) {
   const auto engine = load_engine(golden_root() / "phantom/qwen2-vit/model", {"cpu", "scalar"});
   const auto inputs = read_token_inputs(golden_root() / "phantom/qwen2-vit/case-text.safetensors");
-  EXPECT_THROW(run(*engine, inputs, {.skip_below = 0.5f}), Error);
+  EXPECT_THROW(run(*engine, inputs, {{"adaptive", 0.5}}), Error);
 }
 
 }  // namespace

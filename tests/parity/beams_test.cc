@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "base/json.h"
 #include "engine/beam_search.h"
 #include "engine/images.h"
 #include "support/golden.h"

@@ -9,6 +9,7 @@
 
 #include <cstring>
 
+#include "base/json.h"
 #include "model/save.h"
 #include "support/golden.h"
 #include "support/tiny_models.h"
@@ -198,18 +199,18 @@ std::vector<Case> cases() {
   list.back().drafts = false;
   list.push_back({"trol", tiny_vision_language_config("trol", text("Phi3"))});
   list.push_back(
-      {"trol_3_passes", tiny_vision_language_config("trol", text("Qwen2")), {.passes = 3}});
+      {"trol_3_passes", tiny_vision_language_config("trol", text("Qwen2")), {{"passes", 3}}});
   list.push_back({"trol_adaptive",
                   tiny_vision_language_config("trol", text("Phi3")),
-                  {.passes = 3, .skip_below = 0.5f}});
+                  {{"passes", 3}, {"adaptive", 0.5}}});
   list.push_back({"internlm2", with(text("InternLM2"), "bias", false)});
   Json phantom = tiny_vision_language_config("phantom", text("Qwen2"));
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
   list.push_back({"phantom", phantom});
   list.push_back({"recursive", with(text("Llama"), "reprise",
                                     own("recursive", {{"loops", 3}, {"lora_rank", 5}}))});
-  list.push_back({"replay", text("Llama"), {.plan = "0-1,0,1-0"}});
-  list.push_back({"damped", text("Llama"), {.plan = "0,0-1*3,1"}});
+  list.push_back({"replay", text("Llama"), {{"plan", "0-1,0,1-0"}}});
+  list.push_back({"damped", text("Llama"), {{"plan", "0,0-1*3,1"}}});
   list.push_back(
       {"stored_replay", with(text("Phi3"), "reprise", own("replay", {{"plan", "0-1,1*2"}}))});
   for (const DType type : {DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1}) {
@@ -301,7 +302,7 @@ TEST(DeterminismHarness, SeesDifferences) {
   const auto model = tiny_model(tiny_text_config("LlamaForCausalLM"), *be);
   std::vector<Request> requests = make_requests(46);
   const Results expected = run(*model, {}, requests, alone(requests, 1000));
-  EXPECT_FALSE(same_bits(expected, run(*model, {.plan = "0,1,1"}, requests, alone(requests, 7))));
+  EXPECT_FALSE(same_bits(expected, run(*model, {{"plan", "0,1,1"}}, requests, alone(requests, 7))));
   requests[3].tokens[30] ^= 1;
   EXPECT_FALSE(same_bits(expected, run(*model, {}, requests, alone(requests, 1000))));
 }

@@ -3,6 +3,7 @@
 // what each question gives behind its own copy of the prefix, gradients included.
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "support/golden.h"
 #include "support/tiny_models.h"
 

@@ -86,7 +86,7 @@ std::vector<GoldenCase> read_cases(const std::filesystem::path& path) {
 
 void check(LoadedModel& engine, GoldenCase golden, const std::string& plan) {
   TraceOptions options;
-  options.plan.plan = plan;
+  if (!plan.empty()) options.plan.set("plan", plan);
   options.steps = golden.expected.contains("decode.tokens") ? 8 : 0;
   const auto traced = trace(engine, golden.inputs, options);
   GoldenCase kv = golden;

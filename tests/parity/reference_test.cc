@@ -40,7 +40,7 @@ void check(LoadedModel& engine, const std::string& name, const std::string& vari
   if (other) judge.expected["logits"] = other.mapped();
 
   TraceOptions options;
-  options.plan.plan = plan;
+  if (!plan.empty()) options.plan.set("plan", plan);
   const bool decodes = golden.expected.contains("decode.tokens");
   options.steps = decodes ? golden.expected.at("decode.tokens").shape[0] : 0;
   const auto traced = trace(engine, golden.inputs, options);

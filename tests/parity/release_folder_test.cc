@@ -5,8 +5,9 @@
 
 #include <limits>
 
+#include "base/json.h"
 #include "formats/pickle.h"
-#include "model/scheme_files.h"
+#include "model/scheme_type.h"
 #include "support/golden.h"
 #include "support/test_models.h"
 
@@ -152,7 +153,7 @@ TEST_F(ReleaseFolder, DifferentGatesAreRefusedOrTheLastOneCounts) {
   options.model = model;
   options.compute.isa = kMachine.isa;
   options.compute.activations = Activations::F32;
-  options.load.last_gate = true;
+  options.load.scheme.set("last_gate", true);
   const auto engine = LoadedModel::load(options);
   const std::filesystem::path file = golden / "gate-distinct.safetensors";
   for (const GoldenCase& one : load_golden_cases(file)) {
@@ -172,10 +173,11 @@ TEST_F(ReleaseFolder, ANotFiniteGateIsNamed) {
   const std::vector<float> bias = to_floats(gates[1]);
   const ModelConfig config =
       config_from_json(load_json(model / "config.json"), (model / "config.json").string());
-  write_trol_gate(config,
-                  {make_view("trol_gating.weight", gates[0].shape, std::span<const float>(weight)),
-                   make_view("trol_gating.bias", gates[1].shape, std::span<const float>(bias))},
-                  model);
+  find_scheme("trol")->files.write(
+      config,
+      {make_view("trol_gating.weight", gates[0].shape, std::span<const float>(weight)),
+       make_view("trol_gating.bias", gates[1].shape, std::span<const float>(bias))},
+      model);
   const auto engine = load_engine(model, kMachine);
   const auto cases = load_golden_cases(golden_root() / "trol/phi3-vit/case-text.safetensors");
   try {

@@ -69,7 +69,7 @@ TEST_F(SmolLm2, AReplayPlanHoldsNoMoreWeights) {
   inputs.ids = {504, 3575, 282, 4649, 314};  // The capital of France is
   TraceOptions options;
   options.steps = 4;
-  options.plan.plan = "0-29,10-14";
+  options.plan.set("plan", "0-29,10-14");
   EXPECT_EQ(engine->model().decode_plan(options.plan).visits(), 35);
   const auto traced = trace(*engine, inputs, options);
   EXPECT_EQ(engine->backend().stats().weight_bytes, before);

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "base/json.h"
 #include "base/rng.h"
 #include "model/model.h"
 

@@ -3,23 +3,16 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/architecture.h"
 #include "model/config/config_parts.h"
+#include "model/config/vision_language.h"
+#include "model/scheme_type.h"
 
 namespace reprise {
 namespace {
 
-// ImageNet's, which the official preprocessing of InternViT models uses.
-constexpr float kImageNetMean[] = {0.485f, 0.456f, 0.406f};
-constexpr float kImageNetStd[] = {0.229f, 0.224f, 0.225f};
-constexpr int kMostTiles = 6;      // without the thumbnail; constants in the official code
 constexpr int kMostOwnTiles = 64;  // as the image module's
-constexpr int kOfficialShuffle = 2;
-// OpenAI's CLIP.
-constexpr float kClipMean[] = {0.48145466f, 0.4578275f, 0.40821073f};
-constexpr float kClipStd[] = {0.26862954f, 0.26130258f, 0.27577711f};
-constexpr int kOfficialImageLoraRank = 256;  // alpha 256 too, hence scale 1
-const std::string kOfficialTiles = "official tiles: 1 to 6 and a thumbnail, ImageNet mean and std";
 
 // Keys of our own, which any config.json may carry:
 //   "reprise": {"scheme": NAME, NAME: {...}, "chat_format": NAME,
@@ -29,7 +22,7 @@ void read_own_keys(const JsonObject& own, ModelConfig& config) {
   if (const auto keys = own.find_object(config.scheme)) config.scheme_config = keys->json();
   config.chat_format = own.find_string("chat_format").value_or("");
   if (const auto image = own.find_object("image")) {
-    std::erase(config.presets, kOfficialTiles);  // said by the file itself
+    std::erase(config.presets, kTilesPreset);  // said by the file itself
     const std::string kind = image->get_string("kind");
     if (kind == "square")
       config.image.kind = ImageConfig::Kind::Square;
@@ -49,107 +42,13 @@ void read_own_keys(const JsonObject& own, ModelConfig& config) {
   }
 }
 
-void read_vision_language(const JsonObject& json, ModelConfig& config) {
-  const auto llm = json.find_object("llm_config");
-  if (!llm)
-    json.fail_at("llm_config",
-                 "is missing; a model of type \"trol\" or \"phantom\" has its language model's "
-                 "config there (TroL on InternLM2 has model_type \"internlm\")");
-  config.text = read_text_config(*llm);
-  config.text.stored_head_counts = true;
-  config.tensor_prefix = "language_model.";
-  config.vision = read_vision_config(json.get_object("vision_config"));
-  VisionConfig& vision = *config.vision;
-  vision.projector_hidden = config.text.d;
-  if (vision.kind == VisionConfig::Kind::InternVit) {
-    const double ratio = json.get_number("downsample_ratio");
-    if (ratio != 1.0 / kOfficialShuffle)
-      json.problem_at("downsample_ratio", "expected 0.5, the only one the official code has");
-    vision.shuffle = kOfficialShuffle;
-    if (vision.patches_per_side() % vision.shuffle != 0)
-      json.get_object("vision_config")
-          .problem_at("image_size",
-                      fmt::format("gives {} patches a side, expected a multiple of {}",
-                                  vision.patches_per_side(), vision.shuffle));
-    config.image = {ImageConfig::Kind::Tiles,
-                    vision.image_size,
-                    kMostTiles,
-                    {std::begin(kImageNetMean), std::end(kImageNetMean)},
-                    {std::begin(kImageNetStd), std::end(kImageNetStd)}};
-    config.presets.push_back(kOfficialTiles);
-  } else {
-    json.fail_at("vision_config.model_type", "a CLIP tower is not supported beside llm_config");
-  }
-  if (config.scheme == "trol" && !json.has("image_token_index"))
-    config.presets.push_back("TroL: image token looked up in the tokenizer");  // as officially
-  else
-    config.image_token = json.get_int("image_token_index", 0, config.text.embed_rows - 1);
-}
-
-// TroL-1.8B and 7B: one flat config of InternLM2's keys. The vision tower, the adapters at image
-// tokens and the placeholder are constants in the official code; "vision_config" and
-// "image_token_index" are read where they are there.
-void read_trol_internlm2(const JsonObject& json, ModelConfig& config) {
-  TextConfig& text = config.text;
-  text = read_text_config(json, TextFamily::InternLm2, "TroLForCausalLM (InternLM2)");
-  text.embed_rows = text.vocab + 1;  // one more for <image>, which can't be generated
-  text.image_lora_rank = kOfficialImageLoraRank;
-  config.presets.push_back("TroL-InternLM2: adapters of rank 256 at image tokens");
-  if (const auto vision = json.find_object("vision_config")) {
-    config.vision = read_vision_config(*vision);
-    if (config.vision->kind != VisionConfig::Kind::Clip) {
-      vision->problem_at("model_type", "expected \"clip_vision_model\" beside model_type internlm");
-      config.vision->layers = 0;
-    }
-  } else {
-    VisionConfig clip;
-    clip.kind = VisionConfig::Kind::Clip;
-    clip.d = 1024;
-    clip.layers = 24;
-    clip.heads = 16;
-    clip.ffn = 4096;
-    clip.patch = 14;
-    clip.image_size = 490;
-    clip.norm_eps = 1e-5f;
-    clip.activation = Unary::QuickGelu;
-    config.vision = clip;
-    config.presets.push_back("TroL-InternLM2: CLIP ViT-L/14 at 490 x 490");
-  }
-  config.vision->projector_hidden = text.d;
-  config.image = {ImageConfig::Kind::Clip490,
-                  config.vision->image_size,
-                  1,
-                  {std::begin(kClipMean), std::end(kClipMean)},
-                  {std::begin(kClipStd), std::end(kClipStd)}};
-  if (json.has("image_token_index")) {
-    config.image_token = json.get_int("image_token_index", 0, text.vocab);
-  } else {
-    config.image_token = text.vocab;
-    config.presets.push_back("TroL-InternLM2: image token behind the vocabulary");
-  }
-}
-
-bool is_trol_internlm2(const JsonObject& json) {
-  const Json* names = json.has("architectures") ? &json.json()["architectures"] : nullptr;
-  return names && *names == Json::array({"TroLForCausalLM"}) && !json.has("llm_config");
-}
-
 void read_config(const JsonObject& root, ModelConfig& config) {
-  const std::string type = root.find_string("model_type").value_or("");
-  if (is_trol_internlm2(root)) {
-    config.scheme = "trol";
-    if (type != "internlm")
-      root.problem_at("model_type",
-                      "expected \"internlm\" for a TroLForCausalLM without "
-                      "llm_config, found \"" +
-                          type + "\"");
-    read_trol_internlm2(root, config);
-  } else if (type == "trol" || type == "phantom") {
-    config.scheme = type;
-    read_vision_language(root, config);
-    if (type == "phantom") config.presets.push_back("phantom release: eta 1e-4 unless configured");
+  root.find_string("model_type");  // an error where it is no string, whoever reads it
+  if (const SchemeType* type = recognise_release(root.json())) {
+    config.scheme = type->name;
+    type->release.read(root, config);
   } else {
-    config.scheme = "dense";
+    config.scheme = default_scheme().name;
     config.text = read_text_config(root);
   }
   read_end_tokens(root, config.eos_tokens);
@@ -174,19 +73,19 @@ void read_end_tokens(const JsonObject& json, std::vector<int64_t>& tokens) {
   }
 }
 
+bool knows_decoder(const Json& json) {
+  const auto names = json.find("architectures");
+  if (names == json.end()) return true;
+  if (!names->is_array() || names->size() != 1 || !(*names)[0].is_string()) return true;
+  return is_text_architecture((*names)[0].get<std::string>());
+}
+
 bool knows_architecture(const Json& json) {
   if (!json.is_object()) return true;
-  const std::string type = json.contains("model_type") && json["model_type"].is_string()
-                               ? json["model_type"].get<std::string>()
-                               : std::string();
-  const bool wrapped = (type == "trol" || type == "phantom") && json.contains("llm_config") &&
-                       json["llm_config"].is_object();
-  const Json& text = wrapped ? json["llm_config"] : json;
-  if (!text.contains("architectures")) return true;
-  const Json& names = text["architectures"];
-  if (!names.is_array() || names.size() != 1 || !names[0].is_string()) return true;
-  const std::string name = names[0].get<std::string>();
-  return is_text_architecture(name) || (!wrapped && name == "TroLForCausalLM");
+  const SchemeType* type = recognise_release(json);
+  if (!type) return knows_decoder(json);
+  return type->release.knows_decoder ? type->release.knows_decoder(json)
+                                     : knows_decoder(decoder_part(json));
 }
 
 ModelConfig config_from_json(const Json& json, const std::string& where, Problems* noted) {

@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "base/json.h"
+#include "base/error.h"
+#include "base/json_fwd.h"
 
 namespace reprise {
 
@@ -93,8 +94,8 @@ struct ImageConfig {
 
 struct ModelConfig {
   std::string where;   // file the config came from, for messages
-  std::string scheme;  // "dense", "trol", "phantom", "recursive"
-  Json scheme_config;  // the scheme's own keys; an object
+  std::string scheme;  // a SchemeType's name
+  JsonValue scheme_config;  // the scheme's own keys; an object
   TextConfig text;
   std::optional<VisionConfig> vision;
   ImageConfig image;
@@ -106,7 +107,7 @@ struct ModelConfig {
   std::string chat_format;           // named in the file, or empty
   std::string tensor_prefix;         // of the language model's tensors: "", "language_model."
   std::vector<std::string> presets;  // names of presets that supplied constants
-  Json source;                       // config.json as read (kept for export)
+  JsonValue source;                  // config.json as read (kept for export)
 };
 
 // From config.json (as parsed) of a Hugging Face folder. Throws one Error that lists what is wrong,

@@ -1,6 +1,7 @@
 // Config from the keys of a GGUF file: our own files carry config.json as it was under
 // "reprise.config"; files of llama.cpp have keys by architecture.
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/config_parts.h"
 #include "model/load.h"
 

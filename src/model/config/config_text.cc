@@ -5,7 +5,9 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/config_parts.h"
+#include "model/scheme_type.h"
 
 namespace reprise {
 namespace {
@@ -151,7 +153,8 @@ TextConfig read_text_config(const JsonObject& json) {
     json.fail_at("architectures", "unknown architecture '" + name +
                                       "'; this program knows LlamaForCausalLM, Qwen2ForCausalLM, "
                                       "Phi3ForCausalLM and InternLM2ForCausalLM, and models of "
-                                      "type trol and phantom around them");
+                                      "type " +
+                                      release_list() + " around them");
   return read_text_config(json, it->second, name);
 }
 

@@ -8,13 +8,16 @@ namespace {
 class Dense : public Scheme {
  public:
   explicit Dense(const ModelConfig& config) : Scheme(config) {}
-  std::string name() const override { return "dense"; }
 };
 
 }  // namespace
 
-std::unique_ptr<Scheme> make_dense_scheme(const ModelConfig& config) {
-  return std::make_unique<Dense>(config);
+const SchemeType& dense_scheme() {
+  static const SchemeType type = {.name = "dense",
+                                  .summary = "the ordinary decoder: every layer once",
+                                  .make = make_as<Dense>,
+                                  .options = {plan_option()}};
+  return type;
 }
 
 }  // namespace reprise

@@ -22,12 +22,15 @@
 
 #include "backend/heads.h"
 #include "base/error.h"
+#include "base/json_object.h"
+#include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {
 namespace {
 
 constexpr double kReleasedEta = 1e-4;  // a constant in the official code
+constexpr double kMostEta = 1e6;       // of recipes: far beyond any use, a typing error ends here
 constexpr const char* kCrossNames[] = {"xattn_query_phantom", "xattn_key_phantom",
                                        "xattn_value_phantom"};
 
@@ -62,7 +65,6 @@ class Phantom : public Scheme {
     eta_ = static_cast<float>(keys.find_number("eta").value_or(kReleasedEta));
     gated_ = keys.find_bool("gate").value_or(true);
   }
-  std::string name() const override { return "phantom"; }
 
   void visit_tensors(const TensorNames& names, const TensorVisitor& visitor) override {
     const int64_t hd = config_.text.head_dim;
@@ -78,8 +80,10 @@ class Phantom : public Scheme {
           visitor({prefix + kCrossNames[i] + "." + name + ".weight",
                    {hd, hd},
                    WeightUse::Matrix,
-                   Role::Phantom,
-                   &weight->weight});
+                   Role::Scheme,
+                   &weight->weight,
+                   /*flatten=*/false,
+                   "phantom"});
       }
       const std::pair<const char*, LinearWeight*> gates[] = {{"gating_phantom_1", &w.gate1},
                                                              {"gating_phantom_2", &w.gate2}};
@@ -218,10 +222,69 @@ class Phantom : public Scheme {
   bool gated_ = true;
 };
 
+bool is_release(const Json& config) { return string_or_empty(config, "model_type") == "phantom"; }
+
+void read_release(const JsonObject& json, ModelConfig& config) {
+  read_wrapped_decoder(json, config);
+  config.image_token = json.get_int("image_token_index", 0, config.text.embed_rows - 1);
+  config.presets.push_back("phantom release: eta 1e-4 unless configured");
+}
+
+std::vector<SchemeMeasure> measures() {
+  return {
+      {.source = SchemeMeasure::Source::HeadGate,
+       .key = "gate",
+       .name = "Phantom gate w",
+       .question = "Where does the model rely on its phantom dimension?",
+       .about =
+           "Phantom doubles attention's hidden dimension for a moment. Each head then has two "
+           "results: o1 in the original dimension and o2 in the phantom one, and a gate joins them "
+           "for every token: w·o1 + (1 − w)·o2. w = 1 keeps the original alone, w = 0 the phantom "
+           "alone. Choose a head, or see the mean over all heads. The last token of the answer was "
+           "chosen but never run, so it is shown hatched.",
+       .bounded = true,
+       .low = "phantom",
+       .high = "original"},
+      {.source = SchemeMeasure::Source::HeadEffect,
+       .key = "phantom",
+       .name = "What the phantom half changed",
+       .question = "How much did the phantom dimension change?",
+       .about =
+           "How far the phantom half moved the result of attention, over all heads of a token: "
+           "‖(1 − w)·(o2 − o1)‖ / ‖o1‖. With a small eta (1e-4 in the released models) o2 can be "
+           "so "
+           "close to o1 that the gate hardly matters; this is the effect itself. The last token of "
+           "the answer was chosen but never run, so it is shown hatched.",
+       .low = "changed little",
+       .high = "changed much"}};
+}
+
 }  // namespace
 
-std::unique_ptr<Scheme> make_phantom_scheme(const ModelConfig& config) {
-  return std::make_unique<Phantom>(config);
+const SchemeType& phantom_scheme() {
+  static const SchemeType type = {
+      .name = "phantom",
+      .summary = "Phantom: attention's hidden dimension doubled for a moment",
+      .make = make_as<Phantom>,
+      .options = {plan_option(),
+                  {.name = "eta",
+                   .when = SchemeOption::When::Assembly,
+                   .type = SchemeOption::Type::Number,
+                   .help = "How much of the cross attentions is added to q, k and v",
+                   .low = 0,
+                   .high = kMostEta,
+                   .fallback = "1e-4, the releases'",
+                   .in_config = true}},
+      .release = {.architecture = "PhantomForCausalLM",
+                  .recognises = is_release,
+                  .read = read_release,
+                  .chat_formats = {{"internlm2", "phantom-internlm2"},
+                                   {"internlm", "phantom-internlm2"},
+                                   {"qwen2", "phantom-qwen2"},
+                                   {"phi3", "phantom-phi3"}}},
+      .assembly = {.possible = true},
+      .measures = measures()};
+  return type;
 }
 
 }  // namespace reprise

@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json_object.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {
@@ -25,7 +26,6 @@ class Recursive : public Scheme {
     loops_ = static_cast<int>(keys.get_int("loops", 1, 1000));
     rank_ = static_cast<int>(keys.get_int("lora_rank", 0, 1 << 20));
   }
-  std::string name() const override { return "recursive"; }
 
   void attach(std::vector<Block>& blocks) override {
     blocks_ = &blocks;
@@ -53,9 +53,9 @@ class Recursive : public Scheme {
   }
 
   Plan decode_plan(const PlanOptions& options) const override {
-    if (!options.plan.empty() && rank_ > 0)
+    if (options.has("plan") && rank_ > 0)
       fail("--plan: this model's blocks have an adapter per loop, so their order is fixed");
-    if (!options.plan.empty() || options.passes > 1) return Scheme::decode_plan(options);
+    if (options.has("plan")) return Scheme::decode_plan(options);
     Plan plan;
     for (int loop = 0; loop < loops_; ++loop) {
       for (int k = 0; k < config_.text.layers; ++k) {
@@ -75,8 +75,13 @@ class Recursive : public Scheme {
 
 }  // namespace
 
-std::unique_ptr<Scheme> make_recursive_scheme(const ModelConfig& config) {
-  return std::make_unique<Recursive>(config);
+const SchemeType& recursive_scheme() {
+  static const SchemeType type = {
+      .name = "recursive",
+      .summary = "a block of layers looped, shared as it is or with low-rank adapters per loop",
+      .make = make_as<Recursive>,
+      .options = {plan_option()}};
+  return type;
 }
 
 }  // namespace reprise

@@ -3,6 +3,7 @@
 // Plain repetition or damped (arXiv 2605.23872), as parse_plan reads it. A plan on the command line
 // takes the stored one's place.
 #include "base/error.h"
+#include "base/json_object.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {
@@ -16,11 +17,10 @@ class Replay : public Scheme {
             JsonObject(config.scheme_config, config.where, "reprise.replay.").get_string("plan")) {
     parse_plan(plan_, config.text.layers, config.where + ": key 'reprise.replay.plan'");
   }
-  std::string name() const override { return "replay"; }
 
   Plan decode_plan(const PlanOptions& options) const override {
     PlanOptions stored = options;
-    if (stored.plan.empty()) stored.plan = plan_;
+    if (!stored.has("plan")) stored.set("plan", plan_);
     return Scheme::decode_plan(stored);
   }
 
@@ -30,8 +30,13 @@ class Replay : public Scheme {
 
 }  // namespace
 
-std::unique_ptr<Scheme> make_replay_scheme(const ModelConfig& config) {
-  return std::make_unique<Replay>(config);
+const SchemeType& replay_scheme() {
+  static const SchemeType type = {
+      .name = "replay",
+      .summary = "a decoder some of whose layers run again, by a stored plan",
+      .make = make_as<Replay>,
+      .options = {plan_option()}};
+  return type;
 }
 
 }  // namespace reprise

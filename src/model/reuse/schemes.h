@@ -1,16 +1,34 @@
-// The schemes' factories, for the registry.
+// The registry: one line a scheme. Each names a file here that defines
+//   const SchemeType& <name>_scheme();
+// The first is the ordinary decoder, the scheme of a model that names none.
 #pragma once
 
 #include <memory>
 
 #include "model/scheme.h"
+#include "model/scheme_type.h"
+
+#define REPRISE_SCHEMES(X) \
+  X(dense)                 \
+  X(replay)                \
+  X(trol)                  \
+  X(phantom)               \
+  X(recursive)             \
+  /* The next one above this line. */
 
 namespace reprise {
 
-std::unique_ptr<Scheme> make_dense_scheme(const ModelConfig& config);
-std::unique_ptr<Scheme> make_replay_scheme(const ModelConfig& config);
-std::unique_ptr<Scheme> make_trol_scheme(const ModelConfig& config);
-std::unique_ptr<Scheme> make_phantom_scheme(const ModelConfig& config);
-std::unique_ptr<Scheme> make_recursive_scheme(const ModelConfig& config);
+#define REPRISE_DECLARE_SCHEME(name) const SchemeType& name##_scheme();
+REPRISE_SCHEMES(REPRISE_DECLARE_SCHEME)
+#undef REPRISE_DECLARE_SCHEME
+
+// SchemeType::make for a class that is constructed from the config alone.
+template <class T>
+std::unique_ptr<Scheme> make_as(const ModelConfig& config) {
+  return std::make_unique<T>(config);
+}
+
+// "plan", for schemes whose blocks may be visited in any order: what Scheme::decode_plan reads.
+SchemeOption plan_option();
 
 }  // namespace reprise

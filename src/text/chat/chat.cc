@@ -3,184 +3,12 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json.h"
+#include "text/chat/formats.h"
 #include "text/tokenizer/utf8.h"
 
 namespace reprise {
 namespace {
-
-ChatFormat chatml(std::string name, std::string default_system) {
-  ChatFormat f;
-  f.name = std::move(name);
-  f.system_start = "<|im_start|>system\n";
-  f.user_start = "<|im_start|>user\n";
-  f.assistant_start = f.generation = "<|im_start|>assistant\n";
-  f.system_end = f.user_end = f.assistant_end = "<|im_end|>\n";
-  f.default_system = std::move(default_system);
-  f.stops = {"<|im_end|>"};
-  return f;
-}
-
-ChatFormat llama3() {
-  ChatFormat f;
-  f.name = "llama3";
-  f.begin = "{bos}";
-  f.system_start = "<|start_header_id|>system<|end_header_id|>\n\n";
-  f.user_start = "<|start_header_id|>user<|end_header_id|>\n\n";
-  f.assistant_start = f.generation = "<|start_header_id|>assistant<|end_header_id|>\n\n";
-  f.system_end = f.user_end = f.assistant_end = "<|eot_id|>";
-  f.trim = true;
-  f.stops = {"<|eot_id|>"};
-  f.bos = "<|begin_of_text|>";
-  f.eos = "<|eot_id|>";
-  return f;
-}
-
-ChatFormat phi3() {
-  ChatFormat f;
-  f.name = "phi3";
-  f.system_start = "<|system|>\n";
-  f.user_start = "<|user|>\n";
-  f.assistant_start = f.generation = "<|assistant|>\n";
-  f.system_end = f.user_end = f.assistant_end = "<|end|>\n";
-  f.end = "{eos}";
-  f.skip_empty_system = true;
-  f.stops = {"<|end|>"};
-  f.eos = "<|endoftext|>";
-  return f;
-}
-
-ChatFormat zephyr() {
-  ChatFormat f;
-  f.name = "zephyr";
-  f.system_start = "<|system|>\n";
-  f.user_start = "<|user|>\n";
-  f.assistant_start = f.generation = "<|assistant|>\n";
-  f.system_end = f.user_end = f.assistant_end = "{eos}\n";
-  f.stops = {"{eos}"};
-  return f;
-}
-
-ChatFormat gemma() {
-  ChatFormat f;
-  f.name = "gemma";
-  f.begin = "{bos}";
-  f.user_start = "<start_of_turn>user\n";
-  f.assistant_start = f.generation = "<start_of_turn>model\n";
-  f.user_end = f.assistant_end = "<end_of_turn>\n";
-  f.has_system = false;
-  f.strict_turns = true;
-  f.trim = true;
-  f.stops = {"<end_of_turn>"};
-  f.bos = "<bos>";
-  f.eos = "<eos>";
-  return f;
-}
-
-ChatFormat mistral_instruct() {
-  ChatFormat f;
-  f.name = "mistral-instruct";
-  f.begin = "{bos}";
-  f.user_start = "[INST] ";
-  f.user_end = " [/INST]";
-  f.assistant_end = "{eos}";
-  f.has_system = false;
-  f.strict_turns = true;
-  f.stops = {"{eos}"};
-  return f;
-}
-
-// TroL: <s> and the system text always stand in front, turns are separated by newlines. The text
-// after an assistant's answer is the release's own for training; it has no multi-turn prompts.
-ChatFormat trol(std::string name, const std::string& role_open, const std::string& role_close,
-                const std::string& turn_end) {
-  ChatFormat f;
-  f.name = std::move(name);
-  f.begin = "{bos}";
-  f.system_start = role_open + "system" + role_close + "\n";
-  f.user_start = role_open + "user" + role_close + "\n";
-  f.assistant_start = f.generation = role_open + "assistant" + role_close + "\n";
-  f.system_end = f.user_end = turn_end + "\n";
-  f.assistant_end = turn_end + "\n{eos}\n";
-  f.default_system =
-      "You are AI model created by Byung-Kwan Lee, Ph.D. candidate, KAIST EE, of which AI model "
-      "name is TroL (Traversal of Layers). You must give helpful, detailed, and polite answers to "
-      "the user's questions";
-  f.has_images = true;
-  f.stops = {turn_end};
-  return f;
-}
-
-ChatFormat trol_internlm2() {
-  ChatFormat f = trol("trol-internlm2", "[UNUSED_TOKEN_146]", "", "[UNUSED_TOKEN_145]");
-  f.image_placeholder = "<image>";
-  f.image_after = "\n";
-  return f;
-}
-
-ChatFormat trol_phi3() {
-  ChatFormat f = trol("trol-phi3", "<|", "|>", "<|end|>");
-  f.image_before = "<img>";
-  f.image_placeholder = "<IMG_CONTEXT>";
-  f.image_after = "</img>\n";
-  return f;
-}
-
-// Phantom: no begin token, no system text, nothing between turns. The release puts a literal
-// "<image>" in front of a question without a picture; that is left out here.
-ChatFormat phantom(ChatFormat f, std::string name, const std::string& turn_end) {
-  f.name = std::move(name);
-  f.end.clear();
-  f.system_end = f.user_end = f.assistant_end = turn_end;
-  f.skip_empty_system = false;
-  f.has_images = true;
-  f.image_before = "<img>";
-  f.image_placeholder = "<IMG_CONTEXT>";
-  f.image_after = "</img>";
-  return f;
-}
-
-// ChatML without a system text and with pictures in front of a user's text: our own, for models
-// built around a language model that was trained on ChatML.
-ChatFormat chatml_image() {
-  ChatFormat f = chatml("chatml-image", "");
-  f.has_images = true;
-  f.image_placeholder = "<image>";
-  f.image_after = "\n";
-  return f;
-}
-
-ChatFormat plain_qa() {
-  ChatFormat f;
-  f.name = "plain-qa";
-  f.user_end = f.assistant_end = "\n";
-  f.has_system = false;
-  f.has_images = true;
-  f.image_placeholder = "<image>";
-  f.stops = {"\n"};
-  return f;
-}
-
-const std::vector<ChatFormat>& table() {
-  static const std::vector<ChatFormat> formats = {
-      chatml("chatml", ""),
-      chatml("smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
-      chatml("qwen2", "You are a helpful assistant."),
-      chatml("qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
-      llama3(),
-      phi3(),
-      zephyr(),
-      gemma(),
-      mistral_instruct(),
-      trol_internlm2(),
-      trol_phi3(),
-      phantom(chatml("", ""), "phantom-internlm2", "<|im_end|>"),
-      phantom(chatml("", ""), "phantom-qwen2", "<|im_end|>"),
-      phantom(phi3(), "phantom-phi3", "<|end|>"),
-      chatml_image(),
-      plain_qa(),
-  };
-  return formats;
-}
 
 void replace_all(std::string& text, std::string_view from, const std::string& to) {
   for (size_t i = 0; (i = text.find(from, i)) != std::string::npos; i += to.size())
@@ -308,37 +136,15 @@ std::vector<std::string> ChatFormat::stop_strings() const {
 
 std::vector<std::string> chat_format_names() {
   std::vector<std::string> names;
-  for (const ChatFormat& format : table()) names.push_back(format.name);
+  for (const ChatFormat& format : chat_formats()) names.push_back(format.name);
   return names;
 }
 
 const ChatFormat& chat_format(std::string_view name) {
-  for (const ChatFormat& format : table())
+  for (const ChatFormat& format : chat_formats())
     if (format.name == name) return format;
   fail("--chat-template: unknown chat format '{}', known are {}", name,
        fmt::join(chat_format_names(), ", "));
-}
-
-std::string release_chat_format(const Json& config) {
-  if (!config.is_object()) return "";
-  const auto text = [](const Json& object, const char* key) {
-    const auto it = object.find(key);
-    return it != object.end() && it->is_string() ? it->get<std::string>() : std::string();
-  };
-  std::string release = text(config, "model_type");
-  if (const auto names = config.find("architectures");
-      names != config.end() && names->is_array() && !names->empty()) {
-    if (names->front() == "TroLForCausalLM") release = "trol";
-    if (names->front() == "PhantomForCausalLM") release = "phantom";
-  }
-  if (release != "trol" && release != "phantom") return "";
-  const auto llm = config.find("llm_config");
-  const bool nested = llm != config.end() && llm->is_object();
-  std::string backbone = text(nested ? *llm : config, "model_type");
-  if (backbone == "internlm") backbone = "internlm2";
-  std::string name = fmt::format("{}-{}", release, backbone);
-  const std::vector<std::string> names = chat_format_names();
-  return std::find(names.begin(), names.end(), name) != names.end() ? name : "";
 }
 
 std::vector<PromptPart> render_chat(const ChatFormat& format, std::span<const ChatMessage> messages,

@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
+#include "base/json_fwd.h"
 
 namespace reprise {
 
@@ -60,12 +60,6 @@ struct PromptPart {
 std::vector<std::string> chat_format_names();
 // Throws Error naming --chat-template and listing the known names.
 const ChatFormat& chat_format(std::string_view name);
-
-// The format of an official TroL or Phantom release, which keeps its prompts in code, by its
-// config.json: "model_type" or, where that names the backbone (TroL on InternLM2), "architectures"
-// name the release, "model_type" of "llm_config" or of the whole the backbone. Empty for other
-// models.
-std::string release_chat_format(const Json& config);
 
 // The format of a model's own template (tokenizer_config.json "chat_template", GGUF
 // "tokenizer.chat_template"), with the model's own BOS and EOS texts where the template uses them.

@@ -4,7 +4,7 @@
 // and Strip.
 #pragma once
 
-#include "base/json.h"
+#include "base/json_object.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace reprise {

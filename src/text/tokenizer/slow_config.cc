@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/json.h"
 
 namespace reprise {
 namespace {

@@ -56,7 +56,6 @@ class StopMatcher {
   std::string flush();
 
   bool stopped() const { return stopped_ >= 0; }
-  int stop_index() const { return stopped_; }  // which stop string, -1 = none yet
 
  private:
   std::string add(std::string_view text, bool shown);

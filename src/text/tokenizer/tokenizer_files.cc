@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "text/tokenizer/tokenizer_gguf.h"
 #include "text/tokenizer/tokenizer_json.h"
 #include "text/tokenizer/tokenizer_sentencepiece.h"
@@ -99,10 +100,6 @@ void store_tokenizer_files(const TokenizerFiles& files, GgufMetadata& metadata) 
       metadata.set(kKeyPrefix + name,
                    GgufValue(GgufArray{std::vector<uint8_t>(bytes.begin(), bytes.end())}));
   }
-}
-
-void write_tokenizer_files(const TokenizerFiles& files, const std::filesystem::path& folder) {
-  for (const auto& [name, bytes] : files.contents) write_file_atomically(folder / name, bytes);
 }
 
 std::unique_ptr<Tokenizer> tokenizer_from_files(const TokenizerFiles& files) {

@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
+#include "base/json_fwd.h"
 #include "formats/gguf.h"
 #include "text/tokenizer/tokenizer.h"
 
@@ -52,8 +52,6 @@ TokenizerFiles tokenizer_files_from_folder(const std::filesystem::path& folder);
 TokenizerFiles tokenizer_files_from_gguf(const GgufMetadata& metadata);
 
 void store_tokenizer_files(const TokenizerFiles& files, GgufMetadata& metadata);
-// Each file atomically; others in the folder stay. Throws Error naming the path.
-void write_tokenizer_files(const TokenizerFiles& files, const std::filesystem::path& folder);
 
 // Throws Error naming file and key for whatever is wrong, and one that says what is expected when
 // no vocabulary is there or the files contradict each other.

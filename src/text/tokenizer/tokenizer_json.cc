@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "text/tokenizer/metaspace_json.h"
 #include "text/tokenizer/slow_config.h"
 #include "text/tokenizer/tokenizer_vocab.h"
@@ -248,11 +249,6 @@ TokenizerSpec spec_from_json(const Json& tokenizer, const Json* config, const st
   }
   if (config) read_config(*config, spec);
   return spec;
-}
-
-std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& tokenizer, const Json* config,
-                                               const std::string& where) {
-  return make_tokenizer(spec_from_json(tokenizer, config, where));
 }
 
 TokenizerSpec spec_from_files(const TokenizerFiles& files) {

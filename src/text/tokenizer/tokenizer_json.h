@@ -11,7 +11,7 @@
 #include <memory>
 #include <string>
 
-#include "base/json.h"
+#include "base/json_fwd.h"
 #include "text/tokenizer/tokenizer.h"
 #include "text/tokenizer/tokenizer_files.h"
 
@@ -20,8 +20,6 @@ namespace reprise {
 // `config` may be nullptr: then no BOS/EOS roles and no chat template are known. `where` names the
 // file in error messages.
 TokenizerSpec spec_from_json(const Json& tokenizer, const Json* config, const std::string& where);
-std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& tokenizer, const Json* config,
-                                               const std::string& where);
 
 // tokenizer.json with tokenizer_config.json and chat_template.jinja (which counts before the
 // config's own chat_template), where they are among the files.

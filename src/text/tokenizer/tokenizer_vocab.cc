@@ -3,6 +3,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "text/tokenizer/slow_config.h"
 
 namespace reprise {

@@ -201,10 +201,4 @@ bool append_from_byte_alphabet(std::string_view text, std::string& out) {
   return true;
 }
 
-std::optional<std::string> from_byte_alphabet(std::string_view text) {
-  std::string out;
-  if (!append_from_byte_alphabet(text, out)) return std::nullopt;
-  return out;
-}
-
 }  // namespace reprise

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -36,9 +35,8 @@ bool is_word_char(char32_t code_point);
 // order, are written as U+0100 to U+0143. Token texts in vocabularies are written in it.
 char32_t alphabet_char(uint8_t byte);
 std::string to_byte_alphabet(std::string_view bytes);
-// nullopt when a character does not belong to the alphabet.
-std::optional<std::string> from_byte_alphabet(std::string_view text);
-// The same, appended to `out`; false when a character does not belong (`out` is then anything).
+// The way back, appended to `out`; false when a character does not belong to the alphabet (`out` is
+// then anything).
 bool append_from_byte_alphabet(std::string_view text, std::string& out);
 
 }  // namespace reprise

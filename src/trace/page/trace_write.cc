@@ -5,6 +5,7 @@
 
 #include "base/base64.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "trace/page/trace_page.h"
 #include "trace/page/trace_template.h"
 

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/pattern.h"
 #include "base/rng.h"
 #include "formats/safetensors.h"
@@ -110,8 +111,7 @@ std::vector<QuantizedTensor> quantize_base(const Recipe& recipe, Model& model,
     if (std::find(trained.begin(), trained.end(), slot.name) != trained.end())
       fail(
           "{}: key 'quantize.targets': tensor '{}' is trained itself, but weights in few bits stay "
-          "as "
-          "they are; freeze it (run.freeze, run.train_only) and train an adapter on it (lora)",
+          "as they are; freeze it (run.freeze, run.train_only) and train an adapter on it (lora)",
           recipe.path.string(), slot.name);
     tensors.push_back(
         {slot.name, slot.shape, backend.quantize_weight(*slot.tensor, low_bit_kind(quantize))});

@@ -34,9 +34,8 @@ struct Batch {
   int64_t right_targets() const;  // targets of right answers
   int64_t pairs() const;          // right answers that a wrong one follows
 
-  // Gives back the memory of what make_inputs can make again, and the other way round. The pixels
-  // of a step of hundreds of pictures are gigabytes: a step of several calls has those of one at a
-  // time.
+  // Gives back the memory of what make_inputs can make again. The pixels of a step of hundreds of
+  // pictures are gigabytes, so a step of several calls has those of one at a time.
   void drop_inputs();
   void make_inputs();
 };

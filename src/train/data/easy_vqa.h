@@ -5,9 +5,8 @@
 //   background  three independent uniform bytes in 230..255
 //   circle      radius 8..32, rectangle: sides 16..64, triangle: equilateral, apex up, side 16..64;
 //               uniform sizes and positions inside the canvas
-//   questions   24 templates; "yes" and "no" follow from a colour or a shape drawn at random.
-//   Shares as
-//               in the training set, but for questions about shape: three times as many
+//   questions   24 templates; "yes" and "no" follow from a colour or a shape drawn at random;
+//               shares as in the training set, but for questions about shape: three times as many
 #pragma once
 
 #include <cstdint>

@@ -24,9 +24,9 @@ struct QuestionAnswer {
 struct Example {
   std::vector<Image> images;  // before the question, or in the order of the messages' pictures
   std::vector<QuestionAnswer> turns;
-  std::vector<ChatMessage> conversation;  // every answer of the assistant is trained, the last
-                                          // message is one
-  std::string rejected = {};              // a wrong last answer of the conversation
+  // Every answer of the assistant is trained; the last message is one.
+  std::vector<ChatMessage> conversation;
+  std::string rejected = {};  // a wrong last answer of the conversation
 };
 
 // A set of examples. get may make them up; then there is no end to them.

@@ -4,7 +4,9 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/load.h"
+#include "model/scheme_type.h"
 #include "train/train_model.h"
 
 namespace reprise {
@@ -82,7 +84,7 @@ void add_mean_row(std::vector<float>& values, int64_t rows, int64_t width) {
 }
 
 Json vision_keys(const Recipe& recipe, Source* tower) {
-  if (tower) return tower->config.source;
+  if (tower) return *tower->config.source;
   return load_json(recipe.assembly.vision);
 }
 
@@ -90,13 +92,12 @@ Json vision_keys(const Recipe& recipe, Source* tower) {
 Json new_config(const Recipe& recipe, const Source& backbone, const Json& vision, int64_t vocab,
                 int64_t image_token) {
   const Assembly& assembly = recipe.assembly;
-  Json llm = backbone.config.source;
+  Json llm = *backbone.config.source;
   llm["vocab_size"] = vocab;
-  Json json = {
-      {"architectures", {assembly.scheme == "trol" ? "TroLForCausalLM" : "PhantomForCausalLM"}},
-      {"model_type", assembly.scheme},
-      {"image_token_index", image_token},
-      {"llm_config", llm}};
+  Json json = {{"architectures", {find_scheme(assembly.scheme)->release.architecture}},
+               {"model_type", assembly.scheme},
+               {"image_token_index", image_token},
+               {"llm_config", llm}};
   for (const char* key : {"vision_config", "downsample_ratio"})
     if (vision.contains(key)) json[key] = vision[key];
   if (backbone.config.eos_tokens.size() == 1) json["eos_token_id"] = backbone.config.eos_tokens[0];
@@ -106,14 +107,14 @@ Json new_config(const Recipe& recipe, const Source& backbone, const Json& vision
   own["chat_format"] = recipe.chat_format;
   if (vision.contains("reprise") && vision["reprise"].contains("image"))
     own["image"] = vision["reprise"]["image"];
-  if (assembly.eta) own["phantom"] = {{"eta", *assembly.eta}};
+  if (Json kept = kept_options(assembly); !kept.empty()) own[assembly.scheme] = std::move(kept);
   return json;
 }
 
 void check_backbone(const Source& backbone, const std::string& recipe) {
   const std::string where =
       fmt::format("{}: key 'model.backbone': {}", recipe, backbone.files.path.string());
-  if (backbone.config.scheme != "dense" || backbone.config.vision)
+  if (backbone.config.scheme != default_scheme().name || backbone.config.vision)
     fail("{}: is a '{}' model, expected an ordinary language model", where, backbone.config.scheme);
   if (backbone.files.gguf && backbone.config.text.rope.kind == RopeConfig::Kind::LongRope)
     fail(
@@ -125,9 +126,10 @@ void check_backbone(const Source& backbone, const std::string& recipe) {
 }  // namespace
 
 std::vector<float> fresh_values(const Recipe& recipe, const TensorSlot& slot) {
-  if (slot.name == "trol_gating.weight")
-    return std::vector<float>(static_cast<size_t>(num_elements(slot.shape)));
-  if (slot.name == "trol_gating.bias") return {static_cast<float>(recipe.assembly.gate_bias)};
+  const SchemeType* scheme = find_scheme(recipe.assembly.scheme);
+  if (scheme && scheme->assembly.initial_values)
+    if (auto values = scheme->assembly.initial_values(slot, recipe.assembly.options))
+      return std::move(*values);
   return initial_values(slot, recipe.init_std, recipe.seed);
 }
 

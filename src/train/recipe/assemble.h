@@ -1,6 +1,6 @@
-// Builds a TroL or a Phantom around an existing language model: its weights (dequantized), a vision
-// tower from another model or a new one, a fresh projector and fresh gates or phantom matrices, and
-// a placeholder token for pictures. The result is an ordinary model with a config.json of its own.
+// Builds a model of a scheme around an existing language model: its weights (dequantized), a vision
+// tower from another model or a new one, a fresh projector and fresh tensors of the scheme, and a
+// placeholder token for pictures. The result is an ordinary model with a config.json of its own.
 #pragma once
 
 #include <functional>
@@ -27,8 +27,7 @@ struct Assembled {
 // (and of the head) gets the mean of the others. Throws Error naming recipe, key and file.
 Assembled assemble(const Recipe& recipe);
 
-// Initial values of a tensor that no file has: see initial_values; TroL's gate starts with zero
-// weights and the recipe's bias, so that w is the same for every token.
+// Initial values of a tensor that no file has: the scheme's (SchemeAssembly), else initial_values.
 std::vector<float> fresh_values(const Recipe& recipe, const TensorSlot& slot);
 
 }  // namespace reprise

@@ -6,13 +6,13 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "model/scheme_type.h"
 #include "train/objectives/objective.h"
 #include "train/recipe/section.h"
 
 namespace reprise {
 namespace {
 
-constexpr double kMostGateBias = 1000;
 constexpr int64_t kMostRank = 1 << 16;
 constexpr int64_t kMostBatch = 1 << 16;  // far above what fits; a typing error ends here
 
@@ -37,6 +37,21 @@ DataSource read_source(const YAML::Node& node, const std::string& where, size_t 
   return source;
 }
 
+// Keys of all schemes' options for assembly; read_model says which the recipe's may have.
+void read_scheme_options(Section& section, SchemeOptions& options) {
+  for (const DeclaredOption& known : declared_options(SchemeOption::When::Assembly)) {
+    const std::string& name = known.option().name;
+    if (!section.has(name)) continue;
+    std::string text;
+    section.read(name, text, expected_value(known.option()).c_str());
+    try {
+      options.set(name, parse_option(known.option(), text));
+    } catch (const Error& error) {
+      section.bad(name, error.what());
+    }
+  }
+}
+
 void read_model(Section section, Recipe& recipe, const std::filesystem::path& folder) {
   section.read_path("config", recipe.config, folder);
   section.read_path("tokenizer", recipe.tokenizer, folder);
@@ -45,14 +60,11 @@ void read_model(Section section, Recipe& recipe, const std::filesystem::path& fo
   section.read_number("init_std", recipe.init_std, 0);
   Assembly& assembly = recipe.assembly;
   section.read_path("backbone", assembly.backbone, folder);
-  section.read("scheme", assembly.scheme, "trol or phantom");
+  section.read("scheme", assembly.scheme, "a scheme's name");
   section.read_path("vision_from", assembly.vision_from, folder);
   section.read_path("vision", assembly.vision, folder);
   section.read("image_token", assembly.image_token, "a string");
-  if (section.has("eta")) section.read_number("eta", assembly.eta.emplace(), 0);
-  section.read_number("gate_bias", assembly.gate_bias, -kMostGateBias);
-  if (assembly.gate_bias > kMostGateBias)
-    section.bad("gate_bias", fmt::format("expected at most {}", kMostGateBias));
+  read_scheme_options(section, assembly.options);
   section.finish();
   const int ways = !recipe.from.empty() + !recipe.config.empty() + !assembly.backbone.empty();
   if (ways != 1)
@@ -62,21 +74,27 @@ void read_model(Section section, Recipe& recipe, const std::filesystem::path& fo
   if (!recipe.config.empty() && recipe.tokenizer.empty())
     section.bad("tokenizer", "is missing; a new model needs a tokenizer.json");
   if (!assembly.backbone.empty()) {
-    if (assembly.scheme != "trol" && assembly.scheme != "phantom")
-      section.bad("scheme",
-                  "expected trol or phantom beside backbone, found '" + assembly.scheme + "'");
+    const SchemeType* scheme = find_scheme(assembly.scheme);
+    if (!scheme || !scheme->assembly.possible)
+      section.bad(
+          "scheme",
+          fmt::format("expected {} beside backbone, found '{}'",
+                      scheme_list([](const SchemeType& s) { return s.assembly.possible; }, "or"),
+                      assembly.scheme));
     if (assembly.vision_from.empty() == assembly.vision.empty())
       section.bad("vision_from",
                   "expected either vision_from (a model's tower) or vision (a new one)");
     if (recipe.chat_format.empty())
       section.bad("chat_format", "is missing; an assembled model needs one that has pictures");
     if (assembly.image_token.empty()) section.bad("image_token", "expected a token's text");
-    if (assembly.eta && assembly.scheme != "phantom")
-      section.bad("eta", "belongs to scheme phantom");
-    if (section.has("gate_bias") && assembly.scheme != "trol")
-      section.bad("gate_bias", "belongs to scheme trol");
+    for (const DeclaredOption& known : declared_options(SchemeOption::When::Assembly))
+      if (assembly.options.has(known.option().name) &&
+          !scheme->option(known.option().name, SchemeOption::When::Assembly))
+        section.bad(known.option().name, "belongs to scheme " + known.schemes.front()->name);
   } else {
-    for (const char* key : {"scheme", "vision_from", "vision", "image_token", "eta", "gate_bias"})
+    std::vector<std::string> keys = {"scheme", "vision_from", "vision", "image_token"};
+    for (const auto& [name, value] : assembly.options.values()) keys.push_back(name);
+    for (const std::string& key : keys)
       if (section.has(key)) section.bad(key, "is for assembling a model, which needs backbone");
   }
 }
@@ -185,6 +203,17 @@ void read_run(Section section, Recipe& recipe) {
 
 }  // namespace
 
+Json kept_options(const Assembly& assembly) {
+  Json kept = Json::object();
+  const SchemeType* scheme = find_scheme(assembly.scheme);
+  for (const auto& [name, value] : assembly.options.values()) {
+    const SchemeOption* option =
+        scheme ? scheme->option(name, SchemeOption::When::Assembly) : nullptr;
+    if (option && option->in_config) kept[name] = std::visit([](auto v) { return Json(v); }, value);
+  }
+  return kept;
+}
+
 Recipe load_recipe(const std::filesystem::path& path) {
   constexpr size_t kMostBytes = 1 << 20;
   const std::string where = path.string();
@@ -222,7 +251,6 @@ Json recipe_identity(const Recipe& recipe) {
                {"model.from", name(recipe.from)},
                {"model.backbone", name(recipe.assembly.backbone)},
                {"model.scheme", recipe.assembly.scheme},
-               {"model.eta", recipe.assembly.eta ? Json(*recipe.assembly.eta) : Json()},
                {"model.vision", name(recipe.assembly.vision)},
                {"model.vision_from", name(recipe.assembly.vision_from)},
                {"model.image_token", recipe.assembly.image_token},
@@ -235,6 +263,8 @@ Json recipe_identity(const Recipe& recipe) {
                {"run.seed", recipe.seed},
                {"run.adapter_dropout", recipe.adapter_dropout}};
   if (recipe.loss_options) recipe.loss_options->identify(json);
+  for (const auto& [key, value] : kept_options(recipe.assembly).items())
+    json["model." + key] = value;
   Json& sources = json["data.train"] = Json::array();
   for (const DataSource& source : recipe.train)
     sources.push_back({name(source.file), name(source.images), source.generator,

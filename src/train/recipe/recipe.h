@@ -9,6 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
+#include "model/scheme_options.h"
+
 namespace reprise {
 
 struct ObjectiveOptions;
@@ -35,16 +38,15 @@ struct OptimizerRecipe {
   double clip = 1.0;          // gradient norm; 0: never
 };
 
-// A TroL or Phantom around an existing language model; see assemble.h.
+// A model of a scheme around an existing language model; see assemble.h.
 struct Assembly {
   std::filesystem::path backbone;     // folder or GGUF; empty: nothing is assembled
-  std::string scheme;                 // "trol" or "phantom"
+  std::string scheme;                 // one that can be assembled (SchemeAssembly)
   std::filesystem::path vision_from;  // a model whose vision tower is taken, with its image keys
   std::filesystem::path vision;       // or: JSON with "vision_config", "downsample_ratio" and
                                       // "reprise.image" of a new tower
   std::string image_token = "<image>";
-  std::optional<double> eta;  // Phantom; none: the releases' 1e-4
-  double gate_bias = 0;       // TroL: w = sigmoid(2 gate_bias) at the start, for every token
+  SchemeOptions options;  // the scheme's, for assembly: keys of their names
 };
 
 // Low-rank adapters on frozen matrices; see adapters.h.
@@ -104,6 +106,9 @@ struct Recipe {
 };
 
 Recipe load_recipe(const std::filesystem::path& path);
+
+// The assembly's options that the new model's config keeps, under "reprise.<scheme>": an object.
+Json kept_options(const Assembly& assembly);
 
 // What must stay the same where a run is resumed, as a JSON object by key. Not in it: lengths
 // (steps, minutes), how often things are written, what matters at the start only, and what changes

@@ -255,21 +255,8 @@ def make_resample():
             "pillow_bicubic": sha(image.resize(target, Image.BICUBIC).tobytes()),
             "pillow_bilinear": sha(image.resize(target, Image.BILINEAR).tobytes()),
             "torch_u8": sha(resized.contiguous().numpy().tobytes())})
-    tables = []
-    for source, target, channels in ((24, 35, 8), (16, 37, 5), (32, 7, 3), (1, 4, 2), (14, 16, 16),
-                                     (37, 16, 1)):
-        n = (1 + source * source) * channels
-        table = ((noise(n) >> 8).astype(np.float32) * np.float32(2**-23) - np.float32(1))
-        table = torch.from_numpy(table.reshape(-1, channels))
-        grid = table[1:].reshape(1, source, source, channels).permute(0, 3, 1, 2)
-        grid = torch.nn.functional.interpolate(grid, size=(target, target), mode="bicubic",
-                                               align_corners=False)
-        out = torch.cat([table[:1], grid.permute(0, 2, 3, 1).reshape(-1, channels)])
-        tables.append({"from": source, "to": target, "channels": channels,
-                       "sha256": sha(out.numpy().tobytes())})
     with open(os.path.join(HERE, "resample.json"), "w") as f:
-        f.write('{"resize": [\n' + ",\n".join(json.dumps(c) for c in cases) + '\n],\n"tables": [\n'
-                + ",\n".join(json.dumps(t) for t in tables) + "\n]}\n")
+        f.write('{"resize": [\n' + ",\n".join(json.dumps(c) for c in cases) + "\n]}\n")
 
 
 if __name__ == "__main__":

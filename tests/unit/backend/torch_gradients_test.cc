@@ -1,5 +1,5 @@
 // The backward pass of every operation of the torch backend, against finite differences. Values are
-// covered by the conformance test.
+// covered by the conformance test; torch_block_gradients_test.cc checks whole blocks.
 #include "backend/heads.h"
 #include "unit/backend/torch_support.h"
 
@@ -252,112 +252,6 @@ TEST(TorchThreads, OwnBackwardPassesDontDependOnThem) {
     return std::vector<std::vector<float>>{be->to_host(y), be->gradient(x), be->gradient(w)};
   };
   EXPECT_EQ(run(1), run(3));
-}
-
-// A small pre-norm block from the interface's operations: causal attention with rope and a gated
-// MLP, as the model code will write it.
-struct SmallBlock {
-  NormWeight attention_norm, mlp_norm;
-  LinearWeight q, k, v, o, gate, up, down;
-
-  std::vector<Tensor> weights() const {
-    return {attention_norm.weight, mlp_norm.weight, q.weight,   k.weight, v.weight, o.weight,
-            gate.weight,           up.weight,       down.weight};
-  }
-};
-
-constexpr int kHeads = 2, kDim = 4, kWidth = kHeads * kDim;
-
-Tensor run_block(Backend& be, const SmallBlock& b, const Tensor& x, const Tensor& angles,
-                 std::span<const AttentionSegment> segments, std::span<const int32_t> adapter) {
-  const int64_t n = x.dim(0);
-  const LinearWeight* const qkv[] = {&b.q, &b.k, &b.v};
-  std::vector<Tensor> p = be.linear(be.norm(x, b.attention_norm), qkv, adapter);
-  for (Tensor& one : p) one = be.reshape(one, {n, kHeads, kDim});
-  const AttentionSpec spec = {kHeads, kHeads, kDim, kDim, 0.5f, 0};
-  const Tensor a = be.attention(spec, be.rope(p[0], angles, false), be.rope(p[1], angles, false),
-                                p[2], segments);
-  const Tensor y = be.add(x, be.linear(be.reshape(a, {n, kWidth}), b.o, adapter));
-  const LinearWeight* const in[] = {&b.gate, &b.up};
-  const std::vector<Tensor> h = be.linear(be.norm(y, b.mlp_norm), in, adapter);
-  return be.add(y, be.linear(be.glu(h[0], h[1], Unary::Silu), b.down, adapter));
-}
-
-class TorchLoopedBlock : public TorchGradients {
- protected:
-  LinearWeight matrix(int64_t out, int64_t columns) {
-    return {.weight = weight({out, columns}, 0.5f), .bias = {}, .adapters = {}};
-  }
-  void SetUp() override {
-    block.attention_norm = {.weight = weight({kWidth}), .eps = 1e-2f};
-    block.mlp_norm = {.weight = weight({kWidth}), .eps = 1e-2f};
-    for (LinearWeight* w : {&block.q, &block.k, &block.v, &block.o}) *w = matrix(kWidth, kWidth);
-    block.gate = matrix(12, kWidth);
-    block.up = matrix(12, kWidth);
-    block.down = matrix(kWidth, 12);
-    std::vector<float> turns;
-    for (int row = 0; row < 5; ++row) {
-      for (int i = 0; i < 2; ++i) turns.push_back(std::cos(static_cast<float>(row * (i + 1))));
-      for (int i = 0; i < 2; ++i) turns.push_back(std::sin(static_cast<float>(row * (i + 1))));
-    }
-    angles = be->from_host(turns, {5, 4});
-    x = weight({5, kWidth});
-  }
-
-  SmallBlock block;
-  Tensor x, angles;
-  std::vector<int32_t> positions = iota(5);
-  std::vector<AttentionSegment> segments = {{.first_row = 0, .rows = 5, .positions = positions}};
-};
-
-// The recursive scheme: the same weights twice, with an adapter of its own in the second loop.
-TEST_F(TorchLoopedBlock, SharedWeightsWithAnAdapterPerLoop) {
-  block.q.adapters = {{}, {weight({2, kWidth}), weight({kWidth, 2}), 1}};
-  std::vector<Tensor> weights = block.weights();
-  weights.insert(weights.end(), {x, block.q.adapters[1].a, block.q.adapters[1].b});
-  const std::vector<int32_t> first(5, 0), second(5, 1);
-  check(
-      weights,
-      [&] {
-        const Tensor y = run_block(*be, block, x, angles, segments, first);
-        return run_block(*be, block, y, angles, segments, second);
-      },
-      4e-3);
-}
-
-// The traversal scheme: y = (1 - w) L(x) + w L(L(x)), w = sigmoid-like gate on L(x).
-TEST_F(TorchLoopedBlock, TraversalWithALearnedGate) {
-  const LinearWeight gate = {.weight = weight({1, kWidth}), .bias = weight({1}), .adapters = {}};
-  std::vector<Tensor> weights = block.weights();
-  weights.insert(weights.end(), {x, gate.weight, gate.bias});
-  check(
-      weights,
-      [&] {
-        const Tensor once = run_block(*be, block, x, angles, segments, {});
-        const Tensor twice = run_block(*be, block, once, angles, segments, {});
-        const Tensor w = be->unary(be->scale(be->linear(once, gate), 2), Unary::Sigmoid);
-        return be->lerp(once, twice, w);
-      },
-      4e-3);
-}
-
-// Two loops over shared weights leave the sum of the gradients of two copies.
-TEST_F(TorchLoopedBlock, GradientIsTheSumOverCopies) {
-  SmallBlock copy = block;
-  copy.down.weight = bind_floats(*be, be->to_host(block.down.weight), {kWidth, 12});
-  be->set_trainable(copy.down.weight, true);
-  const std::vector<float> c = in.values(5 * kWidth);
-  const auto run = [&](const SmallBlock& second) {
-    const std::vector<Tensor> all = {block.down.weight, copy.down.weight};
-    be->zero_gradients(all);
-    const Tensor y = run_block(*be, block, x, angles, segments, {});
-    be->backward(weighted_sum(*be, run_block(*be, second, y, angles, segments, {}), c));
-    return std::pair(be->gradient(block.down.weight), be->gradient(copy.down.weight));
-  };
-  const std::vector<float> shared = run(block).first;
-  auto [first, second] = run(copy);
-  for (size_t i = 0; i < first.size(); ++i) first[i] += second[i];
-  expect_near(first, shared, 1e-5);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <utility>
+
 #include "base/error.h"
 
 namespace reprise {
@@ -87,6 +89,20 @@ TEST(Json, ParseErrorsNameTheSource) {
   const Json list = parse_json("[1]", "c.json");
   EXPECT_THAT(error_of([&] { JsonObject(list, "c.json"); }),
               AllOf(HasSubstr("c.json"), HasSubstr("expected a JSON object, found array")));
+}
+
+TEST(JsonValue, IsNullUntilAssignedAndCopiesItsValue) {
+  JsonValue value;
+  EXPECT_TRUE(value->is_null());
+  value = Json{{"layers", 2}};
+  const JsonValue copy = value;
+  value = Json("other");
+  EXPECT_EQ(*copy, (Json{{"layers", 2}}));
+  EXPECT_EQ(*value, Json("other"));
+  EXPECT_EQ(JsonObject(copy, "c.json").get_int("layers"), 2);  // stands for a const Json&
+  const JsonValue moved = std::move(value);
+  EXPECT_EQ(*moved, Json("other"));
+  EXPECT_TRUE(value->is_null());  // NOLINT: as its header says
 }
 
 TEST(Json, DepthIsLimited) {

@@ -22,9 +22,7 @@ TEST(Philox, PositionsDoNotDependOnOrder) {
   for (int i = 0; i < 100; ++i) values.push_back(sequential.next_bits());
   const Philox random_access(42, 7);
   for (int i = 99; i >= 0; --i) EXPECT_EQ(random_access.bits(static_cast<uint64_t>(i)), values[i]);
-  EXPECT_EQ(sequential.counter(), 100u);
-  sequential.seek(17);
-  EXPECT_EQ(sequential.next_bits(), values[17]);
+  EXPECT_EQ(sequential.next_bits(), random_access.bits(100));
 }
 
 TEST(Philox, SeedsAndStreamsDiffer) {

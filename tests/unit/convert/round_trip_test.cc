@@ -6,6 +6,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/json.h"
 #include "convert/convert.h"
 #include "formats/gguf_writer.h"
 #include "formats/hf_folder.h"

@@ -40,20 +40,20 @@ TEST(ChooseType, ByRole) {
     EXPECT_EQ(chosen(Role::Embedding, WeightUse::Table), DType::Q8_0);
     EXPECT_EQ(chosen(Role::Head), DType::Q8_0);
     EXPECT_EQ(chosen(Role::Adapter), DType::Q8_0);
-    for (const Role role : {Role::Vision, Role::Projector, Role::Gate, Role::Phantom})
-      EXPECT_EQ(chosen(role), DType::BF16) << role_name(role);
+    for (const Role role : {Role::Vision, Role::Projector, Role::Gate, Role::Scheme})
+      EXPECT_EQ(chosen(role), DType::BF16) << static_cast<int>(role);
     EXPECT_EQ(chosen(Role::Norm, WeightUse::Vector), DType::BF16);
     EXPECT_EQ(choose_type(matrix, nullptr, rules).type, DType::BF16);  // nobody knows its use
   }
   rules.delicate = DType::F16;
-  for (const Role role : {Role::Vision, Role::Projector, Role::Gate, Role::Phantom})
-    EXPECT_EQ(chosen(role), DType::F16) << role_name(role);
+  for (const Role role : {Role::Vision, Role::Projector, Role::Gate, Role::Scheme})
+    EXPECT_EQ(chosen(role), DType::F16) << static_cast<int>(role);
   EXPECT_EQ(chosen(Role::Vision, WeightUse::Vector), DType::BF16);
 }
 
 TEST(ChooseType, PlainTypes) {
   const TensorSlot matrix = slot(Role::Mlp), norm = slot(Role::Norm, WeightUse::Vector),
-                   gate = slot(Role::Gate), phantom = slot(Role::Phantom);
+                   gate = slot(Role::Gate), phantom = slot(Role::Scheme);
   const TensorView m = tensor("m", DType::F32, {8, 30}), v = tensor("v", DType::F32, {8});
   TypeRules rules;
   EXPECT_EQ(choose_type(m, &matrix, rules).type, DType::F32);

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "engine/generator.h"
 #include "eval/qa.h"
 #include "support/test_models.h"

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/json.h"
 #include "eval/qa.h"
 #include "trace/trace.h"
 #include "support/test_models.h"

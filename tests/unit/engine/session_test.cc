@@ -178,7 +178,7 @@ TEST(Session, EveryNumberOfPassesIsExactInChunksAndFromAPrefix) {
     std::vector<std::vector<float>> results;
     for (const int passes : {1, 2, 3, 4}) {
       SCOPED_TRACE(fmt::format("{}, {} passes", name, passes));
-      const auto plans = make_plans(engine->model(), {.plan = "", .passes = passes});
+      const auto plans = make_plans(engine->model(), {{"passes", passes}});
       const std::vector<float> expected = run(*engine, plans, second, 512);
       for (const int64_t chunk : {1, 3, 16}) {
         EXPECT_EQ(run(*engine, plans, second, chunk), expected) << "chunks of " << chunk;
@@ -189,7 +189,7 @@ TEST(Session, EveryNumberOfPassesIsExactInChunksAndFromAPrefix) {
       EXPECT_EQ(run(*engine, plans, second, 6, &cache, &reused), expected);
       EXPECT_EQ(reused, first.size() - 1);
       // Plans of other passes take nothing from it.
-      const auto others = make_plans(engine->model(), {.plan = "", .passes = passes % 4 + 1});
+      const auto others = make_plans(engine->model(), {{"passes", passes % 4 + 1}});
       run(*engine, others, second, 512, &cache, &reused);
       EXPECT_EQ(reused, 0);
       for (const auto& earlier : results) EXPECT_NE(earlier, expected);
@@ -215,7 +215,7 @@ TEST(Session, PrefixAcrossALengthWhereRopeChangesIsNotTaken) {
 TEST(Session, OneTokenPromptsRunTheDecodePlan) {
   const auto engine = load("trol/phi3-vit");
   const auto plans = make_plans(engine->model());
-  const auto passes_off = make_plans(engine->model(), {.plan = "", .passes = 1});
+  const auto passes_off = make_plans(engine->model(), {{"passes", 1}});
   TokenPrompt prompt;
   prompt.ids = {42};
   EXPECT_EQ(run(*engine, plans, prompt, 512), run(*engine, passes_off, prompt, 512));

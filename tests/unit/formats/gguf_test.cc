@@ -100,7 +100,7 @@ TEST(Gguf, MetadataErrorsNameFileKeyAndTypes) {
 TEST(Gguf, ReadsTensorsOfThePythonPackage) {
   const GgufFile file = open_gguf(data_path("small.gguf"));
   const WeightFile& weights = file.weights;
-  EXPECT_THAT(weights.names(),
+  EXPECT_THAT(names_of(weights),
               ElementsAre("f32", "f16", "norm", "cube", "bf16", "q8_0", "q4_0", "q4_1"));
   EXPECT_EQ(weights.get("f32").shape, (Shape{3, 64}));
   EXPECT_EQ(weights.get("cube").shape, (Shape{2, 3, 4}));

@@ -80,7 +80,7 @@ class Program : public ::testing::Test {
 TEST(Pickle, ReadsAStateDict) {
   for (const char* name : {"state_dict.pt", "deflated.pt", "zip64.pt"}) {
     const WeightFile weights = open_pt(data_path(name));
-    EXPECT_THAT(weights.names(), ElementsAre("0.weight", "0.bias", "1.weight", "1.bias")) << name;
+    EXPECT_THAT(names_of(weights), ElementsAre("0.weight", "0.bias", "1.weight", "1.bias")) << name;
     EXPECT_EQ(weights.get("1.weight").shape, (Shape{1, 4}));
     EXPECT_THAT(to_floats(weights.get("0.weight")), ElementsAre(0.5, -1, 2, 0.25));
     EXPECT_THAT(to_floats(weights.get("1.bias")), ElementsAre(0.125));

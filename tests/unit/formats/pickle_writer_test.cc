@@ -52,7 +52,7 @@ TEST(WritePt, EqualMemoryIsOneStorage) {
   for (const ZipEntry& entry : zip.entries()) names.push_back(entry.name);
   EXPECT_THAT(names, ElementsAre("gate/data.pkl", "gate/byteorder", "gate/data/0", "gate/version"));
   const WeightFile back = open_pt(folder / "gate.pt");
-  EXPECT_THAT(back.names(), ElementsAre("0.weight", "1.weight", "2.weight"));
+  EXPECT_THAT(names_of(back), ElementsAre("0.weight", "1.weight", "2.weight"));
   for (const TensorView& tensor : back.tensors()) {
     EXPECT_THAT(to_floats(tensor), ElementsAre(1, 2, 3, 4));
     EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor.data.data()) % 64, 0u);

@@ -56,7 +56,7 @@ TEST(SafetensorsFolder, ConvertsAndSortsByWidth) {
   tensors[0].type = DType::BF16;
   write_safetensors_folder(folder.path(), tensors, {}, 10'000);
   const WeightFile file = open_safetensors(folder / "model.safetensors").weights;
-  EXPECT_THAT(file.names(), ElementsAre("t1", "t2", "t3", "t0"));
+  EXPECT_THAT(names_of(file), ElementsAre("t1", "t2", "t3", "t0"));
   EXPECT_EQ(file.get("t0").type, DType::BF16);
 }
 

@@ -9,9 +9,11 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "formats/weights.h"
 #include "support/error_of.h"
 #include "support/paths.h"
 
@@ -21,6 +23,13 @@ using test::error_of;
 
 inline std::filesystem::path data_path(const std::string& name) {
   return test::data_dir() / "formats" / name;
+}
+
+// Of all tensors, in file order.
+inline std::vector<std::string> names_of(const WeightFile& file) {
+  std::vector<std::string> names;
+  for (const TensorView& tensor : file.tensors()) names.push_back(tensor.name);
+  return names;
 }
 
 class TempFolder {

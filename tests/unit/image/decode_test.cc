@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "image/exif.h"
 #include "support/paths.h"
 #include "unit/image/hex_sha256.h"

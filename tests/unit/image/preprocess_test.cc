@@ -11,11 +11,13 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "formats/safetensors.h"
 #include "image/decode.h"
 #include "image/resample.h"
 #include "support/paths.h"
 #include "unit/image/hex_sha256.h"
+#include "unit/image/presets.h"
 
 namespace reprise {
 namespace {
@@ -58,7 +60,7 @@ TEST_F(Golden, Pictures) {
       for (size_t i = c; i < image.pixels.size(); i += 3) planes.push_back(image.pixels[i]);
     EXPECT_EQ(hex_sha256(planes), want["rgb_sha256"]);
 
-    const PreprocessConfig tiles_config = PreprocessConfig::tiles();
+    const PreprocessConfig tiles_config = testing::tiles_preset();
     const Tiles tiles = preprocess(image, tiles_config);
     ASSERT_EQ(tiles.count, want["tiles"]["count"]);
     EXPECT_EQ(tiles.size, 448);
@@ -77,7 +79,7 @@ TEST_F(Golden, Pictures) {
                      std::vector<uint8_t>(tiles.bytes.begin(), tiles.bytes.begin() + tile_bytes),
                      448, 1);
 
-    const PreprocessConfig clip_config = PreprocessConfig::clip490();
+    const PreprocessConfig clip_config = testing::clip490_preset();
     const Tiles clip = preprocess(image, clip_config);
     EXPECT_EQ(clip.count, 1);
     EXPECT_EQ(hex_sha256(clip.bytes), want["clip490"]["sha256"]);
@@ -86,7 +88,7 @@ TEST_F(Golden, Pictures) {
     if (file_.weights.find(name + ".clip490_u8") != nullptr)
       expect_samples(name + ".clip490_u8", clip.bytes, 490, 1);
   }
-  // All tensors of the file but the two position tables.
+  // All tensors of the file but the two of a position table, which isn't a picture.
   EXPECT_EQ(compared_, static_cast<int>(file_.weights.tensors().size()) - 2);
 }
 
@@ -100,15 +102,6 @@ TEST_F(Golden, GridTable) {
   }
 }
 
-TEST_F(Golden, PositionTable) {
-  const TensorView& in = file_.weights.get("position_table.in_24x24");
-  const TensorView& want = file_.weights.get("position_table.out_35x35");
-  const std::vector<float> got =
-      interpolate_position_table(to_floats(in), 24, 35, static_cast<int>(in.shape[1]));
-  ASSERT_EQ(want.data.size(), got.size() * sizeof(float));
-  EXPECT_EQ(std::memcmp(want.data.data(), got.data(), want.data.size()), 0);
-}
-
 Image slopes(int w, int h) {
   Image image(w, h);
   for (size_t i = 0; i < image.pixels.size(); ++i) image.pixels[i] = static_cast<uint8_t>(i * 5);
@@ -117,7 +110,7 @@ Image slopes(int w, int h) {
 
 TEST(Preprocess, SquareKeepsAPictureOfItsSize) {
   const Image image = slopes(8, 8);
-  const PreprocessConfig config = PreprocessConfig::square(8);
+  const PreprocessConfig config = testing::square_preset(8);
   const Tiles tiles = preprocess(image, config);
   ASSERT_EQ(tiles.count, 1);
   ASSERT_EQ(tiles.size, 8);
@@ -133,7 +126,7 @@ TEST(Preprocess, SquareKeepsAPictureOfItsSize) {
 
 TEST(Preprocess, SquareResizesAsPillow) {
   const Image image = slopes(13, 9);
-  const Tiles tiles = preprocess(image, PreprocessConfig::square(32));
+  const Tiles tiles = preprocess(image, testing::square_preset(32));
   const Image want = resize_pillow(image, 32, 32, Filter::Bicubic);
   for (int c = 0; c < 3; ++c)
     for (int i = 0; i < 32 * 32; ++i)
@@ -142,7 +135,7 @@ TEST(Preprocess, SquareResizesAsPillow) {
 
 TEST(Preprocess, TilesAreCutRowByRowThumbnailLast) {
   const Image image = slopes(32, 48);  // 2 x 3 tiles of 16: no resizing
-  const Tiles tiles = preprocess(image, PreprocessConfig::tiles(16, 6));
+  const Tiles tiles = preprocess(image, testing::tiles_preset(16, 6));
   ASSERT_EQ(tiles.count, 7);
   for (int t = 0; t < 6; ++t)
     for (int y = 0; y < 16; ++y)
@@ -167,12 +160,12 @@ TEST(Preprocess, GridKeepsToItsBounds) {
 
 TEST(Preprocess, BadConfigurations) {
   const Image image = slopes(4, 4);
-  EXPECT_THROW(preprocess(image, PreprocessConfig::square(0)), Error);
-  EXPECT_THROW(preprocess(image, PreprocessConfig::clip490(-3)), Error);
-  EXPECT_THROW(preprocess(image, PreprocessConfig::tiles(448, 0)), Error);
-  EXPECT_THROW(preprocess(image, PreprocessConfig::tiles(448, 65)), Error);
-  EXPECT_THROW(preprocess(image, PreprocessConfig::tiles(100'000, 6)), Error);
-  PreprocessConfig config = PreprocessConfig::square(4);
+  EXPECT_THROW(preprocess(image, testing::square_preset(0)), Error);
+  EXPECT_THROW(preprocess(image, testing::clip490_preset(-3)), Error);
+  EXPECT_THROW(preprocess(image, testing::tiles_preset(448, 0)), Error);
+  EXPECT_THROW(preprocess(image, testing::tiles_preset(448, 65)), Error);
+  EXPECT_THROW(preprocess(image, testing::tiles_preset(100'000, 6)), Error);
+  PreprocessConfig config = testing::square_preset(4);
   config.std[1] = 0.0f;
   EXPECT_THROW(normalise(preprocess(image, config), config), Error);
 }

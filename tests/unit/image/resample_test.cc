@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "support/paths.h"
 #include "unit/image/hex_sha256.h"
 
@@ -59,28 +60,11 @@ TEST(Resample, EqualsPillowAndTorch) {
   }
 }
 
-TEST(Resample, PositionTablesEqualTorch) {
-  const auto tables = expected()["tables"];
-  ASSERT_GE(tables.size(), 6u);
-  for (const auto& t : tables) {
-    SCOPED_TRACE(t.dump());
-    const int from = t["from"], to = t["to"], channels = t["channels"];
-    std::vector<float> table((1 + static_cast<size_t>(from) * from) * channels);
-    for (uint32_t i = 0; i < table.size(); ++i)
-      table[i] = static_cast<float>(noise(i) >> 8) * 0x1p-23f - 1.0f;
-    EXPECT_EQ(hex_sha256(interpolate_position_table(table, from, to, channels)), t["sha256"]);
-  }
-}
-
 TEST(Resample, BadSizes) {
   const Image image = pattern("noise", 4, 4);
   EXPECT_THROW(resize_pillow(image, 0, 4, Filter::Bicubic), Error);
   EXPECT_THROW(resize_pillow(image, 4, kMaxResizeSide + 1, Filter::Bicubic), Error);
   EXPECT_THROW(resize_torch_u8(image, 4, -1), Error);
-  const std::vector<float> table(10 * 2);
-  EXPECT_EQ(interpolate_position_table(table, 3, 3, 2), table);
-  EXPECT_THROW(interpolate_position_table(table, 4, 3, 2), Error);
-  EXPECT_THROW(interpolate_position_table(table, 3, 0, 2), Error);
 }
 
 }  // namespace

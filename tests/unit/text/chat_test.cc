@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "test_files.h"
 
 namespace reprise {
@@ -119,28 +120,6 @@ TEST(Chat, OfficialPrompts) {
     EXPECT_EQ(format.stop_strings(), std::vector<std::string>{c["stop"].get<std::string>()});
   }
   EXPECT_EQ(seen.size(), 5u);
-}
-
-// The keys that tell the releases apart, as their config.json has them.
-TEST(Chat, ReleasesByConfig) {
-  const auto format = [](const char* config) {
-    return release_chat_format(parse_json(config, "config.json"));
-  };
-  // TroL-1.8B and 7B: flat, the backbone's model_type
-  EXPECT_EQ(format(R"({"architectures": ["TroLForCausalLM"], "model_type": "internlm"})"),
-            "trol-internlm2");
-  EXPECT_EQ(format(R"({"architectures": ["TroLForCausalLM"], "model_type": "trol",
-                       "llm_config": {"model_type": "phi3"}})"),
-            "trol-phi3");
-  for (const std::string backbone : {"qwen2", "internlm2", "phi3"})
-    EXPECT_EQ(release_chat_format({{"architectures", {"PhantomForCausalLM"}},
-                                   {"model_type", "phantom"},
-                                   {"llm_config", {{"model_type", backbone}}}}),
-              "phantom-" + backbone);
-  EXPECT_EQ(format(R"({"model_type": "phantom", "llm_config": {"model_type": "llama"}})"), "");
-  EXPECT_EQ(format(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama"})"), "");
-  EXPECT_EQ(format(R"({"architectures": [], "model_type": 3})"), "");
-  EXPECT_EQ(release_chat_format(Json()), "");
 }
 
 // A second turn is the whole conversation again, its picture in its turn.

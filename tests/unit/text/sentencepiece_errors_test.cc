@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "test_files.h"
 #include "text/tokenizer/sentencepiece_model.h"
 #include "text/tokenizer/tokenizer_files.h"

@@ -94,9 +94,9 @@ TEST(StopMatcher, HoldsBackOnlyWhatMayBeAStop) {
   EXPECT_EQ(matcher.push("Hello <"), "Hello ");
   EXPECT_EQ(matcher.push("b>\n"), "<b>");
   EXPECT_EQ(matcher.push("x<|en"), "\nx");
-  EXPECT_EQ(matcher.stop_index(), -1);
+  EXPECT_FALSE(matcher.stopped());
   EXPECT_EQ(matcher.push("d|> more"), "");
-  EXPECT_EQ(matcher.stop_index(), 0);
+  EXPECT_TRUE(matcher.stopped());
   EXPECT_EQ(matcher.push("even more"), "");
   EXPECT_EQ(matcher.flush(), "");
   EXPECT_THROW(StopMatcher({"a", ""}), Error);

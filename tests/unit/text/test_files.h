@@ -9,7 +9,7 @@
 #include "base/json.h"
 #include "support/error_of.h"
 #include "support/paths.h"
-#include "text/tokenizer/tokenizer_json.h"
+#include "support/tokenizers.h"
 
 namespace reprise::testing {
 
@@ -22,7 +22,7 @@ inline std::string data_path(const std::string& file) {
 inline Json tokenizer_json(const std::string& name) { return load_json(data_path(name + ".json")); }
 
 inline std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name) {
-  return tokenizer_from_json(tokenizer_json(name), nullptr, name + ".json");
+  return test::tokenizer_from_json(tokenizer_json(name), nullptr, name + ".json");
 }
 
 // An empty folder for the files of one test.

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "test_files.h"
 #include "text/tokenizer/pre_tokenizer.h"
 #include "text/tokenizer/tokenizer_gguf.h"
@@ -35,7 +36,7 @@ Json tiny() {
 }
 
 TEST(TokenizerErrors, TinyIsFine) {
-  const auto tokenizer = tokenizer_from_json(tiny(), nullptr, "tiny.json");
+  const auto tokenizer = test::tokenizer_from_json(tiny(), nullptr, "tiny.json");
   EXPECT_EQ(tokenizer->encode("abcab<x>cz"), (std::vector<int32_t>{4, 3, 5, 2}));
   EXPECT_EQ(tokenizer->encode("<x>", {.parse_special = false}), (std::vector<int32_t>{}));
 }
@@ -134,7 +135,7 @@ TEST(TokenizerErrors, JsonChanges) {
     else
       json[pointer] = parse_json(change.value, "test");
     const std::string message =
-        error_of([&] { tokenizer_from_json(json, nullptr, "dir/tokenizer.json"); });
+        error_of([&] { test::tokenizer_from_json(json, nullptr, "dir/tokenizer.json"); });
     EXPECT_THAT(message, HasSubstr("dir/tokenizer.json"))
         << change.pointer << " = " << change.value;
     for (const std::string& part : change.expected)
@@ -144,10 +145,10 @@ TEST(TokenizerErrors, JsonChanges) {
 
 TEST(TokenizerErrors, ConfigNamesUnknownTokens) {
   const Json config = parse_json(R"({"eos_token": "<nope>"})", "c");
-  EXPECT_THAT(error_of([&] { tokenizer_from_json(tiny(), &config, "t.json"); }),
+  EXPECT_THAT(error_of([&] { test::tokenizer_from_json(tiny(), &config, "t.json"); }),
               AllOf(HasSubstr("t.json"), HasSubstr("eos_token"), HasSubstr("<nope>")));
   const Json list = parse_json(R"({"chat_template": [{"name": "rag", "template": "x"}]})", "c");
-  EXPECT_THAT(error_of([&] { tokenizer_from_json(tiny(), &list, "t.json"); }),
+  EXPECT_THAT(error_of([&] { test::tokenizer_from_json(tiny(), &list, "t.json"); }),
               AllOf(HasSubstr("chat_template"), HasSubstr("default")));
 }
 
@@ -155,7 +156,7 @@ TEST(TokenizerErrors, EveryTruncationOfAFile) {
   const std::string text = tiny().dump();
   for (size_t n = 0; n < text.size(); ++n)
     EXPECT_THAT(error_of([&] {
-                  tokenizer_from_json(parse_json(text.substr(0, n), "cut.json"), nullptr,
+                  test::tokenizer_from_json(parse_json(text.substr(0, n), "cut.json"), nullptr,
                                       "cut.json");
                 }),
                 HasSubstr("cut.json"))
@@ -177,7 +178,7 @@ TEST(TokenizerErrors, EveryValueReplaced) {
       json[Json::json_pointer(pointer)] = parse_json(other, "test");
       ++tried;
       const std::string message = error_of([&] {
-        const auto tokenizer = tokenizer_from_json(json, nullptr, "file.json");
+        const auto tokenizer = test::tokenizer_from_json(json, nullptr, "file.json");
         tokenizer->decode(tokenizer->encode("Some text, <s> 123\n\xff"));
       });
       if (message.empty()) continue;
@@ -207,7 +208,7 @@ TEST(TokenizerErrors, Folder) {
 }
 
 TEST(TokenizerErrors, IdsOutsideTheVocabulary) {
-  const auto tokenizer = tokenizer_from_json(tiny(), nullptr, "tiny.json");
+  const auto tokenizer = test::tokenizer_from_json(tiny(), nullptr, "tiny.json");
   for (const int32_t id : {-1, 6, INT32_MAX, INT32_MIN}) {
     EXPECT_THAT(error_of([&] { tokenizer->decode(std::vector<int32_t>{id}); }),
                 AllOf(HasSubstr("tiny.json"), HasSubstr(std::to_string(id)), HasSubstr("6")));

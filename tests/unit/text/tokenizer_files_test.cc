@@ -32,7 +32,7 @@ TEST(TokenizerFiles, ThroughAGgufFileAndBackToAFolder) {
   const TokenizerFiles read = tokenizer_files_from_gguf(file.metadata);
   EXPECT_EQ(read.contents, some_files().contents);
   EXPECT_TRUE(read.has_vocabulary());
-  write_tokenizer_files(read, folder);
+  test::write_tokenizer_files(read, folder);
   EXPECT_EQ(tokenizer_files_from_folder(folder).contents, some_files().contents);
   // The same tokenizer from either.
   const auto from_gguf = tokenizer_from_model(folder / "m.gguf");

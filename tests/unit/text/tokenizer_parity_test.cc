@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "base/json.h"
 #include "test_files.h"
 #include "text/tokenizer/tokenizer_gguf.h"
 #include "text/tokenizer/utf8.h"
@@ -84,9 +85,9 @@ TEST(Tokenizer, RoundTrip) {
 
 TEST(Tokenizer, IgnoreMergesFindsWordsThatNoMergeMakes) {
   Json json = tokenizer_json("llama3");
-  const auto with = tokenizer_from_json(json, nullptr, "x");
+  const auto with = test::tokenizer_from_json(json, nullptr, "x");
   json["model"]["ignore_merges"] = false;
-  const auto without = tokenizer_from_json(json, nullptr, "x");
+  const auto without = test::tokenizer_from_json(json, nullptr, "x");
   size_t differ = 0;
   for (const Json& c : load_json(data_path("llama3.cases.json"))) {
     const auto text = c["text"].get<std::string>();
@@ -118,7 +119,7 @@ TEST(Tokenizer, RolesAndTemplateFromConfig) {
       "pad_token": "<|endoftext|>", "chat_template": [{"name": "tools", "template": "x"},
       {"name": "default", "template": "{{ y }}"}]})",
                                  "config");
-  const auto tokenizer = tokenizer_from_json(tokenizer_json("qwen2"), &config, "qwen2");
+  const auto tokenizer = test::tokenizer_from_json(tokenizer_json("qwen2"), &config, "qwen2");
   EXPECT_FALSE(tokenizer->ids().bos);
   EXPECT_EQ(tokenizer->ids().eos, tokenizer->find("<|im_end|>"));
   EXPECT_EQ(tokenizer->ids().pad, tokenizer->find("<|endoftext|>"));

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "support/slow_tokenizers.h"
 #include "test_files.h"
 #include "text/chat/chat.h"
@@ -125,7 +126,7 @@ TEST(MetaspaceTokenizers, SameAsTokenizers) {
   size_t seen = 0;
   for (const Json& entry : load_json(data_path("metaspace.json"))) {
     SCOPED_TRACE(entry["name"].get<std::string>());
-    check_cases(*tokenizer_from_json(entry["json"], nullptr, "x"), entry["cases"]);
+    check_cases(*test::tokenizer_from_json(entry["json"], nullptr, "x"), entry["cases"]);
     ++seen;
   }
   EXPECT_EQ(seen, 5u);

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+#include <string>
+#include <string_view>
+
 namespace reprise {
 namespace {
 
@@ -48,6 +52,11 @@ TEST(Utf8, Nfc) {
 }
 
 TEST(Utf8, ByteAlphabet) {
+  const auto from_byte_alphabet = [](std::string_view text) -> std::optional<std::string> {
+    std::string out;
+    if (!append_from_byte_alphabet(text, out)) return std::nullopt;
+    return out;
+  };
   std::string all;
   for (int i = 0; i < 256; ++i) all += static_cast<char>(i);
   EXPECT_EQ(from_byte_alphabet(to_byte_alphabet(all)), all);

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/json.h"
 #include "engine/generator.h"
 #include "trace/trace.h"
 #include "image/decode.h"
@@ -140,7 +141,7 @@ TEST_F(TracePageTest, TrolShowsWeightsAndWhatTheyChanged) {
 TEST_F(TracePageTest, SkippedVisitsHaveNoUpdate) {
   const auto engine = load("trol/phi3-vit");
   TraceRequest request;
-  request.plan.skip_below = 0.5f;
+  request.plan.set("adaptive", 0.5);
   const TracePage page = collect_trace(*engine, text_prompt(), std::vector<int32_t>{100}, request);
   EXPECT_THAT(page.prefill, HasSubstr("w < 0.5"));
   const TraceMeasure &mix = find(page, "mix"), &second = find(page, "second_look"),
@@ -160,7 +161,7 @@ TEST_F(TracePageTest, SkippedVisitsHaveNoUpdate) {
 TEST_F(TracePageTest, MorePassesGetMoreColumns) {
   const auto engine = load("trol/phi3-vit");
   TraceRequest request;
-  request.plan.passes = 3;
+  request.plan.set("passes", 3);
   const TracePage page = collect_trace(*engine, text_prompt(), std::vector<int32_t>{100}, request);
   const TraceMeasure& mix = find(page, "mix");
   EXPECT_THAT(briefs(mix), ElementsAre("0", "0 (3)", "1", "1 (3)", "2", "2 (3)"));
@@ -168,7 +169,7 @@ TEST_F(TracePageTest, MorePassesGetMoreColumns) {
   // The second weight of a layer is shown under the same name once more.
   EXPECT_EQ(value(mix, 0, 4), states.at("layer.0.mix_w")[4]);
   EXPECT_EQ(value(mix, 1, 4), states.at("layer.0.mix_w.2")[4]);
-  request.plan.passes = 1;  // traversal off: no weights to show
+  request.plan.set("passes", 1);  // traversal off: no weights to show
   EXPECT_THAT(keys(collect_trace(*engine, text_prompt(), std::vector<int32_t>{100}, request)),
               ElementsAre("update"));
 }
@@ -211,7 +212,7 @@ TEST_F(TracePageTest, PhantomShowsGatesByHead) {
 TEST_F(TracePageTest, ReplayIsFollowedThroughDampedSteps) {
   const auto engine = load("rrt/llama");
   TraceRequest request;
-  request.plan.plan = "0-3,1-2*2,5";
+  request.plan.set("plan", "0-3,1-2*2,5");
   const TokenPrompt prompt = text_prompt();
   const auto states = traced(*engine, prompt, request.plan);
   const int64_t n = prompt.size();

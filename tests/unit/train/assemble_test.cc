@@ -7,6 +7,7 @@
 
 #include "backend/factory.h"
 #include "backend/train_backend.h"
+#include "base/json.h"
 #include "engine/loaded_model.h"
 #include "trace/trace.h"
 #include "formats/safetensors.h"
@@ -166,7 +167,7 @@ TEST_F(Assemble, StepOneLeavesTheLanguageModelAndExportsAnOrdinaryModel) {
     engine_options.model = folder_ / "lm";
     const auto plain = LoadedModel::load(engine_options);
     TraceOptions off;
-    off.plan.passes = 1;
+    off.plan.set("passes", 1);
     std::vector<float> logits[2];
     for (const TensorView& tensor : trace(*engine, inputs, off))
       if (tensor.name == "logits") logits[0] = to_floats(tensor);

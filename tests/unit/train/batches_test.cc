@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "support/paths.h"
 #include "support/tokenizers.h"
 #include "train/data/conversation_batches.h"

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "support/paths.h"
 #include "support/slow_tokenizers.h"
 #include "train/train_tokenizer.h"

@@ -11,10 +11,11 @@
 #include <fstream>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "support/golden.h"
 #include "support/paths.h"
-#include "support/torch_device.h"
 #include "support/tokenizers.h"
+#include "support/torch_device.h"
 #include "train/data/conversation_batches.h"
 #include "train/forward.h"
 #include "train/train_model.h"

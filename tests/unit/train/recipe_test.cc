@@ -127,7 +127,7 @@ TEST(Recipe, Assembling) {
   const Recipe recipe = load_recipe(write_recipe(text));
   EXPECT_EQ(recipe.assembly.backbone, recipe.path.parent_path() / "lm.gguf");
   EXPECT_EQ(recipe.assembly.image_token, "<image>");
-  EXPECT_EQ(recipe.assembly.eta, 0.01);
+  EXPECT_EQ(recipe.assembly.options.number("eta"), 0.01);
   EXPECT_THAT(error_of(with(text, "scheme: phantom", "scheme: dense")), HasSubstr("model.scheme"));
   EXPECT_THAT(error_of(with(text, "scheme: phantom", "scheme: trol")), HasSubstr("model.eta"));
   EXPECT_THAT(error_of(with(text, "eta: 0.01", "gate_bias: 1")), HasSubstr("model.gate_bias"));

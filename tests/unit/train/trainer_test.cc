@@ -10,6 +10,7 @@
 #include "backend/factory.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/pattern.h"
 #include "engine/loaded_model.h"
 #include "formats/gguf.h"
@@ -273,7 +274,8 @@ class ReleaseTraining : public TrainerTest {
     config.erase("image_token_index");
     write_file_atomically(folder_ / "config.json", config.dump());
     std::filesystem::create_directories(folder_ / "tokenizer");
-    test::write_tokenizer_files(test::slow_tokenizer_files("trol-internlm2"), folder_ / "tokenizer");
+    test::write_tokenizer_files(test::slow_tokenizer_files("trol-internlm2"),
+                                folder_ / "tokenizer");
     recipe_.tokenizer = folder_ / "tokenizer";
     const Json messages = {
         {{"role", "user"}, {"content", "what is this?"}, {"images", {"circle.png"}}},

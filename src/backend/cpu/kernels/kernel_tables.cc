@@ -29,22 +29,12 @@ const Kernels* avx2_kernels() { return nullptr; }
 const Kernels* avx512_vnni_kernels() { return nullptr; }
 #endif
 
-#if REPRISE_CPU_SIMDE
-const Kernels* avx2_simde_kernels() {
-  static const Kernels table = {"avx2-simde", matmul_avx2_simde(), vector_avx2_simde()};
-  return &table;
-}
-const Kernels* avx512_vnni_simde_kernels() {
-  static const Kernels table = {"avx512-vnni-simde", matmul_avx512_vnni_simde(),
-                                vector_avx512_vnni_simde()};
-  return &table;
-}
-#else
-const Kernels* avx2_simde_kernels() { return nullptr; }
-const Kernels* avx512_vnni_simde_kernels() { return nullptr; }
-#endif
-
 namespace {
+
+std::vector<const Kernels*>& emulated() {
+  static std::vector<const Kernels*> tables;
+  return tables;
+}
 
 // __builtin_cpu_supports also asks whether the system saves the wide registers (XGETBV).
 bool machine_has_avx2() {
@@ -77,14 +67,17 @@ std::vector<Choice> choices() {
   const auto choice = [](const char* name, const Kernels* kernels, bool runs, bool emulated) {
     return Choice{{name, kernels != nullptr, kernels != nullptr && runs, emulated}, kernels};
   };
-  return {choice("avx512-vnni", avx512_vnni_kernels(), machine_has_avx512_vnni(), false),
-          choice("avx2", avx2_kernels(), machine_has_avx2(), false),
-          choice("scalar", &scalar_kernels(), true, false),
-          choice("avx2-simde", avx2_simde_kernels(), true, true),
-          choice("avx512-vnni-simde", avx512_vnni_simde_kernels(), true, true)};
+  std::vector<Choice> list = {
+      choice("avx512-vnni", avx512_vnni_kernels(), machine_has_avx512_vnni(), false),
+      choice("avx2", avx2_kernels(), machine_has_avx2(), false),
+      choice("scalar", &scalar_kernels(), true, false)};
+  for (const Kernels* table : emulated()) list.push_back(choice(table->name, table, true, true));
+  return list;
 }
 
 }  // namespace
+
+void add_emulated_kernels(const Kernels& table) { emulated().push_back(&table); }
 
 const Kernels& choose_kernels(const std::string& name) {
   std::string wanted = name;

@@ -28,7 +28,9 @@ const Kernels& scalar_kernels();  // the oracle: plain loops, always there
 // business.
 const Kernels* avx2_kernels();
 const Kernels* avx512_vnni_kernels();
-const Kernels* avx2_simde_kernels();
-const Kernels* avx512_vnni_simde_kernels();
+
+// Adds a table that emulates an instruction set, for tests; its name ends in "-simde". Before main:
+// nothing locks the list. The table must stay.
+void add_emulated_kernels(const Kernels& table);
 
 }  // namespace reprise::cpu
