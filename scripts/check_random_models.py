@@ -29,7 +29,7 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch
 
-from random_models.generate import KINDS, NAMES, make_model
+from random_models.generate import KINDS, NAMES, make_model, window_keys
 from random_models.reference import ROOT, loss_and_gradients, run, smallest_gap
 
 # The golden READMEs' tolerances, for logits with a deviation of 2: larger ones may be off by more.
@@ -165,9 +165,10 @@ def check_golden(folder):
         c |= {"prefix": "" if flat else "language_model.", "vision": config["vision_config"],
               "image_token": config["image_token_index"],
               "head_dim": llm["hidden_size"] // llm["num_attention_heads"],
-              "window": (llm.get("sliding_window") or 0) if "Phi3" in llm["architectures"][0] else 0,
+              "release": True,
               "eta": 1e-4 if config["model_type"] == "phantom" else None,
               "trol": config["model_type"] in ("trol", "internlm")}
+        c["window"] = window_keys(c)
         w = load_torch(path.parent / "model/model.safetensors")
         if c["trol"]:
             gate = torch.load(path.parent / "model/trol_gating.pt", weights_only=True,

@@ -2,6 +2,7 @@
 // memory at a given context.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -21,6 +22,23 @@ struct RoleTotals {
 std::string join(const std::vector<std::string>& words, const char* none) {
   if (words.empty()) return none;
   return fmt::format("{}", fmt::join(words, ", "));
+}
+
+// Keys that a token sees in layers with a window, itself included; 0: no layer has one.
+int64_t window_of(const TextConfig& text) {
+  int64_t window = 0;
+  for (const BlockConfig& block : text.blocks) window = std::max(window, block.window);
+  return window;
+}
+
+std::string window_text(const TextConfig& text) {
+  const int64_t window = window_of(text);
+  if (window == 0) return "";
+  const auto layers = std::ranges::count_if(
+      text.blocks, [](const BlockConfig& block) { return block.window > 0; });
+  const bool all = layers == std::ssize(text.blocks);
+  return fmt::format(", sliding window {}{}", window,
+                     all ? "" : fmt::format(" in {} of {} layers", layers, text.layers));
 }
 
 class InspectCommand : public Command {
@@ -75,8 +93,8 @@ class InspectCommand : public Command {
                      {"heads", text.heads},          {"kv_heads", text.kv_heads},
                      {"head_dim", text.head_dim},    {"ffn", text.ffn},
                      {"vocabulary", text.vocab},     {"tied_head", text.tied_head},
-                     {"window", text.window},        {"context", text.max_position},
-                     {"rope_theta", text.rope.theta}};
+                     {"window", window_of(text)},    {"context", text.max_position},
+                     {"rope_theta", text.ropes[0].theta}};
     if (config.vision) {
       const VisionConfig& v = *config.vision;
       facts["vision"] = {{"kind", v.kind == VisionConfig::Kind::Clip ? "CLIP" : "InternViT"},
@@ -183,7 +201,7 @@ class InspectCommand : public Command {
                      text.vocab));
     line("context",
          fmt::format("{} tokens{}", text.max_position,
-                     text.window > 0 ? fmt::format(", sliding window {}", text.window) : ""));
+                     window_text(text)));
     if (config.vision) {
       const VisionConfig& v = *config.vision;
       line("vision",

@@ -92,10 +92,17 @@ def random_config(kind, r):
     return c, n
 
 
+def window_keys(c):
+    """Keys a token sees, itself included; 0: all. The released code of TroL and Phantom sees one
+    more than its sliding_window says."""
+    window = c.get("sliding_window") or 0 if "Phi3" in c["architectures"][0] else 0
+    return window + 1 if window and c["release"] else window
+
+
 def hf_config(kind, c):
     """config.json as a release has it."""
     own = ("prefix", "vision", "image_token", "tiles", "trol", "eta", "loops", "lora_rank", "plan")
-    text = {k: v for k, v in c.items() if k not in own and k != "window"}
+    text = {k: v for k, v in c.items() if k not in own and k not in ("window", "release")}
     if c["hidden_size"] == c["head_dim"] * c["num_attention_heads"]:
         del text["head_dim"]
     if kind == "trol-internlm2":
@@ -177,7 +184,8 @@ def make_model(folder, kind, seed):
     """Writes a model and its inputs; -> config, weights as stored (float32), ids, pixels."""
     r = random.Random(f"{kind} {seed}")
     c, n = random_config(kind, r)
-    c["window"] = c.get("sliding_window") or 0 if "Phi3" in c["architectures"][0] else 0
+    c["release"] = kind.startswith(("trol", "phantom"))
+    c["window"] = window_keys(c)
     g = torch.Generator().manual_seed(seed)
     ids, pixels = torch.randint(6, c["vocab_size"], (n,), generator=g), None
     if tiles := c.get("tiles"):

@@ -96,7 +96,7 @@ def rope(x, c, start, total):
     kind = scaling.get("type", scaling.get("rope_type"))
     scaling["rope_type"] = "longrope" if kind in ("su", "yarn") else kind
     inverse, factor = ref.inverse_frequencies(c | {"head_dim": dim, "rope_scaling": scaling}, total)
-    if kind == "yarn":  # Phi-3's
+    if kind == "yarn" and c["release"]:  # Phi-3's; transformers takes it for another name of "su"
         factor = 0.1 * math.log(c["max_position_embeddings"] / c["original_max_position_embeddings"]) + 1
     # Angles are rounded as the official float32 code rounds them: at position 45 an exact angle moves
     # the logits of some models by 4e-4.
@@ -112,7 +112,7 @@ def attend(q, k, v, start, scale, window):
     of = torch.arange(k.shape[0])[None]
     hidden = of > at
     if window:
-        hidden = hidden | (at - of > window)  # a token and `window` before it
+        hidden = hidden | (at - of >= window)
     scores = (q.transpose(0, 1) @ k.transpose(0, 1).transpose(1, 2)) * scale  # [H, n, m]
     return (scores.masked_fill(hidden, -math.inf).softmax(-1) @ v.transpose(0, 1)).transpose(0, 1)
 

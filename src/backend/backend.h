@@ -61,7 +61,7 @@ struct AttentionSpec {
   int k_dim = 0;       // width of q and k per head
   int v_dim = 0;       // width of v and of the result per head
   float scale = 0;     // on q.k, before the softmax
-  int64_t window = 0;  // a query sees itself and this many positions before it; 0 = all
+  int64_t window = 0;  // positions a query sees, its own included; 0 = all before it
 };
 
 struct BackendStats {

@@ -1,5 +1,6 @@
 #include "engine/loaded_model.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -30,7 +31,9 @@ bool LoadedModel::quantizes_activations() {
 int64_t LoadedModel::context_limit() const {
   const TextConfig& text = model_->config().text;
   // Dynamic rope stretches with the request; nothing in the model bounds it.
-  return text.rope.kind == RopeConfig::Kind::Dynamic ? 0 : text.max_position;
+  const bool stretches = std::ranges::any_of(
+      text.ropes, [](const RopeConfig& rope) { return rope.kind == RopeConfig::Kind::Dynamic; });
+  return stretches ? 0 : text.max_position;
 }
 
 LoadedModelOptions exact_activations(LoadedModelOptions options) {

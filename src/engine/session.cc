@@ -43,7 +43,7 @@ int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plan
                           const TokenPrompt& prompt, Sequence& sequence) const {
   // A prompt of one token runs another plan than a longer one.
   if (plans_ == nullptr || plans_ != plans || prompt.size() < 2) return 0;
-  if (!same_rope(model.config().text.rope, prompt.size(), prompt_.size())) return 0;
+  if (!same_rope(model.config().text, prompt.size(), prompt_.size())) return 0;
   const int64_t common = std::min(prompt.size() - 1, common_tokens(prompt, prompt_));
   if (common > 0) sequence = sequence_.fork(model.backend(), common);
   return common;

@@ -13,10 +13,6 @@ std::optional<std::filesystem::path> HfFolder::find_file(const std::string& name
   return file;
 }
 
-JsonObject HfFolder::config_object() const {
-  return JsonObject(config, (path / "config.json").string());
-}
-
 HfFolder HfFolder::open(const std::filesystem::path& path, Problems* noted) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(path, ignored)) fail("{}: is not a folder", path.string());

@@ -8,8 +8,9 @@ namespace reprise {
 void Block::visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                           const TensorVisitor& visitor) {
   const int64_t d = config.d;
-  const auto norm = [&](const char* key, NormWeight& w) {
-    visitor({names.of(key, layer) + ".weight", {d}, WeightUse::Vector, Role::Norm, &w.weight});
+  const BlockConfig& block = config.blocks[static_cast<size_t>(layer)];
+  const auto norm = [&](const char* key, NormWeight& w, int64_t width) {
+    visitor({names.of(key, layer) + ".weight", {width}, WeightUse::Vector, Role::Norm, &w.weight});
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
     const std::string name = names.of(key, layer) + names.matrix_suffix;
@@ -22,9 +23,9 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   };
   const auto mlp_matrix = [&](const char* key, LinearWeight& w) {
     const auto [out, in] = matrix_shape(config, key);
-    matrix(key, w, {out, in}, Role::Mlp, false);
+    matrix(key, w, {out, in}, Role::Mlp, config.mlp_bias);
   };
-  norm("attn_norm", attn_norm);
+  norm("attn_norm", attn_norm, d);
   if (config.fused_qkv) {
     attention("qkv", attn.qkv, config.qkv_bias);
   } else {
@@ -32,8 +33,12 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     attention("k", attn.k, config.qkv_bias);
     attention("v", attn.v, config.qkv_bias);
   }
-  attention("o", attn.o, false);
-  norm("mlp_norm", mlp_norm);
+  if (block.qk_norm) {
+    norm("q_norm", attn.q_norm, config.head_dim);
+    norm("k_norm", attn.k_norm, config.head_dim);
+  }
+  attention("o", attn.o, config.o_bias);
+  norm("mlp_norm", mlp_norm, d);
   if (config.fused_gate_up) {
     mlp_matrix("gate_up", mlp.gate_up);
   } else {
@@ -74,7 +79,7 @@ std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::st
 
 namespace {
 
-Qkv project_qkv(Backend& be, const TextConfig& config, const AttentionWeights& w,
+Qkv project_qkv(Backend& be, const TextConfig& config, int index, const AttentionWeights& w,
                 const VisitRows& rows, const Tensor& h) {
   const int64_t n = h.rows();
   const int64_t hd = config.head_dim;
@@ -98,8 +103,14 @@ Qkv project_qkv(Backend& be, const TextConfig& config, const AttentionWeights& w
            be.reshape(parts[1], {n, config.kv_heads, hd}),
            be.reshape(parts[2], {n, config.kv_heads, hd})};
   }
-  out.q = be.rope(out.q, rows.angles, config.rope.interleaved);
-  out.k = be.rope(out.k, rows.angles, config.rope.interleaved);
+  const BlockConfig& block = config.blocks[static_cast<size_t>(index)];
+  if (block.qk_norm) {
+    out.q = be.norm(out.q, w.q_norm);
+    out.k = be.norm(out.k, w.k_norm);
+  }
+  const bool interleaved = config.ropes[static_cast<size_t>(block.rope)].interleaved;
+  out.q = be.rope(out.q, rows.angles, interleaved);
+  out.k = be.rope(out.k, rows.angles, interleaved);
   return out;
 }
 
@@ -144,7 +155,7 @@ Tensor attend(Backend& be, const TextConfig& config, const Scheme& scheme, int i
 
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x) {
-  const Qkv qkv = project_qkv(be, config, block.attn, rows, be.norm(x, block.attn_norm));
+  const Qkv qkv = project_qkv(be, config, index, block.attn, rows, be.norm(x, block.attn_norm));
   Tensor mixed = attend(be, config, scheme, index, rows, qkv);
   Tensor in = x;
   std::span<const int32_t> adapters = rows.adapters;

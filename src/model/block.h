@@ -1,7 +1,9 @@
-// A decoder block: pre-norm attention and gated MLP, for Llama, Qwen2, Phi-3 and InternLM2. Its
-// weights don't know their index; KV rows and adapters come with the rows that visit it.
+// A decoder block: pre-norm attention and gated MLP, made of the parts that its architecture's file
+// (arch/) names. Its weights don't know their index; KV rows and adapters come with the rows that
+// visit it.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -15,7 +17,9 @@ namespace reprise {
 struct AttentionWeights {
   LinearWeight q, k, v;  // [heads * head_dim, d], [kv_heads * head_dim, d] twice
   LinearWeight qkv;      // instead of the three where fused
-  LinearWeight o;        // [d, heads * head_dim]
+  NormWeight q_norm;     // [head_dim], of every head; where BlockConfig::qk_norm
+  NormWeight k_norm;
+  LinearWeight o;  // [d, heads * head_dim]
 };
 
 struct MlpWeights {
@@ -32,13 +36,17 @@ struct Block {
 
   void visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                      const TensorVisitor& visitor);
+  // Of any block, whether its config has them or not.
+  std::array<NormWeight*, 4> norms() {
+    return {&attn_norm, &attn.q_norm, &attn.k_norm, &mlp_norm};
+  }
   // Every matrix with its key ("q", "down", ...), for adapters.
   std::vector<std::pair<std::string, LinearWeight*>> matrices(const TextConfig& config);
 };
 
 struct Qkv {
-  Tensor q;  // [rows, heads, head_dim], after rope
-  Tensor k;  // [rows, kv_heads, head_dim], after rope
+  Tensor q;  // [rows, heads, head_dim], after norm and rope
+  Tensor k;  // [rows, kv_heads, head_dim], after norm and rope
   Tensor v;  // [rows, kv_heads, head_dim]
 };
 

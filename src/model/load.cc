@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "model/arch/architecture.h"
 #include "model/config/config_parts.h"
 #include "model/model.h"
 #include "model/scheme_type.h"
@@ -33,6 +34,23 @@ HostTensor host_tensor(const TensorView& view, const TensorSlot& slot) {
       file->release(data);
     };
   return host;
+}
+
+// Whether two tensors hold the same values. Row by row: vocabularies are large.
+bool same_values(const TensorView& a, const TensorView& b) {
+  if (a.shape != b.shape || a.shape.empty()) return false;
+  if (a.type == b.type) return std::ranges::equal(a.data, b.data);
+  const auto rows = static_cast<size_t>(a.shape[0]);
+  const auto row = [&](const TensorView& view, size_t r) {
+    TensorView one = view;
+    one.shape[0] = 1;
+    const size_t bytes = view.data.size() / rows;
+    one.data = view.data.subspan(r * bytes, bytes);
+    return to_floats(one);
+  };
+  for (size_t r = 0; r < rows; ++r)
+    if (row(a, r) != row(b, r)) return false;
+  return true;
 }
 
 // What a tensor of this use may be stored as; empty where `type` is among it.
@@ -69,9 +87,7 @@ ModelConfig config_from_folder(const HfFolder& folder, Problems& problems, bool&
 
 TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
   TensorNames names;
-  names.style = gguf_style                                    ? TensorNames::Style::Gguf
-                : config.text.family == TextFamily::InternLm2 ? TensorNames::Style::InternLm2
-                                                              : TensorNames::Style::HuggingFace;
+  names.table = gguf_style ? &gguf_names() : config.text.kind->names;
   names.prefix = config.tensor_prefix;
   if (config.text.image_lora_rank > 0) names.matrix_suffix = ".ffn";
   return names;
@@ -105,11 +121,15 @@ void Model::check_tensors(const WeightFile& weights, const TensorCheck& check, P
   if (!problems.empty()) found.add(list_problems(weights.where(), problems));
 }
 
-// Where the config leaves it to the files whether the head is tied. Files that could not be read
-// leave it at the config's word.
+// A head beside an embedding that the config ties it to: whether it counts (TextConfig). Files that
+// could not be read leave it at the config's word.
 void Model::find_head(const WeightFile& weights) {
-  if (config_.text.stored_head_counts && weights.find(names_.of("head") + ".weight"))
-    config_.text.tied_head = false;
+  TextConfig& text = config_.text;
+  const TensorView* head = weights.find(names_.of("head") + ".weight");
+  if (!text.tied_head || !head) return;
+  const TensorView* embedding = weights.find(names_.of("embed") + ".weight");
+  if (text.stored_head_counts || (embedding && !same_values(*head, *embedding)))
+    text.tied_head = false;
 }
 
 void Model::bind(const WeightFile& weights) {

@@ -13,9 +13,6 @@ namespace reprise {
 ModelConfig config_from_folder(const HfFolder& folder, Problems& problems, bool& holds);
 // Throws Error naming file and key.
 ModelConfig config_from_gguf(const GgufFile& file);
-// Rope factors that GGUF files keep as tensors.
-RopeConfig gguf_rope_factors(const GgufFile& file, const std::string& arch, RopeConfig rope);
-
 // How a model's file names its tensors. gguf_style: a file of llama.cpp, not one of ours.
 TensorNames tensor_names(const ModelConfig& config, bool gguf_style);
 

@@ -13,11 +13,14 @@ Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options)
   kv_spec_ = scheme_->kv_spec();
   kv_spec_.type = options.kv_type;
   blocks_.resize(static_cast<size_t>(config_.text.layers));
-  for (Block& block : blocks_)
-    for (NormWeight* norm : {&block.attn_norm, &block.mlp_norm, &final_norm_}) {
-      norm->kind = NormKind::Rms;
-      norm->eps = config_.text.norm_eps;
-    }
+  const auto rms_norm = [](NormWeight& norm, const NormConfig& config) {
+    norm.kind = NormKind::Rms;
+    norm.eps = config.eps;
+    norm.offset = config.offset;
+  };
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    for (NormWeight* norm : blocks_[i].norms()) rms_norm(*norm, config_.text.blocks[i].norm);
+  rms_norm(final_norm_, config_.text.final_norm);
   scheme_->attach(blocks_);
   if (config_.vision) vision_.emplace(*config_.vision, config_.text.d);
 }
@@ -103,7 +106,9 @@ Tensor Model::embed(std::span<const int32_t> ids) const {
           "{}: token {} at position {}: the model's embedding has {} rows; expected a tokenizer "
           "that belongs to the model",
           config_.where, ids[i], i, config_.text.embed_rows);
-  return backend_.embed(embed_.weight, ids);
+  const Tensor rows = backend_.embed(embed_.weight, ids);
+  const float scale = config_.text.embed_scale;
+  return scale == 1 ? rows : backend_.scale(rows, scale);
 }
 
 Tensor Model::final_norm(const Tensor& x) const { return backend_.norm(x, final_norm_); }
@@ -112,8 +117,11 @@ Tensor Model::logits(const Tensor& normed) const {
   return backend_.linear(normed, config_.text.tied_head ? embed_ : head_);
 }
 
-Tensor Model::rope_angles(const Rows& rows) const {
-  return reprise::rope_angles(backend_, config_.text.rope, rows);
+std::vector<Tensor> Model::rope_angles(const Rows& rows) const {
+  std::vector<Tensor> angles;
+  for (const RopeConfig& rope : config_.text.ropes)
+    angles.push_back(reprise::rope_angles(backend_, rope, rows));
+  return angles;
 }
 
 Tensor Model::run_block(int block, const VisitRows& rows, const Tensor& x,

@@ -63,7 +63,7 @@ class Model {
 
   // ---- Running. Const: two threads may run one model, each with requests of its own (but for a
   // backend that records gradients).
-  // Token embeddings [ids, d]. Ids are checked against the embedding's rows (Error).
+  // Token embeddings [ids, d], scaled as the blocks want them. Ids are checked against the embedding's rows (Error).
   Tensor embed(std::span<const int32_t> ids) const;
   // Runs the plan in one go, as one cohort: x [rows, d] -> the state after the last step [rows, d],
   // before the final norm. Sequences' KV rows are appended to and their lengths advanced; when it
@@ -82,7 +82,8 @@ class Model {
   // One visit of a block; see block.h. `keep` lives as long as the visit may be run again.
   Tensor run_block(int block, const VisitRows& rows, const Tensor& x,
                    const std::shared_ptr<const Rows>& keep) const;
-  Tensor rope_angles(const Rows& rows) const;  // [rows, 2 m], as Backend::rope takes them
+  // By rope of the config: [rows, 2 m], as Backend::rope takes them.
+  std::vector<Tensor> rope_angles(const Rows& rows) const;
 
   // Training: runs every visit through `wrapper`, which is given the state and what the visit makes
   // of it and may run that again later (gradient checkpointing). An empty one takes it away.
@@ -120,7 +121,7 @@ class Model {
 // Rope's cosines and sines for rows: [rows, dim] as Backend::rope wants them. Frequencies follow
 // each segment's total_length (see RopeConfig), arithmetic as the official code's float32.
 Tensor rope_angles(Backend& be, const RopeConfig& config, const Rows& rows);
-// Whether positions are turned alike in requests of these two total lengths.
-bool same_rope(const RopeConfig& config, int64_t length, int64_t other);
+// Whether positions are turned alike in requests of these two total lengths, in every block.
+bool same_rope(const TextConfig& config, int64_t length, int64_t other);
 
 }  // namespace reprise

@@ -10,6 +10,33 @@
 namespace reprise {
 namespace {
 
+// YaRN: components that turn more than beta_fast times within the original context keep their
+// frequency, those that turn less than beta_slow times have it divided by the factor, and between
+// lies a ramp over the components' index.
+void blend_yarn(const RopeConfig& config, std::vector<float>& inverse) {
+  // Index of the (real-valued) component that turns so often.
+  const auto index = [&](double rotations) {
+    const double wavelength =
+        static_cast<double>(config.original_max_position) / (rotations * 2 * std::numbers::pi);
+    return config.dim * std::log(wavelength) / (2 * std::log(config.theta));
+  };
+  double low = index(config.beta_fast), high = index(config.beta_slow);
+  if (config.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, config.dim - 1.0);
+  if (low == high) high += 0.001;  // as officially: a step, not a division by zero
+  for (size_t i = 0; i < inverse.size(); ++i) {
+    const float at =
+        (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low);
+    const float kept = 1 - std::clamp(at, 0.0f, 1.0f);
+    const float divided = 1.0f / (static_cast<float>(config.factor) * (1.0f / inverse[i]));
+    inverse[i] = divided * (1 - kept) + inverse[i] * kept;
+  }
+}
+
 std::vector<float> inverse_frequencies(const RopeConfig& config, int64_t total_length) {
   const int half = config.dim / 2;
   float theta = static_cast<float>(config.theta);
@@ -49,10 +76,9 @@ std::vector<float> inverse_frequencies(const RopeConfig& config, int64_t total_l
       }
     }
   }
+  if (config.kind == RopeConfig::Kind::Yarn) blend_yarn(config, inverse);
   return inverse;
 }
-
-}  // namespace
 
 bool same_rope(const RopeConfig& config, int64_t length, int64_t other) {
   if (config.kind == RopeConfig::Kind::Dynamic)
@@ -60,6 +86,13 @@ bool same_rope(const RopeConfig& config, int64_t length, int64_t other) {
   if (config.kind == RopeConfig::Kind::LongRope)
     return (length > config.original_max_position) == (other > config.original_max_position);
   return true;
+}
+
+}  // namespace
+
+bool same_rope(const TextConfig& config, int64_t length, int64_t other) {
+  return std::ranges::all_of(
+      config.ropes, [&](const RopeConfig& rope) { return same_rope(rope, length, other); });
 }
 
 Tensor rope_angles(Backend& be, const RopeConfig& config, const Rows& rows) {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 
@@ -141,14 +142,15 @@ KvSpec Scheme::kv_spec() const {
   return {config_.text.kv_heads, config_.text.head_dim, config_.text.head_dim};
 }
 
-AttentionSpec Scheme::attention_spec(int /*block*/) const {
+AttentionSpec Scheme::attention_spec(int block) const {
   const TextConfig& config = config_.text;
   AttentionSpec spec;
   spec.heads = config.heads;
   spec.kv_heads = config.kv_heads;
   spec.k_dim = spec.v_dim = config.head_dim;
-  spec.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-  spec.window = config.window;
+  const BlockConfig& of_block = config.blocks[static_cast<size_t>(block)];
+  spec.scale = of_block.scale;
+  spec.window = of_block.window;
   return spec;
 }
 

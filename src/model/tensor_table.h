@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 
 #include "backend/backend.h"
@@ -36,15 +37,25 @@ struct TensorSlot {
 
 using TensorVisitor = std::function<void(const TensorSlot&)>;
 
-// Names of a decoder's tensors in one file style.
+// How one kind of file names a decoder's tensors, without ".weight" / ".bias" at the end.
+struct NameTable {
+  const char* layers;     // before a layer's number: "model.layers."
+  const char* attention;  // between a layer and parts of its attention: "self_attn."
+  // By key: "embed", "head", "final_norm"; of a layer "attn_norm", "q", "k", "v", "qkv", "q_norm",
+  // "k_norm", "o", "mlp_norm", "gate", "up", "gate_up", "down".
+  std::map<std::string, const char*> names;
+};
+
+// Llama's in a Hugging Face folder, which most architectures share, and llama.cpp's for all.
+const NameTable& hugging_face_names();
+const NameTable& gguf_names();
+
+// Names of a decoder's tensors in one file.
 struct TensorNames {
-  enum class Style { HuggingFace, InternLm2, Gguf };
-  Style style = Style::HuggingFace;
+  const NameTable* table = &hugging_face_names();
   std::string prefix;         // before everything: "language_model."
   std::string matrix_suffix;  // behind a block's matrices: ".ffn" where TroL wraps them
 
-  // key: "embed", "head", "final_norm" (no layer) or "attn_norm", "q", "k", "v", "qkv", "o",
-  // "mlp_norm", "gate", "up", "gate_up", "down" of a layer. No ".weight" / ".bias" at the end.
   std::string of(const std::string& key) const;
   std::string of(const std::string& key, int layer) const;
   std::string layer_prefix(int layer) const;      // "model.layers.3."

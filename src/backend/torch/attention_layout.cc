@@ -55,7 +55,7 @@ void add_children(Segments segments, int prefix, const std::vector<int>& childre
 bool needs_mask(Segments segments, const Group& group, int64_t window) {
   if (group.prefix >= 0 || group.members.size() > 1) return true;
   const auto& positions = at(segments, group.members[0]).positions;
-  return window > 0 && positions.back() - positions.front() > window;
+  return window > 0 && positions.back() - positions.front() >= window;
 }
 
 // Rows of a group's keys: the prefix, then its members. The queries are the same without the
@@ -75,7 +75,7 @@ void fill_mask(Segments segments, const Group& group, int64_t window, int64_t ke
   const auto see = [&](int32_t query, std::span<const int32_t> positions, float* out) {
     for (size_t j = 0; j < positions.size(); ++j) {
       const int64_t back = int64_t{query} - positions[j];
-      if (back >= 0 && (window == 0 || back <= window)) out[j] = 0.0f;
+      if (back >= 0 && (window == 0 || back < window)) out[j] = 0.0f;
     }
   };
   const std::span<const int32_t> prefix =

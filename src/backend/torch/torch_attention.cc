@@ -37,7 +37,7 @@ at::Tensor position_mask(std::span<const int32_t> queries, std::span<const int32
   for (int32_t query : queries)
     for (int32_t key : keys) {
       const int64_t back = int64_t{query} - key;
-      const bool seen = back >= 0 && (window == 0 || back <= window);
+      const bool seen = back >= 0 && (window == 0 || back < window);
       *out++ = seen ? 0.0f : -std::numeric_limits<float>::infinity();
     }
   return mask;
@@ -107,7 +107,7 @@ at::Tensor TorchBackend::serving_attention(const AttentionSpec& spec, const at::
     const int32_t highest = s.own_entries ? s.positions.back() : s.read->last_position();
     at::Tensor mask;
     if (highest > s.positions.front() ||
-        (spec.window > 0 && int64_t{s.positions.back()} - lowest > spec.window)) {
+        (spec.window > 0 && int64_t{s.positions.back()} - lowest >= spec.window)) {
       std::vector<int32_t> positions;
       for (int64_t i = 0; i < entries; ++i) positions.push_back(s.read->position(i));
       if (s.own_entries) positions.insert(positions.end(), s.positions.begin(), s.positions.end());

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "model/arch/architecture.h"
 #include "model/config/architecture.h"
 #include "model/config/config_parts.h"
 #include "model/config/vision_language.h"
@@ -49,7 +50,7 @@ void read_config(const JsonObject& root, ModelConfig& config) {
     type->release.read(root, config);
   } else {
     config.scheme = default_scheme().name;
-    config.text = read_text_config(root);
+    config.text = read_text_config(root, Dialect::Transformers);
   }
   read_end_tokens(root, config.eos_tokens);
   if (config.eos_tokens.empty())
@@ -77,7 +78,7 @@ bool knows_decoder(const Json& json) {
   const auto names = json.find("architectures");
   if (names == json.end()) return true;
   if (!names->is_array() || names->size() != 1 || !(*names)[0].is_string()) return true;
-  return is_text_architecture((*names)[0].get<std::string>());
+  return find_architecture((*names)[0].get<std::string>()) != nullptr;
 }
 
 bool knows_architecture(const Json& json) {

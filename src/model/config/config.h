@@ -16,25 +16,48 @@ namespace reprise {
 
 // How rope's frequencies follow from the position and the length of the request.
 struct RopeConfig {
-  enum class Kind { Plain, Linear, Dynamic, LongRope, Llama3 };
+  enum class Kind { Plain, Linear, Dynamic, LongRope, Llama3, Yarn };
   Kind kind = Kind::Plain;
   double theta = 0;
   int dim = 0;               // rotated components per head, even
   bool interleaved = false;  // pairs (2i, 2i+1): GGUF files of Llama-type models
-  double factor = 1;         // Linear, Dynamic, Llama3
+  double factor = 1;         // Linear, Dynamic, Llama3, Yarn
   int64_t max_position = 0;
-  int64_t original_max_position = 0;  // LongRope, Llama3
+  int64_t original_max_position = 0;  // LongRope, Llama3, Yarn
   std::vector<double> short_factor;   // LongRope ("su"): [dim / 2]
   std::vector<double> long_factor;
   double attention_factor = 1;  // on cos and sin
   double low_freq_factor = 1;   // Llama3
   double high_freq_factor = 4;
+  double beta_fast = 32;  // Yarn: rotations within the original context above which a frequency is
+  double beta_slow = 1;   // kept, and below which it is divided by factor
+  bool truncate = true;   // Yarn: the frequencies between begin and end at whole indices
 };
 
-enum class TextFamily { Llama, Qwen2, Phi3, InternLm2 };
+struct NormConfig {
+  float eps = 0;
+  float offset = 0;  // added to the weight
+};
+
+// What one block may have otherwise than its neighbours.
+struct BlockConfig {
+  NormConfig norm;       // RMS, before attention and before the MLP
+  bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
+  int rope = 0;          // of TextConfig::ropes
+  float scale = 0;       // on q.k, before the softmax
+  int64_t window = 0;    // keys a token sees, itself included; 0: all before it
+};
+
+// Whose code says what a decoder's config means, where the two differ: that of transformers, or the
+// one that TroL and Phantom were released with. There a window of W is one of W + 1 keys, Phi-3's
+// "yarn" has another factor, and a head is tied only where the file holds none of its own (the
+// wrappers don't tie what from_pretrained has read, whatever tie_word_embeddings says).
+enum class Dialect { Transformers, Release };
+
+struct Architecture;  // arch/architecture.h
 
 struct TextConfig {
-  TextFamily family = TextFamily::Llama;
+  const Architecture* kind = nullptr;
   std::string architecture;  // as the file calls it
   int layers = 0;            // blocks stored in the file
   int d = 0;
@@ -44,20 +67,26 @@ struct TextConfig {
   int ffn = 0;
   int64_t vocab = 0;       // rows of the head: what can be generated
   int64_t embed_rows = 0;  // rows of the embedding; may exceed vocab (TroL's image token)
-  float norm_eps = 0;
   Unary activation = Unary::Silu;
   bool qkv_bias = false;
+  bool o_bias = false;
+  bool mlp_bias = false;
   bool fused_qkv = false;      // one matrix: all q heads, all k heads, all v heads (Phi-3)
   bool grouped_qkv = false;    // fused, by KV head: its q heads, its k, its v (InternLM2)
   bool fused_gate_up = false;  // one matrix: gate half, up half (Phi-3)
   bool tied_head = false;
-  // The head is tied only where the file holds none of its own: the wrappers of TroL and Phantom
-  // don't tie what from_pretrained has read, whatever tie_word_embeddings says.
+  // The head is tied only where the file holds none of its own; else, where tied_head, a head of
+  // other values than the embedding's counts all the same (Dialect).
   bool stored_head_counts = false;
+  // What traces of Phantom show is repeated over the heads that share a KV head, as the released
+  // classes repeat it before all else; InternLM2's doesn't.
+  bool trace_repeats_kv = true;
   int image_lora_rank = 0;  // TroL on InternLM2: adapters at image tokens only; 0: none
-  int64_t window = 0;       // 0: none. A token sees itself and `window` before it
   int64_t max_position = 0;
-  RopeConfig rope;
+  float embed_scale = 1;  // on a token's embedding; the head, where tied, has the table as it is
+  NormConfig final_norm;
+  std::vector<RopeConfig> ropes;    // those that blocks have
+  std::vector<BlockConfig> blocks;  // [layers]
 };
 
 struct VisionConfig {

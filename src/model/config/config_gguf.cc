@@ -1,53 +1,218 @@
 // Config from the keys of a GGUF file: our own files carry config.json as it was under
-// "reprise.config"; files of llama.cpp have keys by architecture.
+// "reprise.config"; files of llama.cpp have keys by architecture. Those are turned into the keys
+// that config_from_json reads, so that there is one reader; what they leave out means what
+// llama.cpp means by that.
+#include <cmath>
+#include <limits>
+
 #include "base/error.h"
 #include "base/json.h"
+#include "model/arch/architecture.h"
 #include "model/config/config_parts.h"
 #include "model/load.h"
 
 namespace reprise {
 namespace {
 
-constexpr int64_t kMostWidth = 1 << 20;
 // The folder's file of that name, as convert/stored_files.h keeps it.
 constexpr const char* kGenerationConfigKey = "reprise.files.generation_config.json";
 
-// llama.cpp's keys into the ones config_from_json reads, so that there is one reader.
-Json decoder_keys(const GgufFile& file, const std::string& arch, const std::string& name) {
+// The keys "<architecture>.<suffix>" of a file.
+struct GgufKeys {
+  const GgufMetadata& meta;
+  std::string prefix;  // "llama."
+
+  std::string name(const char* suffix) const { return prefix + suffix; }
+  int64_t get_int(const char* suffix, int64_t low, int64_t high) const {
+    return meta.get_int(name(suffix), low, high);
+  }
+  double get_float(const char* suffix) const { return meta.get_float(name(suffix)); }
+  std::optional<int64_t> find_int(const char* suffix) const { return meta.find_int(name(suffix)); }
+  std::optional<double> find_float(const char* suffix) const {
+    return meta.find_float(name(suffix));
+  }
+};
+
+// Keys that other architectures of llama.cpp have and that would change what is computed. 0 and
+// false, and `neutral`, say that they don't.
+void refuse_unknown_parts(const GgufKeys& keys) {
+  const std::pair<const char*, double> parts[] = {{"expert_count", 0},
+                                                  {"expert_shared_count", 0},
+                                                  {"attn_logit_softcapping", 0},
+                                                  {"final_logit_softcapping", 0},
+                                                  {"logit_scale", 1},
+                                                  {"residual_scale", 1},
+                                                  {"embedding_scale", 1},
+                                                  {"attention.scale", 0},
+                                                  {"attention.output_scale", 1},
+                                                  {"attention.clamp_kqv", 0},
+                                                  {"attention.max_alibi_bias", 0},
+                                                  {"attention.causal", 1},
+                                                  {"attention.temperature_scale", 0},
+                                                  {"attention.temperature_length", 0},
+                                                  {"attention.sliding_window_pattern", 0},
+                                                  {"attention.shared_kv_layers", 0},
+                                                  {"attention.key_length_mla", 0},
+                                                  {"rope.freq_base_swa", 0},
+                                                  {"rope.dimension_sections", 0},
+                                                  {"rope.scaling.alpha", 0},
+                                                  {"use_parallel_residual", 0},
+                                                  {"full_attention_interval", 0},
+                                                  {"nextn_predict_layers", 0},
+                                                  {"swin_norm", 0},
+                                                  {"pooling_type", 0}};
+  for (const auto& [suffix, neutral] : parts) {
+    const GgufValue* value = keys.meta.find(keys.name(suffix));
+    if (!value) continue;
+    const bool* flag = std::get_if<bool>(value);
+    const bool number = !std::holds_alternative<GgufArray>(*value) &&
+                        !std::holds_alternative<std::string>(*value) && !flag;
+    const double found = flag ? (*flag ? 1 : 0) : number ? keys.get_float(suffix) : NAN;
+    // causal is a flag whose other value counts.
+    const bool nothing = found == neutral || (found == 0 && neutral != 1) ||
+                         (found == 0 && std::string_view(suffix).ends_with("_scale"));
+    if (!nothing) keys.meta.fail_at(keys.name(suffix), "is not supported in this architecture");
+  }
+}
+
+// The fraction that `dim` of `head_dim` components are, such that their product rounds down to dim.
+double partial_factor(int64_t dim, int64_t head_dim) {
+  double factor = static_cast<double>(dim) / static_cast<double>(head_dim);
+  while (static_cast<int64_t>(static_cast<double>(head_dim) * factor) < dim)
+    factor = std::nextafter(factor, 1.0);
+  return factor;
+}
+
+// rope.scaling.* -> rope_scaling. YaRN as llama.cpp has it since it takes cos and sin times
+// 0.1 ln(factor) + 1 once: yarn_attn_factor is what its converter writes for attention_factor,
+// attn_factor comes on top of it, and yarn_log_multiplier is mscale_all_dim beside an mscale of 1.
+Json rope_scaling(const GgufKeys& keys, int64_t context) {
+  // The type's default there is "linear", whose factor's is 1; scale_linear is the factor's old
+  // name.
+  const std::string type = keys.meta.find_string(keys.name("rope.scaling.type")).value_or("linear");
+  const double found = keys.find_float("rope.scaling.factor")
+                           .value_or(keys.find_float("rope.scale_linear").value_or(0));
+  const double factor = found == 0 ? 1 : found;
+  const double on_top = keys.find_float("rope.scaling.attn_factor").value_or(1);
+  if (type == "none" || type == "longrope" || (type == "linear" && factor == 1)) return {};
+  if (type == "linear") {
+    if (on_top != 1)
+      keys.meta.fail_at(keys.name("rope.scaling.attn_factor"), "expected 1 beside a linear factor");
+    return {{"rope_type", "linear"}, {"factor", factor}};
+  }
+  if (type != "yarn")
+    keys.meta.fail_at(keys.name("rope.scaling.type"),
+                      "expected none, linear, yarn or longrope, found " + type);
+  if (keys.find_float("rope.scaling.yarn_ext_factor").value_or(1) != 1)
+    keys.meta.fail_at(keys.name("rope.scaling.yarn_ext_factor"), "expected 1, or none");
+  Json json = {{"rope_type", "yarn"},
+               {"factor", factor},
+               {"original_max_position_embeddings",
+                keys.find_int("rope.scaling.original_context_length").value_or(context)}};
+  for (const char* key : {"beta_fast", "beta_slow"})
+    if (const auto beta = keys.find_float((std::string("rope.scaling.yarn_") + key).c_str()))
+      json[key] = *beta;
+  const auto magnitude = [&](double scale) {
+    return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1;
+  };
+  const double all_dims = keys.find_float("rope.scaling.yarn_log_multiplier").value_or(0);
+  const double usual = all_dims == 0 ? magnitude(1) : magnitude(1) / magnitude(all_dims);
+  json["attention_factor"] =
+      on_top * keys.find_float("rope.scaling.yarn_attn_factor").value_or(usual);
+  return json;
+}
+
+Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture& kind) {
   const GgufMetadata& meta = file.metadata;
-  const auto key = [&](const char* suffix) { return arch + "." + suffix; };
+  refuse_unknown_parts(keys);
   Json json;
-  json["architectures"] = {name};
-  json["num_hidden_layers"] = meta.get_int(key("block_count"), 1, 10000);
-  const int64_t d = meta.get_int(key("embedding_length"), 1, kMostWidth);
-  const int64_t heads = meta.get_int(key("attention.head_count"), 1, kMostWidth);
+  json["architectures"] = {kind.name};
+  const int64_t layers = keys.get_int("block_count", 1, kMostLayers);
+  const int64_t d = keys.get_int("embedding_length", 1, kMostWidth);
+  const int64_t heads = keys.get_int("attention.head_count", 1, kMostWidth);
+  const int64_t context = keys.get_int("context_length", 1, kMostTokens);
+  json["num_hidden_layers"] = layers;
   json["hidden_size"] = d;
-  json["intermediate_size"] = meta.get_int(key("feed_forward_length"), 1, 16 * kMostWidth);
+  json["intermediate_size"] = keys.get_int("feed_forward_length", 1, 16 * kMostWidth);
   json["num_attention_heads"] = heads;
-  json["num_key_value_heads"] = meta.find_int(key("attention.head_count_kv")).value_or(heads);
-  if (const auto width = meta.find_int(key("attention.key_length"))) json["head_dim"] = *width;
-  json["rms_norm_eps"] = meta.get_float(key("attention.layer_norm_rms_epsilon"));
-  json["rope_theta"] = meta.find_float(key("rope.freq_base")).value_or(10000.0);  // GGUF's default
-  json["max_position_embeddings"] = meta.get_int(key("context_length"), 1, int64_t{1} << 32);
-  json["hidden_act"] = "silu";  // the architecture's, GGUF has no key for it
+  json["num_key_value_heads"] = keys.find_int("attention.head_count_kv").value_or(heads);
+  const int64_t head_dim = keys.find_int("attention.key_length").value_or(d / heads);
+  if (keys.meta.has(keys.name("attention.key_length")) || d % heads == 0)
+    json["head_dim"] = head_dim;
+  json["rms_norm_eps"] = keys.get_float("attention.layer_norm_rms_epsilon");
+  json["max_position_embeddings"] = context;
+  json["hidden_act"] = kind.defaults.activation;  // GGUF has no key for it
   const TensorView& embedding = file.weights.get("token_embd.weight");
   if (embedding.shape.size() != 2)
     fail("{}: tensor 'token_embd.weight': expected two dimensions, found {}", meta.where(),
          shape_string(embedding.shape));
   json["vocab_size"] = embedding.shape[0];
   json["tie_word_embeddings"] = file.weights.find("output.weight") == nullptr;
-  if (const auto window = meta.find_int(key("attention.sliding_window")))
-    if (*window > 0) json["sliding_window"] = *window - 1;  // GGUF counts the token itself
-  const std::string scaling = meta.find_string(key("rope.scaling.type")).value_or("none");
-  if (scaling == "linear")
-    json["rope_scaling"] = {{"type", "linear"},
-                            {"factor", meta.get_float(key("rope.scaling.factor"))}};
-  else if (scaling != "none")
-    meta.fail_at(key("rope.scaling.type"), "expected none or linear, found " + scaling);
+  // Tensors that a llama.cpp file has or has not, where config.json has a flag.
+  json["attention_bias"] = kind.gguf.optional_biases && file.weights.find("blk.0.attn_q.bias");
+  json["mlp_bias"] = kind.gguf.optional_biases && file.weights.find("blk.0.ffn_gate.bias");
+  if (const int64_t window = keys.find_int("attention.sliding_window").value_or(0); window > 0) {
+    json["sliding_window"] = window;
+    json["use_sliding_window"] = true;
+    json["layer_types"] =
+        std::vector<std::string>(static_cast<size_t>(layers), "sliding_attention");
+  }
+  json["rope_theta"] = keys.find_float("rope.freq_base").value_or(10000.0);
+  if (const int64_t dim = keys.find_int("rope.dimension_count").value_or(head_dim);
+      dim != head_dim) {
+    if (dim < 2 || dim > head_dim)
+      meta.fail_at(keys.name("rope.dimension_count"),
+                   fmt::format("expected 2 to {}, found {}", head_dim, dim));
+    json["partial_rotary_factor"] = partial_factor(dim, head_dim);
+  }
+  if (const Json scaling = rope_scaling(keys, context); !scaling.is_null())
+    json["rope_scaling"] = scaling;
   for (const char* special : {"bos", "eos"})
     if (const auto id = meta.find_int(std::string("tokenizer.ggml.") + special + "_token_id"))
       json[std::string(special) + "_token_id"] = *id;
   return json;
+}
+
+// Rope's factors that llama.cpp keeps as tensors: each frequency is divided by its own.
+void read_rope_factors(const GgufFile& file, const GgufKeys& keys, RopeConfig& rope) {
+  const auto read = [&](const char* name) {
+    std::vector<double> factors;
+    const size_t expected = static_cast<size_t>(rope.dim / 2);
+    // On top of a linear factor, where there is one.
+    for (const float value : to_floats(file.weights.get(name))) {
+      if (!(value > 0 && value <= std::numeric_limits<float>::max()))
+        fail("{}: tensor '{}': expected factors above 0, found {}", file.metadata.where(), name,
+             value);
+      factors.push_back(value * (rope.kind == RopeConfig::Kind::Linear ? rope.factor : 1));
+    }
+    if (factors.size() != expected)
+      fail("{}: tensor '{}': expected {} factors, found {}", file.metadata.where(), name, expected,
+           factors.size());
+    return factors;
+  };
+  const bool one_set = file.weights.find("rope_freqs.weight");  // Llama 3: at every length
+  if (!one_set && !file.weights.find("rope_factors_short.weight")) {
+    if (keys.meta.find_string(keys.name("rope.scaling.type")) == "longrope")
+      keys.meta.fail_at(keys.name("rope.scaling.type"),
+                        "longrope, but there is no tensor 'rope_factors_short.weight'");
+    return;
+  }
+  if (rope.kind != RopeConfig::Kind::Plain && rope.kind != RopeConfig::Kind::Linear)
+    keys.meta.fail_at(keys.name("rope.scaling.type"),
+                      "contradicts the rope factors that the file holds as tensors");
+  if (one_set) {
+    rope.short_factor = rope.long_factor = read("rope_freqs.weight");
+    rope.original_max_position = rope.max_position;
+  } else {
+    rope.short_factor = read("rope_factors_short.weight");
+    rope.long_factor = read("rope_factors_long.weight");
+    rope.original_max_position = rope.max_position;
+    if (keys.meta.has(keys.name("rope.scaling.original_context_length")))
+      rope.original_max_position =
+          keys.get_int("rope.scaling.original_context_length", 2, kMostTokens);
+  }
+  rope.kind = RopeConfig::Kind::LongRope;
+  rope.attention_factor = keys.find_float("rope.scaling.attn_factor").value_or(1.0);
 }
 
 }  // namespace
@@ -64,48 +229,24 @@ ModelConfig config_from_gguf(const GgufFile& file) {
     }
     return config;
   }
-  const std::string arch = meta.get_string("general.architecture");
-  std::string name;
-  if (arch == "llama")
-    name = "LlamaForCausalLM";
-  else if (arch == "qwen2")
-    name = "Qwen2ForCausalLM";
-  else if (arch == "phi3")
-    name = "Phi3ForCausalLM";
-  else
-    meta.fail_at("general.architecture", "unknown architecture '" + arch +
-                                             "'; this program reads llama, qwen2, phi3 and its "
-                                             "own files (with key 'reprise.config')");
-  const Json json = decoder_keys(file, arch, name);
-  ModelConfig config = config_from_json(json, meta.where());
-  if (arch == "llama") config.text.rope.interleaved = true;  // rows of q and k are permuted
-  if (file.weights.find("rope_factors_short.weight") || file.weights.find("rope_freqs.weight"))
-    config.text.rope = gguf_rope_factors(file, arch, config.text.rope);
-  return config;
-}
-
-RopeConfig gguf_rope_factors(const GgufFile& file, const std::string& arch, RopeConfig rope) {
-  const size_t expected = static_cast<size_t>(rope.dim / 2);
-  const auto read = [&](const char* name) {
-    const std::vector<float> values = to_floats(file.weights.get(name));
-    if (values.size() != expected)
-      fail("{}: tensor '{}': expected {} factors, found {}", file.metadata.where(), name, expected,
-           values.size());
-    return std::vector<double>(values.begin(), values.end());
-  };
-  rope.kind = RopeConfig::Kind::LongRope;
-  if (file.weights.find("rope_freqs.weight")) {  // Llama 3: one set of factors at every length
-    rope.short_factor = rope.long_factor = read("rope_freqs.weight");
-    rope.original_max_position = rope.max_position;
-    return rope;
+  const std::string name = meta.get_string("general.architecture");
+  const Architecture* kind = find_gguf_architecture(name);
+  if (!kind)
+    meta.fail_at("general.architecture", "unknown architecture '" + name +
+                                             "'; this program reads " + gguf_architecture_names() +
+                                             " and its own files (with key 'reprise.config')");
+  const GgufKeys keys = {meta, name + "."};
+  ModelConfig config = config_from_json(decoder_keys(file, keys, *kind), meta.where());
+  TextConfig& text = config.text;
+  for (RopeConfig& rope : text.ropes) {
+    rope.interleaved = kind->gguf.interleaved;
+    read_rope_factors(file, keys, rope);
   }
-  rope.short_factor = read("rope_factors_short.weight");
-  rope.long_factor = read("rope_factors_long.weight");
-  rope.original_max_position =
-      file.metadata.get_int(arch + ".rope.scaling.original_context_length", 2, int64_t{1} << 32);
-  rope.attention_factor =
-      file.metadata.find_float(arch + ".rope.scaling.attn_factor").value_or(1.0);
-  return rope;
+  if (kind->gguf.norm_offset_added) {
+    text.final_norm.offset = 0;
+    for (BlockConfig& block : text.blocks) block.norm.offset = 0;
+  }
+  return config;
 }
 
 }  // namespace reprise

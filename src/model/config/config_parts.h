@@ -1,15 +1,22 @@
 // The parts config_from_json is made of.
 #pragma once
 
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json_object.h"
 #include "model/config/config.h"
 
 namespace reprise {
 
-// A decoder's keys, as LlamaForCausalLM, Qwen2ForCausalLM, Phi3ForCausalLM and InternLM2ForCausalLM
-// write them.
-TextConfig read_text_config(const JsonObject& json);
-// The same where "architectures" names something around the decoder and the family is known.
-TextConfig read_text_config(const JsonObject& json, TextFamily family, std::string architecture);
+// A decoder's keys: of an architecture that arch/ has, by the name in "architectures".
+TextConfig read_text_config(const JsonObject& json, Dialect dialect);
+// The same where "architectures" names something around the decoder, called `name` in messages.
+TextConfig read_text_config(const JsonObject& json, Dialect dialect, const Architecture& kind,
+                            std::string name);
+// Rope's keys into text.ropes, and which of them each block has. The decoder's sizes are known.
+void read_ropes(const JsonObject& json, Dialect dialect, TextConfig& text);
 // "vision_config" of InternViT and CLIP; shuffle and projector_hidden are left to the caller.
 VisionConfig read_vision_config(const JsonObject& json);
 
@@ -17,7 +24,18 @@ VisionConfig read_vision_config(const JsonObject& json);
 // `tokens` doesn't have yet. Throws Error, or notes it, where it is no id or list of ids.
 void read_end_tokens(const JsonObject& json, std::vector<int64_t>& tokens);
 
-// Whether read_text_config knows this name of "architectures".
-bool is_text_architecture(const std::string& name);
+// ---- What several readers need.
+
+inline constexpr int64_t kMostLayers = 10000;
+inline constexpr int64_t kMostWidth = 1 << 20;
+inline constexpr int64_t kMostTokens = int64_t{1} << 32;
+inline constexpr double kLeastEps = 1e-20, kMostEps = 1;
+
+// A number that must lie in [low, high]; low where it doesn't and problems are collected.
+double number_in(const JsonObject& json, const std::string& key, double low, double high);
+// The activation that transformers calls `name`; `key` is where it was said.
+Unary activation(const JsonObject& json, const std::string& key, const std::string& name);
+// Which layers "layer_types" gives a window; nullopt where it is absent.
+std::optional<std::vector<bool>> read_layer_types(const JsonObject& json, int layers);
 
 }  // namespace reprise

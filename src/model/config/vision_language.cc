@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "base/json.h"
+
 #include "model/config/config_parts.h"
 
 namespace reprise {
@@ -40,8 +42,7 @@ void read_wrapped_decoder(const JsonObject& json, ModelConfig& config, const cha
                  fmt::format("is missing; a model of type \"{}\" has its language model's config "
                              "there{}",
                              string_or_empty(json.json(), "model_type"), hint));
-  config.text = read_text_config(*llm);
-  config.text.stored_head_counts = true;
+  config.text = read_text_config(*llm, Dialect::Release);
   config.tensor_prefix = "language_model.";
   config.vision = read_vision_config(json.get_object("vision_config"));
   VisionConfig& vision = *config.vision;

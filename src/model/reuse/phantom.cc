@@ -150,10 +150,8 @@ class Phantom : public Scheme {
     const TextConfig& config = config_.text;
     const int64_t n = gate.dim(0), hd = config.head_dim;
     const auto second = [&](const Tensor& x) { return be.slice(x, 2, hd, 2 * hd); };
-    // The official Qwen2 and Phi-3 classes repeat KV heads first, InternLM2's doesn't; what is
-    // shown follows them.
     const auto per_head = [&](const Tensor& x) {  // [rows, kv_heads, hd] -> [rows, heads, hd]
-      if (config.family == TextFamily::InternLm2) return x;
+      if (!config.trace_repeats_kv) return x;
       const int64_t group = config.heads / config.kv_heads;
       std::vector<int32_t> from;
       for (int64_t i = 0; i < n * config.heads; ++i)

@@ -23,10 +23,12 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/json_object.h"
 #include "base/rng.h"
 #include "formats/pickle.h"
 #include "formats/pickle_writer.h"
+#include "model/arch/architecture.h"
 #include "model/config/architecture.h"
 #include "model/config/config_parts.h"
 #include "model/config/vision_language.h"
@@ -237,7 +239,9 @@ void read_internlm2(const JsonObject& json, ModelConfig& config) {
         "model_type",
         "expected \"internlm\" for a TroLForCausalLM without llm_config, found \"" + type + "\"");
   TextConfig& text = config.text;
-  text = read_text_config(json, TextFamily::InternLm2, "TroLForCausalLM (InternLM2)");
+  text = read_text_config(json, Dialect::Release, *find_architecture("InternLM2ForCausalLM"),
+                          "TroLForCausalLM (InternLM2)");
+  if (text.qkv_bias) json.problem_at("bias", "true is not supported here: expected false");
   text.embed_rows = text.vocab + 1;  // one more for <image>, which can't be generated
   text.image_lora_rank = kOfficialImageLoraRank;
   config.presets.push_back("TroL-InternLM2: adapters of rank 256 at image tokens");

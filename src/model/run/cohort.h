@@ -65,7 +65,7 @@ class Cohort {
   std::vector<int32_t> active_;
   // By row, for schemes whose adapters follow the kind of token; empty: the visit's own.
   std::vector<int32_t> row_adapters_;
-  Tensor angles_;  // rope, [rows, 2 m]
+  std::vector<Tensor> angles_;  // by rope of the config, [rows, 2 m] each
   Observer* observer_ = nullptr;
 };
 

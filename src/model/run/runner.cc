@@ -169,12 +169,14 @@ void Runner::visit(std::span<Cohort* const> given) const {
 
   Backend& be = model_.backend();
   JoinedRows joined(cohorts, model_.kv_spec());
+  const auto rope = static_cast<size_t>(
+      model_.config().text.blocks[static_cast<size_t>(block)].rope);
   std::vector<Tensor> states, angles;
   for (const Cohort* cohort : cohorts) {
     joined.add_active(*cohort, cohort->some_skip_, cohort->active_);
     joined.add_adapters(*cohort, cohort->row_adapters_);
     states.push_back(cohort->x_);
-    angles.push_back(cohort->angles_);
+    angles.push_back(cohort->angles_[rope]);
   }
   const bool one = cohorts.size() == 1;
   VisitRows& rows = joined.finish(one ? angles[0] : be.concat(angles, 0));
@@ -303,7 +305,7 @@ std::unique_ptr<Cohort> Runner::split(Cohort& cohort, std::span<const size_t> se
     if (!cohort.row_adapters_.empty())
       for (const int32_t row : from[side])
         to.row_adapters_.push_back(cohort.row_adapters_[static_cast<size_t>(row)]);
-    to.angles_ = part(cohort.angles_, side);
+    for (const Tensor& angles : cohort.angles_) to.angles_.push_back(part(angles, side));
   };
   auto gone = std::make_unique<Cohort>(cohort.plan(), std::move(rows[1]), part(cohort.x_, 1),
                                        cohort.mode());
@@ -323,7 +325,7 @@ std::unique_ptr<Cohort> Runner::split(Cohort& cohort, std::span<const size_t> se
   cohort.some_skip_ = stays.some_skip_;
   cohort.active_ = std::move(stays.active_);
   cohort.row_adapters_ = std::move(stays.row_adapters_);
-  cohort.angles_ = stays.angles_;
+  cohort.angles_ = std::move(stays.angles_);
   return gone;
 }
 

@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "model/rows.h"
+#include "model/run/rows.h"
 
 namespace reprise {
 

@@ -143,7 +143,7 @@ int ConversationBatches::add_segment(const ConversationTokens& tokens, size_t fr
 }
 
 bool ConversationBatches::can_share(int64_t shared, const ConversationTokens& whole) const {
-  return shared > 0 && same_rope(config_.text.rope, shared, std::ssize(whole.ids));
+  return shared > 0 && same_rope(config_.text, shared, std::ssize(whole.ids));
 }
 
 void ConversationBatches::add(const Example& example, std::span<const size_t> turns, bool wrong,

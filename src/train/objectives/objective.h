@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "backend/train_backend.h"
-#include "base/json.h"
+#include "base/json_fwd.h"
 #include "train/data/batch.h"
 #include "train/forward.h"
 

@@ -2,6 +2,7 @@
 // in which every wrong answer stands behind its right one.
 #include <array>
 
+#include "base/json.h"
 #include "train/objectives/objectives.h"
 #include "train/objectives/preference.h"
 #include "train/recipe/recipe.h"

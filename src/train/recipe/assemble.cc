@@ -116,7 +116,10 @@ void check_backbone(const Source& backbone, const std::string& recipe) {
       fmt::format("{}: key 'model.backbone': {}", recipe, backbone.files.path.string());
   if (backbone.config.scheme != default_scheme().name || backbone.config.vision)
     fail("{}: is a '{}' model, expected an ordinary language model", where, backbone.config.scheme);
-  if (backbone.files.gguf && backbone.config.text.rope.kind == RopeConfig::Kind::LongRope)
+  const bool factors = std::ranges::any_of(
+      backbone.config.text.ropes,
+      [](const RopeConfig& rope) { return rope.kind == RopeConfig::Kind::LongRope; });
+  if (backbone.files.gguf && factors)
     fail(
         "{}: keeps rope factors as tensors, which config.json has no place for; use the model's "
         "Hugging Face folder",
@@ -165,7 +168,7 @@ Assembled assemble(const Recipe& recipe) {
   const TensorNames to = tensor_names(out.config, /*gguf_style=*/false);
   const auto names = std::make_shared<std::map<std::string, std::string>>(
       text_names(backbone->config.text, to, backbone->names));
-  const bool interleaved = backbone->config.text.rope.interleaved;
+  const bool interleaved = backbone->config.text.ropes[0].interleaved;
   out.values = [=, config = out.config, recipe = &recipe](const TensorSlot& slot) {
     const auto named = names->find(slot.name);
     const bool vision_tensor = slot.role == Role::Vision;
@@ -174,9 +177,9 @@ Assembled assemble(const Recipe& recipe) {
     const TensorView& view = source.files.weights.get(vision_tensor ? slot.name : named->second);
     std::vector<float> values = to_floats(view);
     const TextConfig& text = config.text;
-    if (interleaved && slot.name.ends_with(".q_proj.weight"))
+    if (interleaved && slot.name.find(".q_proj.") != std::string::npos)
       undo_interleaving(values, text.heads, text.head_dim);
-    if (interleaved && slot.name.ends_with(".k_proj.weight"))
+    if (interleaved && slot.name.find(".k_proj.") != std::string::npos)
       undo_interleaving(values, text.kv_heads, text.head_dim);
     if ((slot.role == Role::Embedding || slot.role == Role::Head) && slot.shape[0] == rows + 1 &&
         view.shape.size() == 2 && view.shape[0] == rows)

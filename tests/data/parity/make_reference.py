@@ -84,12 +84,20 @@ def rms(x, w, eps):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * w
 
 
+def window_keys(c):
+    """Keys a token sees, itself included; 0: all. The released code of TroL and Phantom sees one
+    more than its sliding_window says."""
+    window = c.get("sliding_window") or 0
+    released = c.get("trol") or c.get("eta") is not None
+    return window + 1 if window and released else window
+
+
 def causal(q, k, v, scale, window):  # [n, H, a], [n, H, a], [n, H, b]
     n = q.shape[0]
     back = torch.arange(n)[:, None] - torch.arange(n)[None, :]
     hidden = back < 0
     if window:
-        hidden = hidden | (back > window)  # itself and `window` before it
+        hidden = hidden | (back >= window)
     scores = torch.einsum("ihd,jhd->hij", q, k) * scale
     return torch.einsum("hij,jhd->ihd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v)
 
@@ -123,7 +131,7 @@ def visit(w, prefix, x, c, adapter=None):
     k = rotate(k.reshape(n, G, hd), c, c["total_length"])
     v = v.reshape(n, G, hd)
     k, v = (t.repeat_interleave(H // G, 1) for t in (k, v))
-    window, scale = c.get("sliding_window") or 0, 1 / math.sqrt(hd)
+    window, scale = window_keys(c), 1 / math.sqrt(hd)
     eta = c.get("eta")
     if eta is None:
         o = causal(q, k, v, scale, window)
@@ -397,8 +405,6 @@ def transformers_logits(c, w32, ids):
 
     config = dict(c)
     config.pop("total_length", None)
-    if config.get("sliding_window"):
-        config["sliding_window"] += 1  # transformers counts the token itself, flash-attn doesn't
     name = config["architectures"][0]
     rope = dict(config.pop("rope_scaling", None) or {"rope_type": "default"})
     rope["rope_theta"] = config.pop("rope_theta")
@@ -493,7 +499,7 @@ def write_gguf(name, arch, c, weights):
     writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
     writer.add_eos_token_id(c["eos_token_id"])
     if c.get("sliding_window"):
-        writer.add_sliding_window(c["sliding_window"] + 1)  # GGUF counts the token itself
+        writer.add_sliding_window(c["sliding_window"])
     scaling = c.get("rope_scaling") or {}
     kind = scaling.get("rope_type")
     if kind == "linear":
@@ -554,7 +560,7 @@ def main():
           rope_scaling=dict(rope_type="dynamic", factor=2.0), **llama)
     c, w = dense("qwen2", 141, **qwen2)
     write_gguf("qwen2", "qwen2", c, w)
-    c, w = dense("phi3-window", 151, sliding_window=5, **phi3)
+    c, w = dense("phi3-window", 151, sliding_window=6, **phi3)
     write_gguf("phi3-window", "phi3", c, w)
     rope = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.2, 1.3],
                 long_factor=[1.2, 2.0, 3.1, 4.5])

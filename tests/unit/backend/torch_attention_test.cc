@@ -47,7 +47,7 @@ std::vector<float> plain_attention(const AttentionSpec& s, const Qkv& x, const L
           const AttentionSegment& keys = layout.segments[static_cast<size_t>(which)];
           for (int64_t j = 0; j < keys.rows; ++j) {
             const int64_t back = int64_t{query} - keys.positions[static_cast<size_t>(j)];
-            if (back >= 0 && (s.window == 0 || back <= s.window))
+            if (back >= 0 && (s.window == 0 || back < s.window))
               seen.push_back(keys.first_row + j);
           }
         }
@@ -199,7 +199,7 @@ TEST(TorchAttention, ServingEqualsFunctional) {
 TEST(TorchAttention, KeptLayoutsAreTold) {
   const auto be = torch_backend();
   Inputs in(6);
-  const AttentionSpec plain = {1, 1, 4, 4, 0.5f, 0}, windowed = {1, 1, 4, 4, 0.5f, 2};
+  const AttentionSpec plain = {1, 1, 4, 4, 0.5f, 0}, windowed = {1, 1, 4, 4, 0.5f, 3};
   const Qkv x = random_qkv(in, plain, 6);
   for (int round = 0; round < 2; ++round)
     for (int gap = 1; gap < 8; ++gap) {

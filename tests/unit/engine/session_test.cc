@@ -156,7 +156,7 @@ TEST(Session, ThePrefixGoesUpToTheFirstOtherPicture) {
     unknown.pictures.clear();
     EXPECT_EQ(common_tokens(unknown, unknown), same.pictures[0].begin);
 
-    if (!same_rope(engine->config().text.rope, same.size(), other.size())) continue;
+    if (!same_rope(engine->config().text, same.size(), other.size())) continue;
     const std::vector<float> expected = run(*engine, plans, other, 512);
     PrefixCache cache;
     int64_t reused = -1;

@@ -60,7 +60,7 @@ class GgufSplit : public ::testing::Test {
 
 TEST_F(GgufSplit, IsOpenedByItsFirstPart) {
   const GgufFile file = open_gguf(part(0));
-  EXPECT_THAT(file.weights.names(), ElementsAre("a", "b", "c"));
+  EXPECT_THAT(names_of(file.weights), ElementsAre("a", "b", "c"));
   for (const char* name : {"a", "b", "c"}) {
     EXPECT_EQ(to_floats(file.weights.get(name)), std::vector<float>(4, name[0]));
     EXPECT_EQ(file.weights.get(name).file->path(), part(*name == 'a' ? 0 : 2));
@@ -86,7 +86,7 @@ TEST_F(GgufSplit, AWholeFileHasOnePart) {
   EXPECT_THAT(file.parts, ElementsAre(data_path("small.gguf")));
   for (const uint16_t count : {uint16_t{0}, uint16_t{1}}) {  // what gguf-split --merge leaves
     write(0, set("split.count", GgufValue(count)));
-    EXPECT_THAT(open_gguf(part(0)).weights.names(), ElementsAre("a"));
+    EXPECT_THAT(names_of(open_gguf(part(0)).weights), ElementsAre("a"));
   }
 }
 

@@ -4,8 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "base/error.h"
 #include "base/json.h"
+#include "model/arch/architecture.h"
+#include "model/config/architecture.h"
 #include "support/paths.h"
 
 namespace reprise {
@@ -15,6 +19,14 @@ using testing::HasSubstr;
 
 Json golden(const std::string& model) {
   return load_json(test::data_dir() / "golden" / model / "model/config.json");
+}
+
+using Windows = std::vector<int64_t>;
+
+Windows windows(const ModelConfig& config) {
+  Windows list;
+  for (const BlockConfig& block : config.text.blocks) list.push_back(block.window);
+  return list;
 }
 
 std::string error_of(const Json& json) {
@@ -30,16 +42,17 @@ TEST(Config, ReadsTheGoldenModels) {
   const ModelConfig trol = config_from_json(golden("trol/phi3-vit"), "c");
   EXPECT_EQ(trol.scheme, "trol");
   EXPECT_TRUE(trol.text.fused_qkv);
-  EXPECT_EQ(trol.text.rope.kind, RopeConfig::Kind::LongRope);
+  EXPECT_EQ(trol.text.ropes.at(0).kind, RopeConfig::Kind::LongRope);
   EXPECT_EQ(trol.image_token, 5);
   EXPECT_EQ(trol.vision->tokens_per_tile(), 16);
   EXPECT_EQ(trol.presets.size(), 1u);
   const ModelConfig phantom = config_from_json(golden("phantom/qwen2-vit"), "c");
   EXPECT_EQ(phantom.scheme, "phantom");
   EXPECT_TRUE(phantom.text.qkv_bias);
-  EXPECT_EQ(phantom.text.window, 0) << "Qwen2's window is off unless use_sliding_window";
+  EXPECT_EQ(windows(phantom), Windows({0, 0, 0}))
+      << "Qwen2's window is off unless use_sliding_window";
   const ModelConfig window = config_from_json(golden("trol/phi3-vit-window"), "c");
-  EXPECT_EQ(window.text.window, 10);
+  EXPECT_EQ(windows(window), Windows({11, 11})) << "the released code sees one key more";
   const ModelConfig intern = config_from_json(golden("trol/internlm2-clip"), "c");
   EXPECT_EQ(intern.scheme, "trol");
   EXPECT_TRUE(intern.text.grouped_qkv);
@@ -48,7 +61,8 @@ TEST(Config, ReadsTheGoldenModels) {
   EXPECT_EQ(intern.image.kind, ImageConfig::Kind::Clip490);
   const ModelConfig llama = config_from_json(golden("rrt/llama"), "c");
   EXPECT_EQ(llama.scheme, "dense");
-  EXPECT_EQ(llama.text.rope.theta, 10000.0) << "from rope_parameters, as transformers 5 writes it";
+  EXPECT_EQ(llama.text.ropes.at(0).theta, 10000.0)
+      << "from rope_parameters, as transformers 5 writes it";
 }
 
 TEST(Config, PresetsSupplyWhatTheInternLm2ReleasesLeaveToTheirCode) {
@@ -90,11 +104,15 @@ TEST(Config, EverythingWrongIsListedAtOnce) {
 
 TEST(Config, AMissingKeyIsNamed) {
   for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
-                          "num_attention_heads", "rms_norm_eps", "hidden_act",
-                          "max_position_embeddings", "architectures"}) {
+                          "num_attention_heads", "architectures"}) {
     Json json = golden("rrt/llama");
     json.erase(key);
     EXPECT_THAT(error_of(json), testing::AllOf(HasSubstr("folder/config.json"), HasSubstr(key)));
+  }
+  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
+                          "num_attention_heads", "rms_norm_eps", "hidden_act",
+                          "max_position_embeddings", "architectures"}) {
+    Json json = golden("rrt/llama");
     json[key] = Json::object();
     EXPECT_THAT(error_of(json), HasSubstr(key)) << "wrong type";
   }
@@ -124,7 +142,10 @@ TEST(Config, ContradictionsAndUnknownValuesAreRefused) {
   EXPECT_THAT(with("num_hidden_layers", 1e15), HasSubstr("num_hidden_layers"));
   EXPECT_THAT(with("hidden_act", "relu"), HasSubstr("unknown activation 'relu'"));
   EXPECT_THAT(with("architectures", {"FooForCausalLM"}), HasSubstr("LlamaForCausalLM"));
-  EXPECT_THAT(with("attention_bias", true), HasSubstr("attention_bias"));
+  EXPECT_THAT(with("attn_logit_softcapping", 50.0), HasSubstr("attn_logit_softcapping"));
+  EXPECT_EQ(with("attn_logit_softcapping", nullptr), "");
+  EXPECT_EQ(with("residual_multiplier", 1.0), "");
+  EXPECT_THAT(with("residual_multiplier", 0.2), HasSubstr("residual_multiplier"));
   EXPECT_THAT(with("rms_norm_eps", 0), HasSubstr("rms_norm_eps"));
   EXPECT_THAT(with("rope_parameters", {{"rope_theta", 1e4}, {"rope_type", "spiral"}}),
               HasSubstr("unknown rope scaling 'spiral'"));
@@ -150,20 +171,217 @@ TEST(Config, ContradictionsAndUnknownValuesAreRefused) {
   EXPECT_THAT(error_of(factors), HasSubstr("expected 8 numbers, found 1"));
 }
 
-TEST(Config, AWindowOnSomeLayersOnlyIsRefused) {
-  Json json = golden("phantom/qwen2-vit");  // 3 layers
-  json["llm_config"]["use_sliding_window"] = true;
-  json["llm_config"]["sliding_window"] = 7;
-  const auto window = [&](int from) {
-    json["llm_config"]["max_window_layers"] = from;
-    return config_from_json(json, "c").text.window;
+// A decoder of three layers whose config has the five sizes only.
+Json bare(const std::string& architecture) {
+  return {{"architectures", {architecture}}, {"hidden_size", 64},      {"num_attention_heads", 32},
+          {"intermediate_size", 48},         {"num_hidden_layers", 3}, {"vocab_size", 50}};
+}
+
+TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
+  struct Expected {
+    const char* name;
+    int kv_heads;
+    int head_dim;
+    float eps;
+    Unary activation;
+    int64_t max_position;
+    bool tied;
   };
-  EXPECT_EQ(window(0), 7);
-  EXPECT_EQ(window(3), 0) << "no layer has it";
-  json["llm_config"]["max_window_layers"] = 2;
-  EXPECT_THAT(error_of(json), HasSubstr("llm_config.max_window_layers"));
-  json["llm_config"].erase("max_window_layers");
-  EXPECT_THAT(error_of(json), HasSubstr("llm_config.max_window_layers"));
+  const Expected all[] = {
+      {"LlamaForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
+      {"Qwen2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 32768, false},
+      {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
+      {"InternLM2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
+  };
+  for (const Expected& expected : all) {
+    const ModelConfig config = config_from_json(bare(expected.name), "c");
+    const TextConfig& text = config.text;
+    EXPECT_EQ(text.kv_heads, expected.kv_heads) << expected.name;
+    EXPECT_EQ(text.head_dim, expected.head_dim) << expected.name;
+    EXPECT_EQ(text.final_norm.eps, expected.eps) << expected.name;
+    EXPECT_EQ(text.activation, expected.activation) << expected.name;
+    EXPECT_EQ(text.max_position, expected.max_position) << expected.name;
+    EXPECT_EQ(text.tied_head, expected.tied) << expected.name;
+    EXPECT_EQ(text.ropes.at(0).theta, 10000) << expected.name;
+    EXPECT_EQ(text.ropes.at(0).kind, RopeConfig::Kind::Plain) << expected.name;
+    EXPECT_EQ(text.ropes.at(0).dim, expected.head_dim) << expected.name;
+    EXPECT_EQ(windows(config), Windows({0, 0, 0})) << expected.name;
+  }
+  Json json = bare("Qwen2ForCausalLM");
+  json["num_attention_heads"] = 64;
+  json["head_dim"] = 4;
+  EXPECT_EQ(config_from_json(json, "c").text.kv_heads, 32) << "Qwen2Config's default";
+  json["num_key_value_heads"] = nullptr;
+  EXPECT_EQ(config_from_json(json, "c").text.kv_heads, 64) << "null means as many as heads";
+  json["num_attention_heads"] = 32;
+  for (const char* key : {"head_dim", "rope_scaling", "rope_parameters", "sliding_window",
+                          "hidden_act", "tie_word_embeddings", "layer_types"})
+    json[key] = nullptr;
+  EXPECT_EQ(error_of(json), "");
+  EXPECT_TRUE(config_from_json(bare("InternLM2ForCausalLM"), "c").text.qkv_bias)
+      << "InternLM2Config's bias";
+}
+
+TEST(Config, BiasesOfLlamaAreTold) {
+  Json json = bare("LlamaForCausalLM");
+  EXPECT_FALSE(config_from_json(json, "c").text.o_bias);
+  json["attention_bias"] = true;
+  EXPECT_TRUE(config_from_json(json, "c").text.qkv_bias);
+  EXPECT_TRUE(config_from_json(json, "c").text.o_bias);
+  EXPECT_FALSE(config_from_json(json, "c").text.mlp_bias);
+  json["mlp_bias"] = true;
+  EXPECT_TRUE(config_from_json(json, "c").text.mlp_bias);
+  Json other = bare("Qwen2ForCausalLM");
+  other["attention_bias"] = true;
+  EXPECT_THAT(error_of(other), HasSubstr("attention_bias")) << "its code has no such flag";
+}
+
+TEST(Config, AWindowOfWIsWKeys) {
+  Json json = bare("Phi3ForCausalLM");
+  json["sliding_window"] = 7;
+  EXPECT_EQ(windows(config_from_json(json, "c")), Windows({7, 7, 7}));
+  json["sliding_window"] = 1;
+  EXPECT_EQ(windows(config_from_json(json, "c")), Windows({1, 1, 1}));
+  json["sliding_window"] = nullptr;
+  EXPECT_EQ(windows(config_from_json(json, "c")), Windows({0, 0, 0}));
+  json["sliding_window"] = 0;
+  EXPECT_THAT(error_of(json), HasSubstr("sliding_window"));
+  Json llama = bare("LlamaForCausalLM");
+  llama["sliding_window"] = 7;
+  EXPECT_EQ(windows(config_from_json(llama, "c")), Windows({0, 0, 0})) << "its code has no window";
+}
+
+TEST(Config, WindowsOnSomeLayersOnly) {
+  Json json = bare("Qwen2ForCausalLM");
+  json["sliding_window"] = 7;
+  EXPECT_EQ(windows(config_from_json(json, "c")), Windows({0, 0, 0})) << "off unless switched on";
+  json["use_sliding_window"] = true;
+  EXPECT_EQ(windows(config_from_json(json, "c")), Windows({0, 0, 0})) << "from layer 28 on";
+  const auto from = [&](int first) {
+    json["max_window_layers"] = first;
+    return windows(config_from_json(json, "c"));
+  };
+  EXPECT_EQ(from(0), Windows({7, 7, 7}));
+  EXPECT_EQ(from(1), Windows({0, 7, 7}));
+  EXPECT_EQ(from(3), Windows({0, 0, 0}));
+  json["layer_types"] = {"sliding_attention", "full_attention", "sliding_attention"};
+  EXPECT_EQ(from(3), Windows({7, 0, 7})) << "layer_types decides";
+  json.erase("sliding_window");
+  EXPECT_EQ(from(0), Windows({4096, 0, 4096})) << "Qwen2Config's default";
+  json["sliding_window"] = nullptr;
+  EXPECT_THAT(error_of(json), HasSubstr("'sliding_window': is none"));
+  json["use_sliding_window"] = false;
+  EXPECT_THAT(error_of(json), HasSubstr("use_sliding_window is not true"));
+  json["layer_types"] = {"full_attention", "full_attention"};
+  EXPECT_THAT(error_of(json), HasSubstr("expected an array of 3 names"));
+  json["layer_types"] = {"full_attention", "full_attention", "chunked_attention"};
+  EXPECT_THAT(error_of(json), HasSubstr("chunked_attention"));
+}
+
+TEST(Config, PartialRotationInEitherPlace) {
+  Json json = bare("Phi3ForCausalLM");
+  json["head_dim"] = 16;
+  json["partial_rotary_factor"] = 0.75;
+  const auto dim = [&] { return config_from_json(json, "c").text.ropes.at(0).dim; };
+  EXPECT_EQ(dim(), 12);
+  json["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1e4}};
+  EXPECT_EQ(dim(), 12) << "beside rope_parameters";
+  json["rope_parameters"]["partial_rotary_factor"] = 0.5;
+  EXPECT_THAT(error_of(json), HasSubstr("'partial_rotary_factor': contradicts"));
+  json.erase("partial_rotary_factor");
+  EXPECT_EQ(dim(), 8) << "inside";
+  json["architectures"] = {"LlamaForCausalLM"};
+  EXPECT_THAT(error_of(json), HasSubstr("partial_rotary_factor")) << "its code rotates whole heads";
+}
+
+TEST(Config, RopeThetaInEitherPlace) {
+  Json json = bare("LlamaForCausalLM");
+  const auto theta = [&] { return config_from_json(json, "c").text.ropes.at(0).theta; };
+  json["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}};
+  EXPECT_EQ(theta(), 10000);
+  json["rope_theta"] = 500.0;
+  EXPECT_EQ(theta(), 500);
+  json["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}};
+  EXPECT_EQ(theta(), 500) << "both styles may be there where they agree";
+  json["rope_scaling"]["factor"] = 3.0;
+  EXPECT_THAT(error_of(json), HasSubstr("'rope_scaling': contradicts"));
+  json.erase("rope_parameters");
+  json.erase("rope_theta");
+  json["rope_scaling"]["rope_theta"] = 700.0;
+  EXPECT_EQ(theta(), 700);
+  json["rope_scaling"]["mrope_section"] = {1};
+  EXPECT_THAT(error_of(json), HasSubstr("rope_scaling.mrope_section"));
+}
+
+TEST(Config, ARopeForEachKindOfLayer) {
+  Json json = bare("Qwen2ForCausalLM");
+  json["use_sliding_window"] = true;
+  json["sliding_window"] = 7;
+  json["layer_types"] = {"sliding_attention", "full_attention", "sliding_attention"};
+  json["rope_parameters"] = {{"full_attention", {{"rope_type", "default"}, {"rope_theta", 1e6}}},
+                             {"sliding_attention", {{"rope_type", "default"}}}};
+  const ModelConfig config = config_from_json(json, "c");
+  std::vector<double> thetas;
+  for (const BlockConfig& block : config.text.blocks)
+    thetas.push_back(config.text.ropes.at(static_cast<size_t>(block.rope)).theta);
+  EXPECT_EQ(thetas, std::vector<double>({1e4, 1e6, 1e4}));
+  json["rope_parameters"].erase("sliding_attention");
+  EXPECT_THAT(error_of(json), HasSubstr("rope_parameters.sliding_attention"));
+}
+
+TEST(Config, YarnOfAllButPhi3) {
+  Json json = bare("Qwen2ForCausalLM");
+  json["max_position_embeddings"] = 64;
+  json["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}};
+  const auto rope = [&] { return config_from_json(json, "c").text.ropes.at(0); };
+  EXPECT_EQ(rope().kind, RopeConfig::Kind::Yarn);
+  EXPECT_EQ(rope().original_max_position, 64) << "absent: max_position_embeddings";
+  EXPECT_NEAR(rope().attention_factor, 0.1 * std::log(4) + 1, 1e-12);
+  EXPECT_EQ(rope().beta_fast, 32);
+  EXPECT_EQ(rope().beta_slow, 1);
+  EXPECT_TRUE(rope().truncate);
+  json["original_max_position_embeddings"] = 16;
+  json["rope_scaling"]["factor"] = nullptr;
+  EXPECT_EQ(rope().factor, 4) << "null: the ratio of the contexts";
+  json["rope_scaling"]["original_max_position_embeddings"] = 32;
+  EXPECT_THAT(error_of(json), HasSubstr("'original_max_position_embeddings': contradicts"));
+  json.erase("original_max_position_embeddings");
+  EXPECT_EQ(rope().factor, 2);
+  json["rope_scaling"].erase("factor");
+  EXPECT_THAT(error_of(json), HasSubstr("rope_scaling.factor"));
+  json["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0},         {"mscale", 0.7},
+                          {"beta_fast", 8},      {"mscale_all_dim", 0.4}, {"truncate", false}};
+  EXPECT_NEAR(rope().attention_factor, (0.07 * std::log(4) + 1) / (0.04 * std::log(4) + 1), 1e-12);
+  EXPECT_EQ(rope().beta_fast, 8);
+  EXPECT_FALSE(rope().truncate);
+  json["rope_scaling"]["attention_factor"] = 1.5;
+  EXPECT_EQ(rope().attention_factor, 1.5);
+}
+
+TEST(Config, Phi3sYarnIsLongRope) {
+  Json json = bare("Phi3ForCausalLM");
+  json["head_dim"] = 4;
+  json["max_position_embeddings"] = 64;
+  json["original_max_position_embeddings"] = 16;
+  json["rope_scaling"] = {{"type", "yarn"}, {"short_factor", {1, 1}}, {"long_factor", {1, 2}}};
+  const double usual = std::sqrt(1 + std::log(4) / std::log(16));
+  EXPECT_NEAR(config_from_json(json, "c").text.ropes.at(0).attention_factor, usual, 1e-12);
+  Json wrapped = golden("phantom/phi3-vit");  // 32 of 128 positions
+  wrapped["llm_config"]["rope_scaling"]["type"] = "yarn";
+  EXPECT_NEAR(config_from_json(wrapped, "c").text.ropes.at(0).attention_factor,
+              0.1 * std::log(4) + 1, 1e-12)
+      << "the released code's own";
+  json.erase("original_max_position_embeddings");
+  EXPECT_EQ(config_from_json(json, "c").text.ropes.at(0).original_max_position, 4096);
+}
+
+TEST(Config, UnknownArchitecturesAreToldTheKnownOnes) {
+  for (const Architecture& known : architectures()) {
+    EXPECT_EQ(find_architecture(known.name), &known);
+    EXPECT_TRUE(knows_architecture({{"architectures", {known.name}}}));
+    EXPECT_THAT(error_of(bare("FooForCausalLM")), HasSubstr(known.name));
+  }
+  EXPECT_FALSE(knows_architecture({{"architectures", {"FooForCausalLM"}}}));
 }
 
 }  // namespace

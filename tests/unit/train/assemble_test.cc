@@ -52,8 +52,8 @@ class Assemble : public ::testing::Test {
     number("attention.head_count_kv", text.kv_heads);
     number("attention.key_length", text.head_dim);
     number("context_length", text.max_position);
-    metadata.set("llama.attention.layer_norm_rms_epsilon", GgufValue(text.norm_eps));
-    metadata.set("llama.rope.freq_base", GgufValue(static_cast<float>(text.rope.theta)));
+    metadata.set("llama.attention.layer_norm_rms_epsilon", GgufValue(text.final_norm.eps));
+    metadata.set("llama.rope.freq_base", GgufValue(static_cast<float>(text.ropes[0].theta)));
     TokenizerSpec spec = spec_from_files(tokenizer_files_from_folder(folder_ / "lm"));
     write_tokenizer(spec, text.vocab, metadata);
     metadata.set("tokenizer.ggml.eos_token_id", GgufValue(uint32_t{2}));
@@ -130,7 +130,7 @@ TEST_F(Assemble, TheBackboneKeepsItsValuesWhateverItsFile) {
   recipe_.assembly.backbone = gguf();
   const Assembled from_gguf = assemble(recipe_);
   EXPECT_EQ(from_gguf.config.image_token, 320);
-  EXPECT_FALSE(from_gguf.config.text.rope.interleaved);
+  EXPECT_FALSE(from_gguf.config.text.ropes[0].interleaved);
   EXPECT_EQ(values_of(from_gguf), values);
 }
 

@@ -83,7 +83,7 @@ std::vector<Visible> visible(const KeyPositions& keys, std::span<const int32_t> 
       seen.end = size;  // decode
     else
       seen.end = keys.lower_bound(int64_t{own} + 1, seen.end);
-    if (window > 0) seen.begin = keys.lower_bound(int64_t{own} - window, seen.begin);
+    if (window > 0) seen.begin = keys.lower_bound(int64_t{own} - window + 1, seen.begin);
     REPRISE_CHECK(seen.begin < seen.end, "the query at position {} sees no key", own);
     rows.push_back(seen);
   }

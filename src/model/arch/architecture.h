@@ -1,0 +1,84 @@
+// An architecture: what a decoder's files call their keys and tensors, and what its own code makes
+// of them. One file each in this folder, one line each in the registry (registry.cc); see
+// docs/adding_an_architecture.md. What all decoders share is read by config/config_text.cc; a block
+// part that none has yet belongs to model/block.h first.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/config/config.h"
+#include "model/tensor_table.h"
+
+namespace reprise {
+
+// What a key means that config.json doesn't have: the defaults of the architecture's config class
+// in transformers. They hold for absent keys only; null means what is said at each.
+struct KeyDefaults {
+  int kv_heads = 0;  // num_key_value_heads; 0, and null in the file: num_attention_heads
+  int head_dim = 0;  // 0, and null in the file: hidden_size / num_attention_heads
+  const char* activation = "silu";  // hidden_act
+  double norm_eps = 1e-6;           // rms_norm_eps
+  int64_t max_position = 0;         // max_position_embeddings
+  double rope_theta = 10000;
+  bool tied_head = false;  // tie_word_embeddings
+};
+
+// What its code makes of rope's keys.
+struct RopeRules {
+  bool partial = false;  // rotates a part of a head (partial_rotary_factor)
+  // "yarn" is its own name for LongRoPE with one set of factors for short and one for long
+  // requests.
+  bool yarn_is_long_rope = false;
+  // original_max_position_embeddings where it is absent; 0: max_position_embeddings.
+  int64_t original_max_position = 0;
+};
+
+// What llama.cpp's files hold of it, and how their weights differ from a folder's.
+struct GgufForm {
+  const char* name = nullptr;      // general.architecture; null: such files aren't read
+  bool interleaved = false;        // rows of q and k are permuted for rope on pairs (2i, 2i + 1)
+  bool norm_offset_added = false;  // norms hold offset + weight
+  bool optional_biases = false;    // attention_bias, mlp_bias: told by the tensors that are there
+};
+
+// The keys of one decoder.
+struct DecoderKeys {
+  const JsonObject& json;
+  Dialect dialect;
+};
+
+struct Architecture {
+  const char* name;  // in config.json's "architectures"
+  KeyDefaults defaults;
+  RopeRules rope;
+  GgufForm gguf;
+  const NameTable* names = &hugging_face_names();  // of a folder's tensors
+  // Reads the keys that are its own and says what its blocks are made of. Sizes, and blocks that
+  // are all alike (norm, scale, no window), have been read before.
+  void (*read)(const DecoderKeys& keys, TextConfig& text);
+};
+
+// In the registry's order.
+const std::vector<Architecture>& architectures();
+// By "architectures" / by general.architecture; null where it is unknown.
+const Architecture* find_architecture(const std::string& name);
+const Architecture* find_gguf_architecture(const std::string& name);
+// For messages: "LlamaForCausalLM, ..." / "llama, ...".
+std::string architecture_names();
+std::string gguf_architecture_names();
+
+// ---- For the readers.
+
+// A flag; absent and null mean `absent`.
+bool read_flag(const DecoderKeys& keys, const char* key, bool absent = false);
+// Notes a problem where a flag is true that this program doesn't know in this architecture.
+void refuse_flag(const DecoderKeys& keys, const char* key);
+// Windows of sliding_window's number of keys (`absent` where the key is missing; null: no window).
+// "layer_types" says on which layers; where it is absent, those from `first` on.
+void read_windows(const DecoderKeys& keys, int64_t absent, int64_t first, TextConfig& text);
+inline constexpr int64_t kNoLayer = INT64_MAX;
+// The same as Qwen has it: off unless "use_sliding_window", on layers from max_window_layers on.
+void read_switched_windows(const DecoderKeys& keys, TextConfig& text);
+
+}  // namespace reprise

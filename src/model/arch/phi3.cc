@@ -1,0 +1,26 @@
+// Phi-3, 3.5 and 4-mini: q, k, v in one matrix, gate and up in one, LongRoPE, partial rotation.
+// Keys and defaults: Phi3Config of transformers. Its old names for LongRoPE are "su" and "yarn";
+// the code that the first releases came with (Dialect::Release) had another factor for the latter.
+#include "model/arch/architecture.h"
+
+namespace reprise::arch {
+namespace {
+
+void read(const DecoderKeys& keys, TextConfig& text) {
+  text.fused_qkv = text.fused_gate_up = true;
+  refuse_flag(keys, "attention_bias");
+  refuse_flag(keys, "mlp_bias");
+  read_windows(keys, /*absent=*/0, /*first=*/0, text);
+}
+
+}  // namespace
+
+Architecture phi3() {
+  return {.name = "Phi3ForCausalLM",
+          .defaults = {.norm_eps = 1e-5, .max_position = 4096},
+          .rope = {.partial = true, .yarn_is_long_rope = true, .original_max_position = 4096},
+          .gguf = {.name = "phi3"},
+          .read = read};
+}
+
+}  // namespace reprise::arch

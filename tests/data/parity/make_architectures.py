@@ -1,0 +1,289 @@
+"""What configs mean, by `transformers`: logits of tiny random models whose configs differ in one key.
+
+    python make_architectures.py [ARCHITECTURE...]     # needs torch, transformers, safetensors, gguf
+    python make_architectures.py --check               # the same numbers from another transformers?
+
+For tests/parity/architectures_test.cc. Writes into architectures/, an architecture each:
+  <arch>.json            variant -> {"weights": tensors' prefix in the file below, "head": "own" (as
+                         it is), "none" (left out) or "copy" (the embedding's values), "config": all
+                         of config.json, "gguf": whether there is a file <variant>.gguf}
+  <arch>.safetensors     "ids"; "<weights>/<tensor>" for models; "logits/<variant>" [ids, vocabulary]
+  <variant>.gguf         the same model in llama.cpp's keys and names, written by the package gguf as
+                         llama.cpp's converter does
+Every variant is loaded by from_pretrained from a folder, so that the defaults of absent keys are
+those of the config class. --check exits with 1 where the installed transformers has other numbers;
+variants it refuses are named. Made with transformers 5.24.0. 4.57.6 knows no rope_parameters, ties
+whatever is stored, and takes Gemma's legacy "gelu" for the exact one; else it has the same numbers.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+HERE = Path(__file__).resolve().parent / "architectures"
+TOKENS = 20
+BASE = dict(hidden_size=16, num_attention_heads=4, num_key_value_heads=2, intermediate_size=12,
+            vocab_size=24, num_hidden_layers=2, rms_norm_eps=1e-5, hidden_act="silu",
+            max_position_embeddings=64, rope_theta=500.0, tie_word_embeddings=False, pad_token_id=0)
+DEFAULTED = ("rope_theta", "hidden_act", "rms_norm_eps", "max_position_embeddings",
+             "tie_word_embeddings")
+# More heads than KV heads by default, and what a config without head_dim means.
+WIDE = dict(num_attention_heads=64, num_hidden_layers=1)
+FULL, SLIDING = "full_attention", "sliding_attention"
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
+TWO = dict(short_factor=[1.0, 1.3], long_factor=[2.0, 3.0])  # of a head of 4
+ONE = dict(short_factor=[1.1], long_factor=[2.5])
+
+
+def variants(arch):
+    """[(name, keys to leave out, keys to set, where the head is from, whether as GGUF too)]"""
+    window = dict(use_sliding_window=True, sliding_window=5)
+    # Wide heads are the default of the two last; few of them keep the files small.
+    few = dict(num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1) \
+        if arch in ("qwen3", "gemma") else {}
+    yarn = [
+        ("yarn", (), dict(rope_scaling=YARN), "own", True),
+        ("yarn-parts", (), dict(rope_scaling=YARN | dict(
+            mscale=0.7, mscale_all_dim=0.4, beta_fast=8, beta_slow=2, truncate=False)), "own",
+         False),
+        ("yarn-attention", (), dict(rope_scaling=YARN | dict(
+            attention_factor=1.5, beta_fast=6.0, beta_slow=2.0)), "own", True),
+        ("yarn-no-original", (), dict(rope_scaling=dict(type="yarn", factor=4.0)), "own", False),
+    ]
+    if arch == "llama":
+        return yarn + [
+            ("plain", (), {}, "own", True),
+            ("defaults", DEFAULTED, {}, "own", False),
+            ("nulls", (), dict(head_dim=None, rope_scaling=None, num_key_value_heads=None), "own",
+             False),
+            ("biases", (), dict(attention_bias=True, mlp_bias=True), "own", True),
+            ("window-of-no-meaning", (), dict(sliding_window=4), "own", False),
+            ("tied", (), dict(tie_word_embeddings=True), "none", True),
+            ("tied-stored", (), dict(tie_word_embeddings=True), "own", False),
+            ("tied-copy", (), dict(tie_word_embeddings=True), "copy", False),
+            ("linear", (), dict(rope_scaling=dict(type="linear", factor=2.0)), "own", True),
+            ("parameters", ("rope_theta",),
+             dict(rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=700.0)), "own",
+             False),
+            ("parameters-theta-absent", ("rope_theta",),
+             dict(rope_parameters=dict(rope_type="default")), "own", False),
+            ("parameters-theta-outside", (),
+             dict(rope_parameters=dict(rope_type="linear", factor=2.0)), "own", False),
+        ]
+    if arch in ("qwen2", "qwen3"):
+        return yarn[:3] + [
+            ("plain", (), dict(head_dim=6), "own", True),
+            ("defaults", (*DEFAULTED, "head_dim"), few, "own", False),
+            ("kv-heads-absent", ("num_key_value_heads",), WIDE | dict(head_dim=2), "own", False),
+            ("kv-heads-null", (), dict(num_key_value_heads=None), "own", False),
+            ("window-off", (), dict(use_sliding_window=False, sliding_window=3,
+                                    max_window_layers=0), "own", False),
+            ("window", (), window | dict(max_window_layers=0), "own", True),
+            ("window-one", (), dict(use_sliding_window=True, sliding_window=1,
+                                    max_window_layers=0), "own", False),
+            ("window-upper", (), window | dict(max_window_layers=1), "own", False),
+            ("window-defaults", (), window, "own", False),
+            ("window-types", (), window | dict(max_window_layers=2, layer_types=[SLIDING, FULL]),
+             "own", False),
+        ] + ([("biases", (), dict(attention_bias=True), "own", False)] if arch == "qwen3" else [])
+    if arch == "phi3":
+        original = dict(original_max_position_embeddings=16)
+        return [
+            ("plain", (), {}, "own", True),
+            ("defaults", DEFAULTED, {}, "own", False),
+            ("window", (), dict(sliding_window=4), "own", True),
+            ("window-one", (), dict(sliding_window=1), "own", False),
+            ("longrope", (), original | dict(rope_scaling=dict(type="longrope") | TWO), "own",
+             True),
+            ("yarn", (), original | dict(rope_scaling=dict(type="yarn") | TWO), "own", False),
+            ("original-absent", (), dict(max_position_embeddings=8192,
+                                         rope_scaling=dict(type="longrope") | TWO), "own", False),
+            ("partial", (), dict(partial_rotary_factor=0.5), "own", True),
+            ("partial-longrope", (), original | dict(
+                partial_rotary_factor=0.5, rope_scaling=dict(type="longrope") | ONE), "own", True),
+            ("partial-inside", ("rope_theta",), dict(rope_parameters=dict(
+                rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5)), "own", False),
+            ("partial-outside", (), dict(partial_rotary_factor=0.5, rope_parameters=dict(
+                rope_type="default", rope_theta=500.0)), "own", False),
+        ]
+    tanh = dict(hidden_act="gelu_pytorch_tanh", head_dim=6)
+    return [  # gemma
+        ("plain", ("tie_word_embeddings",), tanh, "none", True),
+        ("defaults", DEFAULTED, few, "none", False),
+        ("gelu", (), tanh | dict(hidden_act="gelu", tie_word_embeddings=True), "none", False),
+        ("activation-null", (), tanh | dict(hidden_act="gelu", hidden_activation=None,
+                                            tie_word_embeddings=True), "none", False),
+        ("untied", (), tanh, "own", False),
+        ("biases", (), tanh | dict(attention_bias=True), "own", False),
+        ("yarn", ("tie_word_embeddings",), tanh | dict(rope_scaling=YARN), "none", True),
+    ]
+
+
+NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
+         "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM"}
+
+
+def random_weights(model, arch, seed):
+    g = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, t in model.state_dict().items():
+        x = torch.randn(t.shape, generator=g)
+        if name.endswith("norm.weight"):
+            x = 0.3 * x if arch == "gemma" else 1 + 0.3 * x
+        elif t.dim() == 1:
+            x = 0.3 * x
+        elif "embed" not in name:
+            x = x * 1.7 / t.shape[1] ** 0.5
+        weights[name] = x.contiguous()
+    return weights
+
+
+def with_head(weights, head):
+    weights = dict(weights)
+    if head == "none":
+        weights.pop("lm_head.weight", None)
+    if head == "copy":
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    return weights
+
+
+def run(config, weights, ids):
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        cls = getattr(transformers, config["architectures"][0])
+        model = cls.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(input_ids=ids[None], use_cache=False).logits[0].float().contiguous()
+
+
+def write_gguf(path, arch, config, weights):
+    """Keys and tensors as llama.cpp's converter writes them."""
+    import gguf
+    from make_reference import permute
+
+    c = config
+    heads = c["num_attention_heads"]
+    head_dim = c.get("head_dim") or c["hidden_size"] // heads
+    writer = gguf.GGUFWriter(str(path), arch)
+    writer.add_block_count(c["num_hidden_layers"])
+    writer.add_context_length(c["max_position_embeddings"])
+    writer.add_embedding_length(c["hidden_size"])
+    writer.add_feed_forward_length(c["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(c["num_key_value_heads"])
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    writer.add_rope_freq_base(c["rope_theta"])
+    if arch in ("llama", "phi3"):
+        writer.add_rope_dimension_count(int(head_dim * c.get("partial_rotary_factor", 1)))
+    if c.get("sliding_window"):
+        writer.add_sliding_window(c["sliding_window"])
+    scaling = c.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(scaling["factor"])
+        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+        for key, add in (("attention_factor", writer.add_rope_scaling_yarn_attn_factor),
+                         ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
+                         ("beta_slow", writer.add_rope_scaling_yarn_beta_slow)):
+            if key in scaling:
+                add(scaling[key])
+    if kind == "longrope":
+        original, most = c["original_max_position_embeddings"], c["max_position_embeddings"]
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_attn_factors(
+            float(np.sqrt(1 + np.log(most / original) / np.log(original))))
+        for which in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{which}.weight",
+                              np.array(scaling[f"{which}_factor"], np.float32))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH_NAMES_INVERSE[arch]
+                                     if hasattr(gguf, "MODEL_ARCH_NAMES_INVERSE") else
+                                     {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[arch],
+                                     c["num_hidden_layers"])
+    for name, tensor in weights.items():
+        value = tensor.numpy()
+        if arch == "llama" and ".q_proj." in name:
+            value = permute(value, heads)
+        if arch == "llama" and ".k_proj." in name:
+            value = permute(value, c["num_key_value_heads"])
+        if arch == "gemma" and name.endswith("norm.weight"):
+            value = value + 1
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")),
+                          np.ascontiguousarray(value))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def make(arch):
+    import transformers
+
+    HERE.mkdir(exist_ok=True)
+    ids = torch.randint(0, 20, (TOKENS,), generator=torch.Generator().manual_seed(3))
+    tensors, table, shapes = {"ids": ids}, {}, {}
+    for name, absent, changes, head, as_gguf in variants(arch):
+        usual = dict(head_dim=6) if arch == "qwen3" else {}
+        config = dict(model_type=arch, architectures=[NAMES[arch]]) | BASE | usual | changes
+        config = {k: v for k, v in config.items() if k not in absent}
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(config))
+            parsed = transformers.AutoConfig.from_pretrained(folder)
+        model = getattr(transformers, NAMES[arch])(parsed)
+        key = str([(k, tuple(t.shape)) for k, t in model.state_dict().items()])
+        if key not in shapes:
+            shapes[key] = f"model.{len(shapes)}"
+            weights = random_weights(model, arch, 7 + len(shapes))
+            tensors |= {f"{shapes[key]}/{k}": t for k, t in weights.items()}
+        prefix = shapes[key] + "/"
+        weights = with_head({k[len(prefix):]: t for k, t in tensors.items()
+                             if k.startswith(prefix)}, head)
+        logits = run(config, weights, ids)
+        tensors[f"logits/{name}"] = logits
+        table[name] = dict(weights=shapes[key], head=head, config=config, gguf=as_gguf)
+        print(f"{arch} {name}: deviation {logits.std():.2f}")
+        if as_gguf:
+            write_gguf(HERE / f"{arch}-{name}.gguf", arch, config, weights)
+    save_file(tensors, HERE / f"{arch}.safetensors")
+    (HERE / f"{arch}.json").write_text(json.dumps(table, indent=1) + "\n")
+
+
+def check():
+    wrong = 0
+    for path in sorted(HERE.glob("*.json")):
+        tensors = load_file(path.with_suffix(".safetensors"))
+        for name, v in json.loads(path.read_text()).items():
+            prefix = v["weights"] + "/"
+            weights = with_head({k[len(prefix):]: t for k, t in tensors.items()
+                                 if k.startswith(prefix)}, v["head"])
+            try:
+                off = (run(v["config"], weights, tensors["ids"]) - tensors[f"logits/{name}"]).abs()
+            except Exception as error:  # noqa: BLE001 (whatever it refuses a config with)
+                print(f"{path.stem} {name}: refused, {type(error).__name__}")
+                continue
+            wrong += bool(off.max() > 2e-5)
+            print(f"{path.stem} {name}: {off.max():.1e}")
+    return wrong > 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if "--check" in sys.argv:
+        sys.exit(check())
+    for arch in sys.argv[1:] or NAMES:
+        make(arch)

@@ -1,0 +1,110 @@
+// What configs mean, judged by `transformers`: the models of tests/data/parity/architectures (made
+// by make_architectures.py there), whose configs differ in one key each, from folders and from GGUF
+// files of the Python package; and tests/data/cases, models that were computed wrongly once.
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "formats/safetensors.h"
+#include "support/golden.h"
+#include "support/paths.h"
+#include "support/test_models.h"
+
+namespace reprise::test {
+namespace {
+
+constexpr double kTolerance = 2e-4;
+constexpr Machine kMachine = {"cpu", "scalar"};
+
+std::filesystem::path root() { return data_dir() / "parity/architectures"; }
+
+std::vector<float> logits_of(const std::filesystem::path& model, const std::vector<int64_t>& ids) {
+  const auto engine = load_engine(model, kMachine);
+  TokenInputs inputs;
+  inputs.ids.assign(ids.begin(), ids.end());
+  TraceOptions options;
+  options.steps = 0;
+  for (const TensorView& tensor : trace(*engine, inputs, options))
+    if (tensor.name == "logits") return to_floats(tensor);
+  ADD_FAILURE() << "no logits";
+  return {};
+}
+
+class Architectures : public ::testing::TestWithParam<std::string> {
+ protected:
+  // A folder of one variant: config.json and the tensors it has.
+  std::filesystem::path write_folder(const WeightFile& file, const Json& variant) const {
+    const std::string prefix = variant["weights"].get<std::string>() + "/";
+    const std::string head = variant["head"];
+    std::vector<TensorView> tensors;
+    for (TensorView tensor : file.tensors()) {
+      if (!tensor.name.starts_with(prefix)) continue;
+      tensor.name = tensor.name.substr(prefix.size());
+      if (tensor.name == "lm_head.weight") continue;
+      tensors.push_back(tensor);
+    }
+    if (head != "none") {
+      TensorView tensor =
+          file.get(prefix + (head == "copy" ? "model.embed_tokens.weight" : "lm_head.weight"));
+      tensor.name = "lm_head.weight";
+      tensors.push_back(tensor);
+    }
+    const std::filesystem::path folder = temp_ / "model";
+    std::filesystem::create_directories(folder);
+    write_safetensors(folder / "model.safetensors", tensors);
+    write_file_atomically(folder / "config.json", variant["config"].dump());
+    return folder;
+  }
+
+  const reprise::testing::TempFolder temp_;
+};
+
+TEST_P(Architectures, EveryKeyMeansWhatItsOwnCodeMeans) {
+  const std::string name = GetParam();
+  const WeightFile file = open_safetensors(root() / (name + ".safetensors")).weights;
+  const std::vector<int64_t> ids = to_ints(file.get("ids"));
+  int cases = 0;
+  const Json variants = load_json(root() / (name + ".json"));
+  for (const auto& [key, variant] : variants.items()) {
+    SCOPED_TRACE(name + "-" + key);
+    const std::vector<float> expected = to_floats(file.get("logits/" + key));
+    EXPECT_LE(distance(logits_of(write_folder(file, variant), ids), expected), kTolerance);
+    if (variant["gguf"]) {
+      const auto path = root() / (name + "-" + key + ".gguf");
+      EXPECT_LE(distance(logits_of(path, ids), expected), kTolerance) << "GGUF";
+    }
+    ++cases;
+  }
+  EXPECT_GE(cases, 7);
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> list;
+  for (const auto& entry : std::filesystem::directory_iterator(root()))
+    if (entry.path().extension() == ".json") list.push_back(entry.path().stem().string());
+  std::ranges::sort(list);
+  return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Architectures, ::testing::ValuesIn(names()),
+                         [](const auto& info) { return info.param; });
+
+TEST(Cases, AreComputedRight) {
+  int cases = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(data_dir() / "cases")) {
+    const std::filesystem::path& folder = entry.path();
+    if (!std::filesystem::exists(folder / "want.safetensors")) continue;
+    SCOPED_TRACE(folder.filename().string());
+    const std::filesystem::path gguf = folder / "model.gguf";
+    const auto model = std::filesystem::exists(gguf) ? gguf : folder / "model";
+    const auto ids = to_ints(open_safetensors(folder / "in.safetensors").weights.get("input_ids"));
+    const auto want =
+        to_floats(open_safetensors(folder / "want.safetensors").weights.get("logits"));
+    EXPECT_LE(distance(logits_of(model, ids), want), kTolerance);
+    ++cases;
+  }
+  EXPECT_GE(cases, 4);
+}
+
+}  // namespace
+}  // namespace reprise::test

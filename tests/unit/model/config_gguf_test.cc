@@ -1,0 +1,167 @@
+// What the keys of llama.cpp's files mean, absent ones included.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "model/arch/architecture.h"
+#include "model/load.h"
+
+namespace reprise {
+namespace {
+
+using testing::HasSubstr;
+
+// A file of two layers, 4 heads of 8, that has the required keys and the embedding only.
+GgufFile file_of(const std::string& architecture) {
+  GgufFile file;
+  const auto set = [&](const std::string& key, GgufValue value) {
+    file.metadata.set(architecture + "." + key, std::move(value));
+  };
+  file.metadata.set("general.architecture", architecture);
+  set("block_count", uint32_t{2});
+  set("context_length", uint32_t{64});
+  set("embedding_length", uint32_t{32});
+  set("feed_forward_length", uint32_t{40});
+  set("attention.head_count", uint32_t{4});
+  set("attention.layer_norm_rms_epsilon", 1e-5f);
+  file.weights = WeightFile(
+      "file.gguf", {make_view("token_embd.weight", {50, 32}, std::vector<float>(50 * 32))});
+  return file;
+}
+
+void add_tensor(GgufFile& file, const std::string& name, const std::vector<float>& values) {
+  std::vector<TensorView> tensors = file.weights.tensors();
+  tensors.push_back(make_view(name, {std::ssize(values)}, values));
+  file.weights = WeightFile("file.gguf", std::move(tensors));
+}
+
+std::string error_of(const GgufFile& file) {
+  try {
+    config_from_gguf(file);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(GgufConfig, AbsentKeysMeanWhatLlamaCppMeans) {
+  const TextConfig text = config_from_gguf(file_of("llama")).text;
+  EXPECT_EQ(text.architecture, "LlamaForCausalLM");
+  EXPECT_EQ(text.kv_heads, 4);
+  EXPECT_EQ(text.head_dim, 8);
+  EXPECT_TRUE(text.tied_head) << "no tensor output.weight";
+  EXPECT_EQ(text.ropes.at(0).theta, 10000);
+  EXPECT_EQ(text.ropes.at(0).kind, RopeConfig::Kind::Plain);
+  EXPECT_TRUE(text.ropes.at(0).interleaved);
+  EXPECT_EQ(text.blocks.at(0).window, 0);
+  EXPECT_FALSE(text.qkv_bias);
+  EXPECT_FALSE(config_from_gguf(file_of("qwen2")).text.ropes.at(0).interleaved);
+}
+
+TEST(GgufConfig, EveryArchitectureOfTheRegistry) {
+  for (const Architecture& known : architectures()) {
+    if (!known.gguf.name) continue;
+    EXPECT_EQ(config_from_gguf(file_of(known.gguf.name)).text.kind, &known);
+    EXPECT_THAT(error_of(file_of("foo")), HasSubstr(known.gguf.name));
+  }
+}
+
+TEST(GgufConfig, AWindowOfWIsWKeys) {
+  for (const char* name : {"llama", "qwen2", "phi3"}) {
+    GgufFile file = file_of(name);
+    file.metadata.set(std::string(name) + ".attention.sliding_window", uint32_t{7});
+    for (const BlockConfig& block : config_from_gguf(file).text.blocks)
+      EXPECT_EQ(block.window, 7) << name;
+  }
+}
+
+TEST(GgufConfig, RotatedComponents) {
+  GgufFile file = file_of("phi3");
+  file.metadata.set("phi3.attention.key_length", uint32_t{100});
+  const auto dim = [&](uint32_t count) {
+    file.metadata.set("phi3.rope.dimension_count", count);
+    return config_from_gguf(file).text.ropes.at(0).dim;
+  };
+  for (uint32_t count = 2; count <= 100; count += 2) EXPECT_EQ(dim(count), count);
+  file.metadata.set("phi3.rope.dimension_count", uint32_t{102});
+  EXPECT_THAT(error_of(file), HasSubstr("rope.dimension_count"));
+  file.metadata.set("phi3.rope.dimension_count", uint32_t{3});
+  EXPECT_THAT(error_of(file), HasSubstr("3 rotated components"));
+}
+
+TEST(GgufConfig, LinearScalingIsTheTypesDefault) {
+  GgufFile file = file_of("llama");
+  file.metadata.set("llama.rope.scale_linear", 2.0f);
+  EXPECT_EQ(config_from_gguf(file).text.ropes.at(0).factor, 2) << "the factor's old name";
+  file.metadata.set("llama.rope.scaling.factor", 4.0f);
+  EXPECT_EQ(config_from_gguf(file).text.ropes.at(0).kind, RopeConfig::Kind::Linear);
+  EXPECT_EQ(config_from_gguf(file).text.ropes.at(0).factor, 4);
+  add_tensor(file, "rope_freqs.weight", {1, 2, 3, 4});
+  EXPECT_EQ(config_from_gguf(file).text.ropes.at(0).long_factor,
+            std::vector<double>({4, 8, 12, 16}));
+  file.metadata.set("llama.rope.scaling.type", std::string("none"));
+  EXPECT_EQ(config_from_gguf(file).text.ropes.at(0).long_factor, std::vector<double>({1, 2, 3, 4}));
+}
+
+TEST(GgufConfig, Yarn) {
+  GgufFile file = file_of("qwen2");
+  const auto set = [&](const std::string& key, GgufValue value) {
+    file.metadata.set("qwen2.rope.scaling." + key, std::move(value));
+  };
+  const auto rope = [&] { return config_from_gguf(file).text.ropes.at(0); };
+  const double usual = 0.1 * std::log(4) + 1;
+  set("type", std::string("yarn"));
+  set("factor", 4.0f);
+  EXPECT_EQ(rope().kind, RopeConfig::Kind::Yarn);
+  EXPECT_EQ(rope().original_max_position, 64) << "absent: the context";
+  EXPECT_NEAR(rope().attention_factor, usual, 1e-6);
+  set("original_context_length", uint32_t{16});
+  set("yarn_beta_fast", 8.0f);
+  set("yarn_beta_slow", 2.0f);
+  set("yarn_log_multiplier", 0.5f);
+  EXPECT_EQ(rope().original_max_position, 16);
+  EXPECT_EQ(rope().beta_fast, 8);
+  EXPECT_EQ(rope().beta_slow, 2);
+  EXPECT_NEAR(rope().attention_factor, usual / (0.05 * std::log(4) + 1), 1e-6);
+  set("yarn_attn_factor", 1.5f);
+  EXPECT_EQ(rope().attention_factor, 1.5);
+  set("attn_factor", 2.0f);
+  EXPECT_EQ(rope().attention_factor, 3);
+  set("yarn_ext_factor", 0.5f);
+  EXPECT_THAT(error_of(file), HasSubstr("yarn_ext_factor"));
+  set("yarn_ext_factor", 1.0f);
+  add_tensor(file, "rope_freqs.weight", {1, 2, 3, 4});
+  EXPECT_THAT(error_of(file), HasSubstr("contradicts the rope factors"));
+}
+
+TEST(GgufConfig, LongRopeNeedsItsFactors) {
+  GgufFile file = file_of("phi3");
+  file.metadata.set("phi3.rope.scaling.type", std::string("longrope"));
+  EXPECT_THAT(error_of(file), HasSubstr("rope_factors_short.weight"));
+  add_tensor(file, "rope_factors_short.weight", {1, 1, 1, 1});
+  add_tensor(file, "rope_factors_long.weight", {1, 2, 3});
+  EXPECT_THAT(error_of(file), HasSubstr("expected 4 factors, found 3"));
+}
+
+TEST(GgufConfig, PartsOfOtherArchitecturesAreRefused) {
+  const std::pair<const char*, GgufValue> parts[] = {{"expert_count", uint32_t{8}},
+                                                     {"attention.causal", false},
+                                                     {"attention.scale", 0.5f},
+                                                     {"final_logit_softcapping", 30.0f},
+                                                     {"rope.scaling.type", std::string("spiral")}};
+  for (const auto& [key, value] : parts) {
+    GgufFile file = file_of("llama");
+    file.metadata.set(std::string("llama.") + key, value);
+    EXPECT_THAT(error_of(file), HasSubstr(key));
+  }
+  GgufFile file = file_of("llama");
+  file.metadata.set("llama.expert_count", uint32_t{0});
+  file.metadata.set("llama.attention.causal", true);
+  file.metadata.set("llama.logit_scale", 1.0f);
+  EXPECT_EQ(error_of(file), "");
+}
+
+}  // namespace
+}  // namespace reprise
