@@ -40,11 +40,11 @@ test-asan test-tsan: test-%: deps
 	@ctest --preset $* -j $(JOBS) $(FILTER)
 
 # What CI affords: everything that reads files or text, the model and the engine, without simde.
-ASAN_QUICK := base formats text image model engine
+ASAN_QUICK := base formats text image model engine eval trace
 test-asan-quick: deps
 	@cmake --preset asan -Wno-dev -DREPRISE_SIMDE=OFF > /dev/null
 	@cmake --build build/asan -j $(JOBS) --target $(ASAN_QUICK:%=test_%)
-	@ctest --preset asan -j $(JOBS) -L '^(fast|model|engine)$$' -E layering
+	@ctest --preset asan -j $(JOBS) -L '^(fast|model|engine)$$' -E '^(layering|add_subdirectory)$$'
 
 bench: build
 	@cmake --build $(BUILD) -j $(JOBS) --target bench_matmul bench_attention

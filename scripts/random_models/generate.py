@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from .reference import ref
 
-KINDS = ("llama", "qwen2", "phi3", "replay", "recursive", "trol-phi3", "trol-internlm2",
+KINDS = ("llama", "qwen2", "phi3", "qwen3", "gemma", "replay", "recursive", "trol-phi3", "trol-internlm2",
          "phantom-qwen2", "phantom-phi3", "phantom-internlm2")
 NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
+         "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM",
          "internlm2": "InternLM2ForCausalLM"}
 IMAGE_LORA_RANK = 256  # a constant in the official code
 
@@ -20,7 +21,7 @@ IMAGE_LORA_RANK = 256  # a constant in the official code
 def random_config(kind, r):
     family = kind.split("-")[-1]
     if family not in NAMES:
-        family = r.choice(("llama", "qwen2", "phi3"))
+        family = r.choice(("llama", "qwen2", "phi3", "qwen3", "gemma"))
     group = r.choice((1, 2, 3, 4))
     G = r.choice((1, 1, 2, 3))
     H, hd = G * group, r.choice((8, 10, 16, 24, 40, 72))
@@ -57,8 +58,24 @@ def random_config(kind, r):
     elif scaling < 0.6 and family == "llama":
         c["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
                              "high_freq_factor": 4.0, "original_max_position_embeddings": max(8, M // 8)}
-    if family == "qwen2":
+    elif scaling < 0.8 and family in ("llama", "qwen2", "qwen3"):
+        c["rope_scaling"] = {"rope_type": "yarn", "factor": r.choice((1.0, 2.0, 4.0)),
+                             "original_max_position_embeddings": max(4, M // r.choice((2, 4)))}
+        if r.random() < 0.4:
+            c["rope_scaling"] |= {"beta_fast": 8, "beta_slow": 2, "truncate": False}
+        if r.random() < 0.4:
+            c["rope_scaling"]["attention_factor"] = 1.3
+    if family in ("qwen2", "qwen3"):
         c |= {"use_sliding_window": False, "sliding_window": 3}  # off whatever its value
+        if kind in ("qwen2", "qwen3") and r.random() < 0.5:
+            L = c["num_hidden_layers"]
+            c |= {"use_sliding_window": True, "sliding_window": r.choice((1, 4, 9, n, n + 2)),
+                  "max_window_layers": r.choice((0, 0, 1, L - 1, L))}
+            if r.random() < 0.3:
+                c["layer_types"] = [r.choice(("full_attention", "sliding_attention"))
+                                    for _ in range(L)]
+    if family == "gemma":
+        c["hidden_act"] = r.choice(("gelu_pytorch_tanh", "gelu"))
     if kind == "replay":
         L = c["num_hidden_layers"]
         c["plan"] = r.choice((f"0-{L - 1},0", f"0-{L - 1}*2", f"{L - 1}-0,0-{L - 1}", f"0*3,0-{L - 1}"))
@@ -93,17 +110,25 @@ def random_config(kind, r):
 
 
 def window_keys(c):
-    """Keys a token sees, itself included; 0: all. The released code of TroL and Phantom sees one
-    more than its sliding_window says."""
-    window = c.get("sliding_window") or 0 if "Phi3" in c["architectures"][0] else 0
-    return window + 1 if window and c["release"] else window
+    """Keys a token sees in each layer, itself included; 0: all. The released code of TroL and
+    Phantom sees one more than its sliding_window says."""
+    window, L = c.get("sliding_window") or 0, c["num_hidden_layers"]
+    if "Phi3" in c["architectures"][0]:
+        return [window + 1 if window and c["release"] else window] * L
+    if not c.get("use_sliding_window"):
+        return [0] * L
+    types = c.get("layer_types") or ["sliding_attention" if i >= c["max_window_layers"] else ""
+                                     for i in range(L)]
+    return [window if t == "sliding_attention" else 0 for t in types]
 
 
 def hf_config(kind, c):
     """config.json as a release has it."""
     own = ("prefix", "vision", "image_token", "tiles", "trol", "eta", "loops", "lora_rank", "plan")
     text = {k: v for k, v in c.items() if k not in own and k not in ("window", "release")}
-    if c["hidden_size"] == c["head_dim"] * c["num_attention_heads"]:
+    wide = ("Qwen3ForCausalLM", "GemmaForCausalLM")  # whose default is another
+    if c["hidden_size"] == c["head_dim"] * c["num_attention_heads"] and \
+            c["architectures"][0] not in wide:
         del text["head_dim"]
     if kind == "trol-internlm2":
         return text | {"model_type": "internlm", "architectures": ["TroLForCausalLM"],
@@ -200,6 +225,8 @@ def make_model(folder, kind, seed):
         weights = {k: random_tensor(k, shape, g) for k, shape in internlm2_shapes(c).items()}
     else:
         weights = ref.random_weights(c, seed)
+        if "Gemma" in c["architectures"][0]:  # norms hold w of 1 + w
+            weights = {k: t - 1 if k.endswith("norm.weight") else t for k, t in weights.items()}
     kind_of = r.choice((torch.float32, torch.float32, torch.bfloat16, torch.float16))
     stored = {k: t.to(kind_of) if t.dim() > 1 else t for k, t in weights.items()}
     folder.mkdir(parents=True)

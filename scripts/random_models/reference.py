@@ -94,9 +94,10 @@ def rope(x, c, start, total):
     dim = int(c["head_dim"] * c.get("partial_rotary_factor", 1.0))
     scaling = dict(c.get("rope_scaling") or {"type": "default"})
     kind = scaling.get("type", scaling.get("rope_type"))
-    scaling["rope_type"] = "longrope" if kind in ("su", "yarn") else kind
+    phi3 = "Phi3" in c["architectures"][0]
+    scaling["rope_type"] = "longrope" if kind == "su" or kind == "yarn" and phi3 else kind
     inverse, factor = ref.inverse_frequencies(c | {"head_dim": dim, "rope_scaling": scaling}, total)
-    if kind == "yarn" and c["release"]:  # Phi-3's; transformers takes it for another name of "su"
+    if kind == "yarn" and phi3 and c["release"]:  # to transformers it is another name of "su"
         factor = 0.1 * math.log(c["max_position_embeddings"] / c["original_max_position_embeddings"]) + 1
     # Angles are rounded as the official float32 code rounds them: at position 45 an exact angle moves
     # the logits of some models by 4e-4.
@@ -117,6 +118,14 @@ def attend(q, k, v, start, scale, window):
     return (scores.masked_fill(hidden, -math.inf).softmax(-1) @ v.transpose(0, 1)).transpose(0, 1)
 
 
+def gemma(c):
+    return "Gemma" in c["architectures"][0]
+
+
+def norm(x, weight, c):
+    return ref.rms(x, weight + 1 if gemma(c) else weight, c["rms_norm_eps"])
+
+
 def visit(w, c, layer, x, cache, start, total, adapter=None, show=None, image=None):
     """One decoder layer; cache: {} or what an earlier call with it left. Returns x.
     image [n, 1]: 1 at image tokens, where InternLM2's partial LoRA is added."""
@@ -132,18 +141,20 @@ def visit(w, c, layer, x, cache, start, total, adapter=None, show=None, image=No
             return y
         return y + h @ (w[f"{p}lora.{adapter}.{key}.B"] @ w[f"{p}lora.{adapter}.{key}.A"]).T
 
-    h = ref.rms(x, w[p + "input_layernorm.weight"], c["rms_norm_eps"])
+    h = norm(x, w[p + "input_layernorm.weight"], c)
     if fused:
         q, k, v = linear(h, "self_attn.qkv_proj", "qkv").split([H * hd, G * hd, G * hd], 1)
     else:
         q, k, v = (linear(h, f"self_attn.{m}_proj", m) for m in "qkv")
-    q = rope(q.view(n, H, hd), c, start, total)
-    k = rope(k.view(n, G, hd), c, start, total)
+    q, k = q.view(n, H, hd), k.view(n, G, hd)
+    if p + "self_attn.q_norm.weight" in w:
+        q, k = (norm(t, w[f"{p}self_attn.{m}_norm.weight"], c) for m, t in (("q", q), ("k", k)))
+    q, k = rope(q, c, start, total), rope(k, c, start, total)
     v = v.reshape(n, G, hd)
     for name, t in (("k", k), ("v", v)):
         cache[name] = torch.cat([cache[name], t]) if name in cache else t
     repeat = lambda t: t.repeat_interleave(H // G, 1)
-    K, V, scale, window = repeat(cache["k"]), repeat(cache["v"]), hd**-0.5, c.get("window", 0)
+    K, V, scale, window = repeat(cache["k"]), repeat(cache["v"]), hd**-0.5, c["window"][layer]
     seen = {}
     if (eta := c.get("eta")) is None:
         o = attend(q, K, V, start, scale, window)
@@ -167,14 +178,15 @@ def visit(w, c, layer, x, cache, start, total, adapter=None, show=None, image=No
                 "vstar": (V + star[2])[start:, heads], "o1": o1, "o2": o2}
     attention = linear(o.reshape(n, H * hd), "self_attn.o_proj", "o")
     x = x + attention
-    h = ref.rms(x, w[p + "post_attention_layernorm.weight"], c["rms_norm_eps"])
+    h = norm(x, w[p + "post_attention_layernorm.weight"], c)
     if fused:
         gate, up = linear(h, "mlp.gate_up_proj", "gate_up").chunk(2, -1)
     else:
         gate, up = linear(h, "mlp.gate_proj", "gate"), linear(h, "mlp.up_proj", "up")
     if show is not None:
         show |= seen | {"attn": attention}
-    return x + linear(F.silu(gate) * up, "mlp.down_proj", "down")
+    gate = F.gelu(gate, approximate="tanh") if gemma(c) else F.silu(gate)
+    return x + linear(gate * up, "mlp.down_proj", "down")
 
 
 def forward(w, c, x, cache, start, total, traverse, image=None):
@@ -182,7 +194,7 @@ def forward(w, c, x, cache, start, total, traverse, image=None):
     out, depth = {}, 0
     p = c.get("prefix", "")
     L = c["num_hidden_layers"]
-    final = lambda t: ref.rms(t, w[p + "model.norm.weight"], c["rms_norm_eps"])
+    final = lambda t: norm(t, w[p + "model.norm.weight"], c)
     head = w[p + ("model.embed_tokens" if c["tie_word_embeddings"] else "lm_head") + ".weight"]
 
     def step(layer, x, adapter=None):
@@ -221,14 +233,15 @@ def forward(w, c, x, cache, start, total, traverse, image=None):
     return out
 
 
-def embed_table(w, c):
-    return w[c.get("prefix", "") + "model.embed_tokens.weight"]
+def embed(w, c, ids):
+    x = w[c.get("prefix", "") + "model.embed_tokens.weight"][ids]
+    return x * torch.tensor(c["hidden_size"]).sqrt().to(x.dtype) if gemma(c) else x
 
 
 def prefill(w, c, ids, pixels, cache):
     """The prompt in one call -> dict of results."""
     out, image = {}, None
-    x = embed_table(w, c)[ids]
+    x = embed(w, c, ids)
     if pixels is not None:
         clip = c["vision"]["model_type"] == "clip_vision_model"
         features, project = (clip_features, clip_project) if clip else (ref.vision_features, ref.project)
@@ -254,13 +267,13 @@ def loss_and_gradients(w, c, ids, pixels, labels):
 def run(w, c, ids, pixels, steps):
     """Everything `reprise trace --steps` writes, from a file's weights w (float64 or float32)."""
     w = llama_names(w, c)
-    table, n, cache = embed_table(w, c), len(ids), {}
+    n, cache = len(ids), {}
     out = prefill(w, c, ids, pixels, cache)
     for depth, kv in cache.items():
         out |= {f"layer.{depth}.{m}": kv[m].transpose(0, 1) for m in "kv"}  # [G, n, hd]
     rows, tokens = [out["logits"][-1]], [int(out["logits"][-1].argmax())]
     for t in range(1, steps):
-        now = forward(w, c, table[tokens[-1:]], cache, n + t - 1, n + t, traverse=False)
+        now = forward(w, c, embed(w, c, tokens[-1:]), cache, n + t - 1, n + t, traverse=False)
         if t == 1:
             out |= {f"decode.1.{k}": v for k, v in now.items()
                     if k.endswith(".out") or k.endswith("gate_w")}

@@ -5,12 +5,23 @@
 
 namespace reprise {
 
+void set_rms_norm(NormWeight& norm, const NormConfig& config) {
+  norm.kind = NormKind::Rms;
+  norm.eps = config.eps;
+  norm.offset = config.offset;
+}
+
 void Block::visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                           const TensorVisitor& visitor) {
   const int64_t d = config.d;
   const BlockConfig& block = config.blocks[static_cast<size_t>(layer)];
   const auto norm = [&](const char* key, NormWeight& w, int64_t width) {
-    visitor({names.of(key, layer) + ".weight", {width}, WeightUse::Vector, Role::Norm, &w.weight});
+    visitor({.name = names.of(key, layer) + ".weight",
+             .shape = {width},
+             .use = WeightUse::Vector,
+             .role = Role::Norm,
+             .tensor = &w.weight,
+             .offset = block.norm.offset});
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
     const std::string name = names.of(key, layer) + names.matrix_suffix;
@@ -48,6 +59,11 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   mlp_matrix("down", mlp.down);
 }
 
+void Block::set_norms(const NormConfig& config) {
+  for (NormWeight* norm : {&attn_norm, &attn.q_norm, &attn.k_norm, &mlp_norm})
+    set_rms_norm(*norm, config);
+}
+
 std::vector<std::pair<std::string, LinearWeight*>> Block::matrices(const TextConfig& config) {
   std::vector<std::pair<std::string, LinearWeight*>> list;
   if (config.fused_qkv)
@@ -76,8 +92,6 @@ std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::st
   REPRISE_CHECK(key == "down", "{}", key);
   return {d, ffn};
 }
-
-namespace {
 
 Qkv project_qkv(Backend& be, const TextConfig& config, int index, const AttentionWeights& w,
                 const VisitRows& rows, const Tensor& h) {
@@ -113,6 +127,8 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
   out.k = be.rope(out.k, rows.angles, interleaved);
   return out;
 }
+
+namespace {
 
 Tensor mlp(Backend& be, const TextConfig& config, const MlpWeights& w,
            std::span<const int32_t> adapters, const Tensor& h) {

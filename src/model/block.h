@@ -3,7 +3,6 @@
 // visit it.
 #pragma once
 
-#include <array>
 #include <span>
 #include <vector>
 
@@ -28,6 +27,9 @@ struct MlpWeights {
   LinearWeight down;      // [d, ffn]
 };
 
+// Kind, eps and offset of a norm.
+void set_rms_norm(NormWeight& norm, const NormConfig& config);
+
 struct Block {
   NormWeight attn_norm;
   AttentionWeights attn;
@@ -36,10 +38,8 @@ struct Block {
 
   void visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                      const TensorVisitor& visitor);
-  // Of any block, whether its config has them or not.
-  std::array<NormWeight*, 4> norms() {
-    return {&attn_norm, &attn.q_norm, &attn.k_norm, &mlp_norm};
-  }
+  // Kind, eps and offset of its norms; before anything runs.
+  void set_norms(const NormConfig& config);
   // Every matrix with its key ("q", "down", ...), for adapters.
   std::vector<std::pair<std::string, LinearWeight*>> matrices(const TextConfig& config);
 };
@@ -78,6 +78,10 @@ struct VisitRows {
 std::pair<int64_t, int64_t> matrix_shape(const TextConfig& config, const std::string& key);
 
 class Scheme;
+
+// Queries, keys and values of block `index`'s rows h [rows, d] (normed), after norm and rope.
+Qkv project_qkv(Backend& be, const TextConfig& config, int index, const AttentionWeights& w,
+                const VisitRows& rows, const Tensor& h);
 
 // One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
 // KV rows.

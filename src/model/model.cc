@@ -13,14 +13,8 @@ Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options)
   kv_spec_ = scheme_->kv_spec();
   kv_spec_.type = options.kv_type;
   blocks_.resize(static_cast<size_t>(config_.text.layers));
-  const auto rms_norm = [](NormWeight& norm, const NormConfig& config) {
-    norm.kind = NormKind::Rms;
-    norm.eps = config.eps;
-    norm.offset = config.offset;
-  };
-  for (size_t i = 0; i < blocks_.size(); ++i)
-    for (NormWeight* norm : blocks_[i].norms()) rms_norm(*norm, config_.text.blocks[i].norm);
-  rms_norm(final_norm_, config_.text.final_norm);
+  for (size_t i = 0; i < blocks_.size(); ++i) blocks_[i].set_norms(config_.text.blocks[i].norm);
+  set_rms_norm(final_norm_, config_.text.final_norm);
   scheme_->attach(blocks_);
   if (config_.vision) vision_.emplace(*config_.vision, config_.text.d);
 }
@@ -34,11 +28,12 @@ void Model::visit_tensors(const TensorVisitor& visitor) {
            &embed_.weight});
   for (size_t i = 0; i < blocks_.size(); ++i)
     blocks_[i].visit_tensors(text, names_, static_cast<int>(i), visitor);
-  visitor({names_.of("final_norm") + ".weight",
-           {text.d},
-           WeightUse::Vector,
-           Role::Norm,
-           &final_norm_.weight});
+  visitor({.name = names_.of("final_norm") + ".weight",
+           .shape = {text.d},
+           .use = WeightUse::Vector,
+           .role = Role::Norm,
+           .tensor = &final_norm_.weight,
+           .offset = final_norm_.offset});
   if (!text.tied_head)
     visitor({names_.of("head") + ".weight",
              {text.vocab, text.d},

@@ -33,6 +33,7 @@ struct TensorSlot {
   // Matrices stored with more dimensions (patch convolutions): bound as [shape[0], rest].
   bool flatten = false;
   const char* scheme_role = "";  // Role::Scheme: in words, for people
+  float offset = 0;  // added to the values where they are used: NormWeight::offset
 };
 
 using TensorVisitor = std::function<void(const TensorSlot&)>;

@@ -21,7 +21,7 @@ std::vector<float> initial_values(const TensorSlot& slot, double std, uint64_t s
     std::fill(values.begin(), values.end(), kLayerScale);
   } else if (is_vector && !token_or_table) {
     const bool norm_weight = slot.name.ends_with(".weight");
-    std::fill(values.begin(), values.end(), norm_weight ? 1.0f : 0.0f);
+    std::fill(values.begin(), values.end(), norm_weight ? 1.0f - slot.offset : 0.0f);
   } else if (!slot.name.ends_with(".bias")) {
     // By name, so that initial values don't depend on the order of tensors.
     const Philox random(seed, hash_bytes(slot.name));

@@ -14,6 +14,12 @@
 namespace reprise::testing {
 namespace {
 
+std::vector<std::string> names_of(const WeightFile& file) {
+  std::vector<std::string> names;
+  for (const TensorView& tensor : file.tensors()) names.push_back(tensor.name);
+  return names;
+}
+
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -74,10 +80,10 @@ TEST_F(ConvertTest, ThereAndBackWithEveryFile) {
   EXPECT_THAT(found, ::testing::UnorderedElementsAreArray(expected));
   EXPECT_EQ(read_file(folder_ / "back/config.json"), config);
   const WeightFile a = HfFolder::open(model_).weights, b = HfFolder::open(path("back")).weights;
-  EXPECT_THAT(b.names(), ::testing::UnorderedElementsAreArray(a.names()));
+  EXPECT_THAT(names_of(b), ::testing::UnorderedElementsAreArray(names_of(a)));
   const WeightFile gate = open_pt(folder_ / "back/trol_gating.pt");
-  EXPECT_THAT(gate.names(),
-              ::testing::UnorderedElementsAreArray(open_pt(model_ / "trol_gating.pt").names()));
+  EXPECT_THAT(names_of(gate),
+              ::testing::UnorderedElementsAreArray(names_of(open_pt(model_ / "trol_gating.pt"))));
   // The GGUF file runs by itself, text included.
   EXPECT_THAT(expect_ok({"run", path("m.gguf"), "--raw", "--prompt", "a", "--max-tokens", "2"}).out,
               ::testing::Not(::testing::IsEmpty()));
@@ -94,7 +100,7 @@ TEST_F(ConvertTest, TypesAndJson) {
   const HfFolder back = HfFolder::open(path("back"));
   EXPECT_EQ(back.weights.get("language_model.model.layers.0.mlp.down_proj.weight").type,
             DType::F16);
-  EXPECT_EQ(back.config["torch_dtype"], "float16");
+  EXPECT_EQ((*back.config)["torch_dtype"], "float16");
   expect_ok({"convert", model_.string(), path("q.gguf"), "--type", "q8_0", "--keep",
              "*.down_proj.weight=f16"});
   const GgufFile quantized = open_gguf(path("q.gguf"));
@@ -176,17 +182,17 @@ TEST_F(ConvertTest, WrongFolders) {
 
 // An architecture that can't be run is converted all the same, and said so.
 TEST_F(ConvertTest, UnknownArchitecture) {
-  copy_model("rrt/llama", path("gemma"));
-  edit_json(folder_ / "gemma/config.json",
-            [](Json& json) { json["architectures"] = {"GemmaForCausalLM"}; });
-  const ProgramResult result = expect_ok({"convert", path("gemma"), path("g.gguf")});
-  EXPECT_THAT(result.err, AllOf(HasSubstr("note"), HasSubstr("GemmaForCausalLM")));
+  copy_model("rrt/llama", path("gemma2"));
+  edit_json(folder_ / "gemma2/config.json",
+            [](Json& json) { json["architectures"] = {"Gemma2ForCausalLM"}; });
+  const ProgramResult result = expect_ok({"convert", path("gemma2"), path("g.gguf")});
+  EXPECT_THAT(result.err, AllOf(HasSubstr("note"), HasSubstr("Gemma2ForCausalLM")));
   expect_ok({"convert", path("g.gguf"), path("back")});
-  EXPECT_EQ(read_file(folder_ / "back/config.json"), read_file(folder_ / "gemma/config.json"));
-  expect_error({"quantize", path("gemma"), path("q.gguf"), "--type", "q8_0"},
-               HasSubstr("GemmaForCausalLM"));
-  std::filesystem::copy(model_ / "trol_gating.pt", folder_ / "gemma");
-  expect_error({"convert", path("gemma"), path("h.gguf")}, HasSubstr("trol_gating.pt"));
+  EXPECT_EQ(read_file(folder_ / "back/config.json"), read_file(folder_ / "gemma2/config.json"));
+  expect_error({"quantize", path("gemma2"), path("q.gguf"), "--type", "q8_0"},
+               HasSubstr("Gemma2ForCausalLM"));
+  std::filesystem::copy(model_ / "trol_gating.pt", folder_ / "gemma2");
+  expect_error({"convert", path("gemma2"), path("h.gguf")}, HasSubstr("trol_gating.pt"));
 }
 
 // A GGUF file that names files outside the folder it is turned into.

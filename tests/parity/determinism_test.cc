@@ -203,6 +203,13 @@ std::vector<Case> cases() {
   list.push_back({"trol_adaptive",
                   tiny_vision_language_config("trol", text("Phi3")),
                   {{"passes", 3}, {"adaptive", 0.5}}});
+  Json some_windows = text("Qwen3");  // on one layer of two
+  some_windows["use_sliding_window"] = true;
+  some_windows["sliding_window"] = 9;
+  some_windows["max_window_layers"] = 1;
+  some_windows["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
+  list.push_back({"qwen3", some_windows});
+  list.push_back({"gemma", with(text("Gemma"), "hidden_act", "gelu")});
   list.push_back({"internlm2", with(text("InternLM2"), "bias", false)});
   Json phantom = tiny_vision_language_config("phantom", text("Qwen2"));
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};

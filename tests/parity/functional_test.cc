@@ -18,6 +18,10 @@ std::vector<std::pair<std::string, Json>> models() {
   const Json qwen = tiny_text_config("Qwen2ForCausalLM");
   Json window = tiny_text_config("Phi3ForCausalLM");
   window["sliding_window"] = 6;
+  Json some_windows = tiny_text_config("Qwen3ForCausalLM");  // on one layer of two
+  some_windows["use_sliding_window"] = true;
+  some_windows["sliding_window"] = 6;
+  some_windows["max_window_layers"] = 1;
   Json phantom = tiny_vision_language_config("phantom", qwen);
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
   Json recursive = llama;
@@ -27,6 +31,8 @@ std::vector<std::pair<std::string, Json>> models() {
   return {{"llama", llama},
           {"qwen2", qwen},
           {"phi3 with a window", window},
+          {"qwen3 with a window on one layer", some_windows},
+          {"gemma", tiny_text_config("GemmaForCausalLM")},
           {"trol", tiny_vision_language_config("trol", tiny_text_config("Phi3ForCausalLM"))},
           {"phantom", phantom},
           {"recursive", recursive},

@@ -1,5 +1,5 @@
-// The recursive scheme and layer replay against golden/rrt/llama, on every instruction set and on
-// torch.
+// The recursive scheme and layer replay against golden/rrt (a Llama and a Gemma), on every
+// instruction set and on torch.
 //
 // Compared: dense.safetensors whole (logits, layer outputs, greedy tokens and logits, both rows
 // alone), and run-stepwise-0 of 3x2 and 2x3 whole: hidden state and logits of every loop, keys and
@@ -23,7 +23,7 @@ constexpr Tolerances kTolerances = {.logits = 3e-4, .hidden = 5e-4};
 constexpr Tolerances kKvTolerances = {.logits = 3e-4, .hidden = 2e-4};
 constexpr int kDenseLayers = 6;
 
-std::filesystem::path rrt() { return golden_root() / "rrt/llama"; }
+std::filesystem::path rrt(const std::string& model) { return golden_root() / "rrt" / model; }
 
 struct LoopShape {
   int blocks = 0;
@@ -38,13 +38,14 @@ int dense_layer(const LoopShape& shape, int block) {
 }
 
 // Writes a recursive model without adapters into `folder`.
-void write_recursive(const LoopShape& shape, const std::filesystem::path& folder) {
-  Json config = load_json(rrt() / "model/config.json");
+void write_recursive(const std::string& model, const LoopShape& shape,
+                     const std::filesystem::path& folder) {
+  Json config = load_json(rrt(model) / "model/config.json");
   config["num_hidden_layers"] = shape.blocks;
   config["reprise"] = {{"scheme", "recursive"},
                        {"recursive", {{"loops", shape.loops}, {"lora_rank", 0}}}};
   write_file_atomically(folder / "config.json", config.dump());
-  const WeightFile dense = open_safetensors(rrt() / "model/model.safetensors").weights;
+  const WeightFile dense = open_safetensors(rrt(model) / "model/model.safetensors").weights;
   std::vector<TensorView> tensors;
   for (const TensorView& tensor : dense.tensors())
     if (!tensor.name.starts_with("model.layers.")) tensors.push_back(tensor);
@@ -104,11 +105,15 @@ void check(LoadedModel& engine, GoldenCase golden, const std::string& plan) {
       golden.name, fmt::format("logits {:.1e} hidden {:.1e}", largest.logits, largest.hidden));
 }
 
-class Recursive : public testing::TestWithParam<Machine> {};
+class Recursive : public testing::TestWithParam<std::tuple<std::string, Machine>> {
+ protected:
+  const std::string model_ = std::get<0>(GetParam());
+  const Machine machine_ = std::get<1>(GetParam());
+};
 
 TEST_P(Recursive, DenseModel) {
-  const auto engine = load_engine(rrt() / "model", GetParam());
-  for (const GoldenCase& golden : read_cases(rrt() / "dense.safetensors")) {
+  const auto engine = load_engine(rrt(model_) / "model", machine_);
+  for (const GoldenCase& golden : read_cases(rrt(model_) / "dense.safetensors")) {
     EXPECT_GE(golden.expected.size(), 1u);
     check(*engine, golden, "");
   }
@@ -117,10 +122,10 @@ TEST_P(Recursive, DenseModel) {
 TEST_P(Recursive, LoopsOverCopiedLayers) {
   for (const LoopShape& shape : kShapes) {
     const TempFolder folder;
-    write_recursive(shape, folder.path());
-    const auto engine = load_engine(folder.path(), GetParam());
+    write_recursive(model_, shape, folder.path());
+    const auto engine = load_engine(folder.path(), machine_);
     for (const GoldenCase& golden :
-         read_cases(rrt() / shape.folder() / "run-stepwise-0.safetensors")) {
+         read_cases(rrt(model_) / shape.folder() / "run-stepwise-0.safetensors")) {
       EXPECT_GE(golden.expected.size(), static_cast<size_t>(2 * shape.loops));
       check(*engine, golden, "");
     }
@@ -128,13 +133,14 @@ TEST_P(Recursive, LoopsOverCopiedLayers) {
 }
 
 TEST_P(Recursive, ReplayPlanOnTheDenseModel) {
-  const auto engine = load_engine(rrt() / "model", GetParam());
+  const auto engine = load_engine(rrt(model_) / "model", machine_);
   const int64_t weights = engine->backend().stats().weight_bytes;
   for (const LoopShape& shape : kShapes) {
     std::string plan;
     for (int depth = 0; depth < kDenseLayers; ++depth)
       plan += fmt::format("{}{}", depth ? "," : "", dense_layer(shape, depth % shape.blocks));
-    for (GoldenCase& golden : read_cases(rrt() / shape.folder() / "run-stepwise-0.safetensors")) {
+    for (GoldenCase& golden :
+         read_cases(rrt(model_) / shape.folder() / "run-stepwise-0.safetensors")) {
       for (int loop = 0; loop < shape.loops; ++loop) {
         auto hidden = golden.expected.extract(fmt::format("exit.{}.hidden", loop));
         golden.expected[fmt::format("layer.{}.out", (loop + 1) * shape.blocks - 1)] =
@@ -148,16 +154,21 @@ TEST_P(Recursive, ReplayPlanOnTheDenseModel) {
   EXPECT_EQ(engine->backend().stats().weight_bytes, weights);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Recursive, testing::ValuesIn(machines()),
-                         [](const auto& info) { return info.param.name(); });
+INSTANTIATE_TEST_SUITE_P(All, Recursive,
+                         testing::Combine(testing::Values("llama", "gemma"),
+                                          testing::ValuesIn(machines())),
+                         [](const auto& info) {
+                           return std::get<0>(info.param) + "_" + std::get<1>(info.param).name();
+                         });
 
 TEST(RecursiveGolden, ConvertedBlocksAreTheCopiesMadeHere) {
   const LoopShape shape = kShapes[0];
-  const WeightFile golden = open_safetensors(rrt() / "3x2/convert-stepwise-0.safetensors").weights;
+  const WeightFile golden =
+      open_safetensors(rrt("llama") / "3x2/convert-stepwise-0.safetensors").weights;
   const std::vector<int64_t> layers = to_ints(golden.get("layers"));
   ASSERT_EQ(layers.size(), 3u);
   const TempFolder folder;
-  write_recursive(shape, folder.path());
+  write_recursive("llama", shape, folder.path());
   const WeightFile made = open_safetensors(folder / "model.safetensors").weights;
   const TensorNames names;
   int blocks = 0;

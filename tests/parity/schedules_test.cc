@@ -318,9 +318,7 @@ struct Kind {
 void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
 PlanOptions with_plan(const std::string& plan) {
-  PlanOptions options;
-  options.plan = plan;
-  return options;
+  return {{"plan", plan}};
 }
 
 std::vector<Kind> kinds() {
@@ -352,10 +350,8 @@ std::vector<Kind> kinds() {
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
   list.push_back({"phantom", phantom});
   const Json trol = tiny_vision_language_config("trol", text("Phi3"));
-  PlanOptions three, adaptive, one;
-  three.passes = 3;
-  adaptive.skip_below = 0.5f;
-  one.passes = 1;
+  const PlanOptions three = {{"passes", int64_t{3}}}, adaptive = {{"adaptive", 0.5}},
+                    one = {{"passes", int64_t{1}}};
   list.push_back({"trol", trol, {{}, three, adaptive, one}});
   return list;
 }

@@ -66,7 +66,7 @@ inline std::vector<float> tiny_values(const TensorSlot& slot) {
                         static_cast<double>(slot.shape.empty() ? 1 : slot.shape[0]);
   const double size = slot.use == WeightUse::Table ? 1.0 : vector ? 0.2 : 1.4 / std::sqrt(fan_in);
   for (size_t i = 0; i < values.size(); ++i)
-    values[i] = static_cast<float>((norm ? 1.0 : 0.0) + size * random.normal(i));
+    values[i] = static_cast<float>((norm ? 1.0 - slot.offset : 0.0) + size * random.normal(i));
   return values;
 }
 

@@ -1,7 +1,15 @@
 #include "model/arch/architecture.h"
 
 // The registry: one line an architecture, NAME() in its file being the function that describes it.
-#define REPRISE_ARCHITECTURES(entry) entry(llama) entry(qwen2) entry(phi3) entry(internlm2)
+// clang-format off
+#define REPRISE_ARCHITECTURES(entry) \
+  entry(llama)                       \
+  entry(qwen2)                       \
+  entry(qwen3)                       \
+  entry(phi3)                        \
+  entry(gemma)                       \
+  entry(internlm2)
+// clang-format on
 
 namespace reprise {
 

@@ -33,8 +33,8 @@ struct GgufKeys {
   }
 };
 
-// Keys that other architectures of llama.cpp have and that would change what is computed. 0 and
-// false, and `neutral`, say that they don't.
+// Keys that other architectures of llama.cpp have and that would change what is computed. The
+// second value says that they don't, and so does 0 or false, but for attention.causal.
 void refuse_unknown_parts(const GgufKeys& keys) {
   const std::pair<const char*, double> parts[] = {{"expert_count", 0},
                                                   {"expert_shared_count", 0},
@@ -68,9 +68,8 @@ void refuse_unknown_parts(const GgufKeys& keys) {
     const bool number = !std::holds_alternative<GgufArray>(*value) &&
                         !std::holds_alternative<std::string>(*value) && !flag;
     const double found = flag ? (*flag ? 1 : 0) : number ? keys.get_float(suffix) : NAN;
-    // causal is a flag whose other value counts.
-    const bool nothing = found == neutral || (found == 0 && neutral != 1) ||
-                         (found == 0 && std::string_view(suffix).ends_with("_scale"));
+    const bool nothing =
+        found == neutral || (found == 0 && std::string_view(suffix) != "attention.causal");
     if (!nothing) keys.meta.fail_at(keys.name(suffix), "is not supported in this architecture");
   }
 }
@@ -160,9 +159,10 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
   json["rope_theta"] = keys.find_float("rope.freq_base").value_or(10000.0);
   if (const int64_t dim = keys.find_int("rope.dimension_count").value_or(head_dim);
       dim != head_dim) {
-    if (dim < 2 || dim > head_dim)
-      meta.fail_at(keys.name("rope.dimension_count"),
-                   fmt::format("expected 2 to {}, found {}", head_dim, dim));
+    if (dim < (kind.rope.partial ? 2 : head_dim) || dim > head_dim)
+      meta.fail_at(
+          keys.name("rope.dimension_count"),
+          fmt::format("expected {}{}, found {}", kind.rope.partial ? "2 to " : "", head_dim, dim));
     json["partial_rotary_factor"] = partial_factor(dim, head_dim);
   }
   if (const Json scaling = rope_scaling(keys, context); !scaling.is_null())

@@ -116,9 +116,9 @@ void check_backbone(const Source& backbone, const std::string& recipe) {
       fmt::format("{}: key 'model.backbone': {}", recipe, backbone.files.path.string());
   if (backbone.config.scheme != default_scheme().name || backbone.config.vision)
     fail("{}: is a '{}' model, expected an ordinary language model", where, backbone.config.scheme);
-  const bool factors = std::ranges::any_of(
-      backbone.config.text.ropes,
-      [](const RopeConfig& rope) { return rope.kind == RopeConfig::Kind::LongRope; });
+  const bool factors = std::ranges::any_of(backbone.config.text.ropes, [](const RopeConfig& rope) {
+    return rope.kind == RopeConfig::Kind::LongRope;
+  });
   if (backbone.files.gguf && factors)
     fail(
         "{}: keeps rope factors as tensors, which config.json has no place for; use the model's "
@@ -181,6 +181,8 @@ Assembled assemble(const Recipe& recipe) {
       undo_interleaving(values, text.heads, text.head_dim);
     if (interleaved && slot.name.find(".k_proj.") != std::string::npos)
       undo_interleaving(values, text.kv_heads, text.head_dim);
+    if (slot.role == Role::Norm)  // of the language model: both files' effective weights are one
+      for (float& value : values) value += backbone->config.text.final_norm.offset - slot.offset;
     if ((slot.role == Role::Embedding || slot.role == Role::Head) && slot.shape[0] == rows + 1 &&
         view.shape.size() == 2 && view.shape[0] == rows)
       add_mean_row(values, rows, view.shape[1]);

@@ -63,6 +63,16 @@ def inverse_frequencies(c, length):
         keep = ((turns - low) / (high - low)).clamp(0, 1)
         inv = inv * (keep + (1 - keep) / scaling["factor"])
     factor = 1.0
+    if kind == "yarn":  # arXiv 2309.00071: by how often a frequency turns in the original context
+        f, original = scaling["factor"], scaling["original_max_position_embeddings"]
+        at = lambda turns: dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        low, high = at(scaling.get("beta_fast", 32)), at(scaling.get("beta_slow", 1))
+        if scaling.get("truncate", True):
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, dim - 1)
+        ramp = (torch.arange(dim // 2) - low) / ((high - low) or 0.001)
+        inv = inv * (1 - ramp.clamp(0, 1) * (1 - 1 / f))
+        factor = scaling.get("attention_factor", 0.1 * math.log(f) + 1)
     if kind == "longrope":
         original, limit = c["original_max_position_embeddings"], c["max_position_embeddings"]
         chosen = scaling["long_factor" if length > original else "short_factor"]
@@ -270,6 +280,8 @@ def tensor_shapes(c):
             shapes[f"{l}{name}.weight"] = (rows, cols)
             if c["architectures"][0] == "Qwen2ForCausalLM" and key in "qkv":
                 shapes[f"{l}{name}.bias"] = (rows,)
+            if c["architectures"][0] == "Qwen3ForCausalLM" and key in "qk":
+                shapes[f"{l}self_attn.{key}_norm.weight"] = (hd,)
             for loop in range(c.get("loops") or 0):
                 if rank := min(c["lora_rank"], rows, cols):
                     shapes[f"{l}lora.{loop}.{key}.A"] = (rank, cols)

@@ -101,14 +101,14 @@ TEST_F(TorchBlock, TraversalWithALearnedGate) {
 // Damped replay: a third of each of three updates.
 TEST_F(TorchBlock, DampedReplay) {
   make(block_config("LlamaForCausalLM"));
-  check(model->prefill_plan({.plan = "0*3"}));
+  check(model->prefill_plan({{"plan", std::string("0*3")}}));
 }
 
 // Two visits of one block leave the sum of the gradients of two copies of it.
 TEST_F(TorchBlock, GradientIsTheSumOverCopies) {
   make(block_config("LlamaForCausalLM"));
   const std::vector<float> c = in.values(x.size());
-  be->backward(weighted_sum(*be, run(model->prefill_plan({.plan = "0,0"})), c));
+  be->backward(weighted_sum(*be, run(model->prefill_plan({{"plan", std::string("0,0")}})), c));
   std::vector<std::vector<float>> shared, values;
   for (size_t i = 1; i < weights.size(); ++i) {
     shared.push_back(be->gradient(weights[i]));
@@ -134,7 +134,7 @@ TEST_F(TorchBlock, CheckpointedVisitsHaveTheSameGradients) {
   model->set_visit_wrapper([&](const Tensor& state, Model::Visitation visit) {
     return be->checkpoint(state, std::move(visit));
   });
-  check(model->prefill_plan({.plan = "0,0"}));
+  check(model->prefill_plan({{"plan", std::string("0,0")}}));
 }
 
 }  // namespace

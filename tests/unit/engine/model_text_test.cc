@@ -1,4 +1,5 @@
 // What a model's files say about its text, where model and text meet.
+#include "base/json.h"
 #include "engine/model_text.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,5 @@
 // Parts of a block, each beside the same arithmetic written out.
+#include "base/json.h"
 #include "model/block.h"
 
 #include <gtest/gtest.h>
@@ -40,6 +41,7 @@ class BlockParts : public testing::Test {
   // A block whose weights are random, by name.
   Block make_block(const TextConfig& config) {
     Block block;
+    block.set_norms(config.blocks[0].norm);
     uint64_t stream = 0;
     block.visit_tensors(config, TensorNames(), 0, [&](const TensorSlot& slot) {
       names_.push_back(slot.name);
@@ -54,7 +56,7 @@ class BlockParts : public testing::Test {
     for (size_t i = 0; i < angles.size(); ++i) angles[i] = i % 6 < 3 ? 1.0f : 0.0f;
     rows.angles = be_->from_host(angles, {kRows, 6});
     const Tensor h = be_->from_host(random_values(kRows * config.d, 99), {kRows, config.d});
-    return project_qkv(*be_, config, block.attn, rows, h);
+    return project_qkv(*be_, config, 0, block.attn, rows, h);
   }
   // values [..., 6] normed over the last dimension and weighted.
   static std::vector<float> normed(std::vector<float> values, const std::vector<float>& weight,
@@ -91,6 +93,20 @@ TEST_F(BlockParts, NormsOfEachHeadsQueriesAndKeys) {
   expect_near(be_->to_host(with.k),
               normed(be_->to_host(without.k), be_->to_host(block.attn.k_norm.weight), 1e-5f));
   EXPECT_EQ(be_->to_host(with.v), be_->to_host(without.v));
+}
+
+TEST_F(BlockParts, NormsOfOnePlusTheWeight) {
+  TextConfig config = small_config();
+  config.blocks[0].qk_norm = true;
+  config.blocks[0].norm.offset = 1;
+  const Block block = make_block(config);
+  std::vector<float> weight = be_->to_host(block.attn.q_norm.weight);
+  for (float& value : weight) value += 1;
+  const Qkv with = project(config, block);
+  config.blocks[0].qk_norm = false;
+  expect_near(be_->to_host(with.q), normed(be_->to_host(project(config, block).q), weight, 1e-5f));
+  EXPECT_EQ(block.attn_norm.offset, 1);
+  EXPECT_EQ(block.mlp_norm.offset, 1);
 }
 
 TEST_F(BlockParts, ScaledEmbeddings) {

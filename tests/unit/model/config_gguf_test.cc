@@ -89,6 +89,9 @@ TEST(GgufConfig, RotatedComponents) {
   EXPECT_THAT(error_of(file), HasSubstr("rope.dimension_count"));
   file.metadata.set("phi3.rope.dimension_count", uint32_t{3});
   EXPECT_THAT(error_of(file), HasSubstr("3 rotated components"));
+  GgufFile whole = file_of("llama");
+  whole.metadata.set("llama.rope.dimension_count", uint32_t{6});
+  EXPECT_THAT(error_of(whole), HasSubstr("rope.dimension_count': expected 8, found 6"));
 }
 
 TEST(GgufConfig, LinearScalingIsTheTypesDefault) {

@@ -1,4 +1,5 @@
 // What schemes declare: options and who refuses them, releases, chat formats, files.
+#include "base/json.h"
 #include "model/scheme.h"
 
 #include <gmock/gmock.h>

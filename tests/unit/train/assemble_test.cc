@@ -9,13 +9,13 @@
 #include "backend/train_backend.h"
 #include "base/json.h"
 #include "engine/loaded_model.h"
-#include "trace/trace.h"
 #include "formats/safetensors.h"
 #include "model/load.h"
 #include "support/golden.h"
 #include "support/test_models.h"
 #include "text/tokenizer/tokenizer_gguf.h"
 #include "text/tokenizer/tokenizer_json.h"
+#include "trace/trace.h"
 #include "train/trainer.h"
 
 namespace reprise {
@@ -35,15 +35,17 @@ class Assemble : public ::testing::Test {
     recipe_.assembly.vision_from = test::source_dir() / "models/tiny-trol.gguf";
   }
 
-  // The same model as llama.cpp would hold it: its names, its keys, rows of q and k interleaved.
-  std::filesystem::path gguf() {
+  // The same model as llama.cpp would hold it: its names, its keys, Llama's rows of q and k
+  // interleaved, Gemma's norms with 1 added.
+  std::filesystem::path gguf(const std::string& architecture = "llama") {
+    const bool llama = architecture == "llama";
     const WeightFile weights = open_safetensors(folder_ / "lm/model.safetensors").weights;
     const ModelConfig config = config_from_json(load_json(folder_ / "lm/config.json"), "config");
     const TextConfig& text = config.text;
     GgufMetadata metadata;
-    metadata.set("general.architecture", std::string("llama"));
+    metadata.set("general.architecture", architecture);
     const auto number = [&](const char* key, int64_t value) {
-      metadata.set(std::string("llama.") + key, GgufValue(static_cast<uint32_t>(value)));
+      metadata.set(architecture + "." + key, GgufValue(static_cast<uint32_t>(value)));
     };
     number("block_count", text.layers);
     number("embedding_length", text.d);
@@ -52,8 +54,10 @@ class Assemble : public ::testing::Test {
     number("attention.head_count_kv", text.kv_heads);
     number("attention.key_length", text.head_dim);
     number("context_length", text.max_position);
-    metadata.set("llama.attention.layer_norm_rms_epsilon", GgufValue(text.final_norm.eps));
-    metadata.set("llama.rope.freq_base", GgufValue(static_cast<float>(text.ropes[0].theta)));
+    metadata.set(architecture + ".attention.layer_norm_rms_epsilon",
+                 GgufValue(text.final_norm.eps));
+    metadata.set(architecture + ".rope.freq_base",
+                 GgufValue(static_cast<float>(text.ropes[0].theta)));
     TokenizerSpec spec = spec_from_files(tokenizer_files_from_folder(folder_ / "lm"));
     write_tokenizer(spec, text.vocab, metadata);
     metadata.set("tokenizer.ggml.eos_token_id", GgufValue(uint32_t{2}));
@@ -63,7 +67,9 @@ class Assemble : public ::testing::Test {
     const auto add = [&](const std::string& source, const std::string& name, int heads) {
       const TensorView& view = weights.get(source + ".weight");
       std::vector<float> values = to_floats(view);
-      if (heads > 0) {  // row 2 i + j of a head is the original's j hd/2 + i
+      if (!llama && source.ends_with("norm"))
+        for (float& value : values) value += 1;
+      if (heads > 0 && llama) {  // row 2 i + j of a head is the original's j hd/2 + i
         const std::vector<float> original = values;
         const int64_t in = view.shape[1], hd = text.head_dim;
         for (int64_t h = 0; h < heads; ++h)
@@ -74,7 +80,8 @@ class Assemble : public ::testing::Test {
       }
       tensors.push_back({make_view(name + ".weight", view.shape, values), DType::F32});
     };
-    for (const char* key : {"embed", "head", "final_norm"}) add(from.of(key), to.of(key), 0);
+    for (const char* key : {"embed", "head", "final_norm"})
+      if (weights.find(from.of(key) + ".weight")) add(from.of(key), to.of(key), 0);
     for (int layer = 0; layer < text.layers; ++layer)
       for (const std::string key :
            {"attn_norm", "q", "k", "v", "o", "mlp_norm", "gate", "up", "down"})
@@ -132,6 +139,22 @@ TEST_F(Assemble, TheBackboneKeepsItsValuesWhateverItsFile) {
   EXPECT_EQ(from_gguf.config.image_token, 320);
   EXPECT_FALSE(from_gguf.config.text.ropes[0].interleaved);
   EXPECT_EQ(values_of(from_gguf), values);
+}
+
+TEST_F(Assemble, NormsOfOnePlusTheWeightAreTheSameFromEveryFile) {
+  std::filesystem::remove_all(folder_ / "lm");
+  reprise::testing::copy_model("rrt/gemma", folder_ / "lm");
+  auto values = values_of(assemble(recipe_));
+  const WeightFile own = open_safetensors(folder_ / "lm/model.safetensors").weights;
+  const std::string norm = "model.layers.1.input_layernorm.weight";
+  EXPECT_EQ(values.at("language_model." + norm), to_floats(own.get(norm)));
+  recipe_.assembly.backbone = gguf("gemma");
+  for (const auto& [name, found] : values_of(assemble(recipe_))) {
+    const std::vector<float>& expected = values.at(name);
+    ASSERT_EQ(found.size(), expected.size()) << name;
+    for (size_t i = 0; i < found.size(); ++i)
+      ASSERT_NEAR(found[i], expected[i], 2e-7) << name;  // (1 + w) - 1 is rounded
+  }
 }
 
 TEST_F(Assemble, StepOneLeavesTheLanguageModelAndExportsAnOrdinaryModel) {
