@@ -44,9 +44,9 @@ class ConvertCommand : public Command {
     if (shard_ == 0 || shard_ > static_cast<uint64_t>(INT64_MAX))
       fail("--shard-size: expected a size above 0, as in 5GB");
     options.shard_bytes = static_cast<int64_t>(shard_);
-    const ModelSource source = open_source(flags_.source, flags_.load_options());
+    const ConversionSource source = open_source(flags_.source, flags_.load_options());
     const bool gguf = to_.empty() ? flags_.target.ends_with(".gguf") : to_ == "gguf";
-    if (!gguf && to_.empty() && source.kind == ModelSource::Kind::Folder)
+    if (!gguf && to_.empty() && source.model.kind() == ModelSource::Kind::Folder)
       fail("{}: expected a name that ends in .gguf (or --to folder, to write another folder)",
            flags_.target);
     if (!source.unknown.empty())

@@ -78,12 +78,7 @@ class InspectCommand : public Command {
 
     Json facts;
     facts["path"] = engine_.model;
-    facts["format"] = "Hugging Face";
-    if (const auto& gguf = model.files().gguf) {
-      facts["format"] = fmt::format("GGUF v{}", gguf->version);
-      if (gguf->parts.size() > 1)
-        facts["format"] = fmt::format("GGUF v{}, {} parts", gguf->version, gguf->parts.size());
-    }
+    facts["format"] = model.source().format();
     facts["architecture"] = text.architecture;
     facts["scheme"] = config.scheme;
     facts["presets"] = config.presets;
@@ -155,7 +150,7 @@ class InspectCommand : public Command {
     std::set<std::string> types;
     int64_t bytes = 0, stored = 0;
     model.visit_tensors([&](const TensorSlot& slot) {
-      const TensorView* view = model.files().weights.find(slot.name);
+      const TensorView* view = model.source().weights().find(slot.name);
       if (!view || !is_quantized(view->type) || slot.tensor->dtype() != DType::F32) return;
       types.insert(std::string(dtype_name(view->type)));
       bytes += tensor_bytes(DType::F32, slot.shape);

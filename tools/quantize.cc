@@ -65,7 +65,7 @@ class QuantizeCommand : public Command {
     if (!report_.empty()) check_output_path(report_, "--report");
     std::optional<TokenInputs> inputs;
     if (!inputs_.empty()) inputs = read_token_inputs(inputs_);
-    const ModelSource source = open_source(flags_.source, flags_.load_options());
+    const ConversionSource source = open_source(flags_.source, flags_.load_options());
     if (!source.config) fail("{}", source.unknown);
     if (!text_.empty()) tokenizer_from_model(flags_.source);
     ConvertResult result;

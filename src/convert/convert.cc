@@ -19,20 +19,20 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 
 // A pattern that no tensor has is a mistake in it.
-void check_overrides(const ModelSource& source, const TypeRules& rules) {
+void check_overrides(const ConversionSource& source, const TypeRules& rules) {
   for (const auto& [pattern, type] : rules.overrides) {
     const auto& tensors = source.weights.tensors();
     if (std::ranges::none_of(tensors, [&](const TensorView& tensor) {
           return matches_pattern(pattern, tensor.name);
         }))
-      fail("--keep '{}': no tensor of {} has such a name", pattern, source.path.string());
+      fail("--keep '{}': no tensor of {} has such a name", pattern, source.path());
   }
 }
 
 // What is to be written, and what is known about it once it has been.
 class Conversion {
  public:
-  Conversion(const ModelSource& source, const ConvertOptions& options)
+  Conversion(const ConversionSource& source, const ConvertOptions& options)
       : source_(source), options_(options), converter_(options.threads) {}
 
   void add(const TensorView& tensor, DType type, TypeNote note) {
@@ -79,7 +79,7 @@ class Conversion {
     done_ = before + static_cast<int64_t>(tensor.source.data.size());
   }
 
-  const ModelSource& source_;
+  const ConversionSource& source_;
   const ConvertOptions& options_;
   TensorConverter converter_;
   ConvertResult result_;
@@ -100,11 +100,11 @@ TensorView gguf_form(const TensorView& tensor, OrderedJson& forms) {
   return view;
 }
 
-GgufMetadata folder_metadata(const ModelSource& source) {
-  GgufMetadata metadata(source.path.string());
+GgufMetadata folder_metadata(const ConversionSource& source) {
+  GgufMetadata metadata(source.path());
   metadata.set("general.architecture", std::string("reprise"));
   std::error_code ignored;
-  const auto whole = std::filesystem::weakly_canonical(source.path, ignored);
+  const auto whole = std::filesystem::weakly_canonical(source.path(), ignored);
   metadata.set("general.name", whole.filename().string());
   metadata.set(kConfigKey, source.config_text);
   if (source.config) {
@@ -117,10 +117,11 @@ GgufMetadata folder_metadata(const ModelSource& source) {
   return metadata;
 }
 
-void check_target(const ModelSource& source, const std::filesystem::path& target, bool replace) {
+void check_target(const ConversionSource& source, const std::filesystem::path& target,
+                  bool replace) {
   std::error_code ignored;
   if (!std::filesystem::exists(target, ignored)) return;
-  if (std::filesystem::equivalent(source.path, target, ignored))
+  if (std::filesystem::equivalent(source.path(), target, ignored))
     fail("{}: is the model to be converted; it can't be the target too", target.string());
   for (const TensorView& tensor : source.weights.tensors())  // parts of a split model
     if (tensor.file && std::filesystem::equivalent(tensor.file->path(), target, ignored))
@@ -169,7 +170,7 @@ std::string config_of_type(const std::string& text, std::optional<DType> type,
 
 }  // namespace
 
-ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::path& target,
+ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesystem::path& target,
                               const ConvertOptions& options) {
   std::error_code ignored;
   if (std::filesystem::is_directory(target, ignored)) fail("{}: is a folder", target.string());
@@ -184,7 +185,8 @@ ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::
     const TensorView view = gguf_form(tensor, forms);
     tensors.push_back({view, view.type == tensor.type ? choice.type : view.type});
   }
-  GgufMetadata metadata = source.metadata ? *source.metadata : folder_metadata(source);
+  GgufMetadata metadata =
+      source.model.gguf() ? source.model.gguf()->metadata : folder_metadata(source);
   if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
   if (options.types.type || metadata.has("general.file_type")) {
     if (const auto number = file_type(conversion.partial()))
@@ -198,13 +200,13 @@ ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::
   return std::move(conversion).result();
 }
 
-ConvertResult convert_to_folder(const ModelSource& source, const std::filesystem::path& target,
+ConvertResult convert_to_folder(const ConversionSource& source, const std::filesystem::path& target,
                                 const ConvertOptions& options) {
-  if (source.kind == ModelSource::Kind::OtherGguf)
+  if (source.model.kind() == ModelSource::Kind::OtherGguf)
     fail(
         "{}: is a GGUF file of another program; only those that 'reprise convert' made from a "
         "folder turn back into one",
-        source.path.string());
+        source.path());
   if (options.types.type && is_quantized(*options.types.type))
     fail("--type: a Hugging Face folder has no type {}, expected keep, f32, f16 or bf16",
          dtype_name(*options.types.type));
@@ -234,8 +236,7 @@ ConvertResult convert_to_folder(const ModelSource& source, const std::filesystem
   }
   std::map<std::string, std::string> metadata = source.weights_metadata;
   metadata.emplace("format", "pt");  // transformers asks for it
-  const std::string config =
-      config_of_type(source.config_text, options.types.type, source.path.string());
+  const std::string config = config_of_type(source.config_text, options.types.type, source.path());
 
   write_folder_atomically(target, options.replace, [&](const std::filesystem::path& folder) {
     write_file_atomically(folder / "config.json", config);

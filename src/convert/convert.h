@@ -49,11 +49,11 @@ struct ConvertResult {
 };
 
 // Throws Error naming path and tensor; `target` is then what it was before.
-ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::path& target,
+ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesystem::path& target,
                               const ConvertOptions& options);
 // Quantized tensors become F32 (exactly) unless options.types asks for F16 or BF16; where it asks
 // for any of these three, config.json's torch_dtype says so too.
-ConvertResult convert_to_folder(const ModelSource& source, const std::filesystem::path& target,
+ConvertResult convert_to_folder(const ConversionSource& source, const std::filesystem::path& target,
                                 const ConvertOptions& options);
 
 }  // namespace reprise

@@ -4,7 +4,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "convert/file_backend.h"
-#include "formats/hf_folder.h"
 #include "formats/safetensors.h"
 #include "model/config/architecture.h"
 #include "model/scheme_type.h"
@@ -22,18 +21,18 @@ std::string unknown_reason(const Json& config, const std::string& where) {
   return where + ": unknown architecture";
 }
 
-// Reads and checks the files as for running the model; fills config, slots and weights.
-void open_model(const LoadOptions& options, ModelSource& source) {
+// Checks the files as for running the model; fills config and slots.
+void open_model(const LoadOptions& options, Problems problems, ConversionSource& source) {
   FileBackend backend;
-  const auto model = Model::load(source.path, backend, options);
+  const auto model = Model::load(source.model, backend, options, std::move(problems));
+  source.model = model->source();  // with a scheme's own tensors
   source.config = model->config();
   model->visit_tensors([&](TensorSlot slot) {
     slot.tensor = nullptr;
     source.slots.emplace(slot.name, slot);
   });
-  source.weights = model->files().weights;
   if (source.config->text.tied_head) {  // a copy of the head may be stored all the same
-    for (const TensorView& tensor : source.weights.tensors())
+    for (const TensorView& tensor : source.model.weights().tensors())
       if (!source.slot(tensor.name) &&
           (tensor.name.ends_with("lm_head.weight") || tensor.name.ends_with("output.weight")))
         source.slots.emplace(tensor.name, TensorSlot{tensor.name, tensor.shape, WeightUse::Matrix,
@@ -41,32 +40,25 @@ void open_model(const LoadOptions& options, ModelSource& source) {
   }
 }
 
-void open_folder(const LoadOptions& options, ModelSource& source) {
-  const std::filesystem::path& path = source.path;
-  source.kind = ModelSource::Kind::Folder;
-  const std::filesystem::path config = path / "config.json";
-  Json json;
-  Problems unreadable;  // said below, with all else that is wrong
-  unreadable.attempt([&] { json = load_json(config); });
-  if (!knows_architecture(json)) source.unknown = unknown_reason(json, config.string());
-  if (source.unknown.empty()) {
-    open_model(options, source);
-  } else {
-    source.weights = HfFolder::open(path).weights;
+// What a folder has beside config and tensors.
+void read_folder(ConversionSource& source) {
+  const std::filesystem::path& path = source.model.path();
+  if (!source.unknown.empty()) {
     for (const auto& entry : std::filesystem::directory_iterator(path))
       if (entry.path().extension() == ".pt")
         fail("{}: may hold a part of the model, whose architecture is unknown here ({})",
              entry.path().string(), source.unknown);
   }
-  source.config_text = read_file(config);
+  source.config_text = read_file(path / "config.json");
   const SchemeType* type = source.config ? find_scheme(source.config->scheme) : nullptr;
   source.files = read_small_files(path, type ? type->files.names : std::vector<std::string>(),
                                   source.left_out);
-  for (const TensorView& tensor : source.weights.tensors()) {
+  for (const TensorView& tensor : source.model.weights().tensors()) {
     if (!tensor.file || tensor.file->path().extension() != ".safetensors") continue;
     source.weights_metadata = open_safetensors(tensor.file->path()).metadata;
     break;  // shards have the same
   }
+  source.weights = source.model.weights();
 }
 
 // Gives tensors the types and shapes they had before they were written as GGUF.
@@ -98,16 +90,12 @@ std::vector<TensorView> restore_forms(const GgufMetadata& metadata,
   return tensors;
 }
 
-void open_gguf_file(const LoadOptions& options, ModelSource& source) {
-  GgufFile file = open_gguf(source.path);
-  const GgufMetadata& metadata = file.metadata;
-  if (const auto config = metadata.find_string(kConfigKey)) {
-    source.kind = ModelSource::Kind::OwnGguf;
-    source.config_text = *config;
+// What a GGUF file has beside them.
+void read_gguf(ConversionSource& source) {
+  const GgufMetadata& metadata = source.model.gguf()->metadata;
+  if (source.model.kind() == ModelSource::Kind::OwnGguf) {
+    source.config_text = metadata.get_string(kConfigKey);
     source.files = load_stored_files(metadata);
-    const std::string where = fmt::format("{}: key '{}'", metadata.where(), kConfigKey);
-    if (const Json json = parse_json(*config, where); !knows_architecture(json))
-      source.unknown = unknown_reason(json, where);
     if (const auto text = metadata.find_string(kWeightsMetadataKey)) {
       const std::string key = fmt::format("{}: key '{}'", metadata.where(), kWeightsMetadataKey);
       const Json json = parse_json(*text, key);
@@ -115,32 +103,32 @@ void open_gguf_file(const LoadOptions& options, ModelSource& source) {
       for (const auto& [name, value] : json.items())
         source.weights_metadata[name] = object.get_string(name);
     }
-  } else {
-    source.kind = ModelSource::Kind::OtherGguf;
   }
-  if (source.unknown.empty()) open_model(options, source);
   source.weights =
-      WeightFile(source.path.string(), restore_forms(metadata, std::move(file.weights).tensors()));
-  source.metadata = std::move(file.metadata);
+      WeightFile(source.path(), restore_forms(metadata, source.model.weights().tensors()));
 }
 
 }  // namespace
 
-const TensorSlot* ModelSource::slot(const std::string& name) const {
+const TensorSlot* ConversionSource::slot(const std::string& name) const {
   const auto it = slots.find(name);
   return it == slots.end() ? nullptr : &it->second;
 }
 
-ModelSource open_source(const std::filesystem::path& path, const LoadOptions& options) {
-  ModelSource source;
-  source.path = path;
-  if (std::filesystem::is_directory(path))
-    open_folder(options, source);
-  else if (std::filesystem::exists(path))
-    open_gguf_file(options, source);
+ConversionSource open_source(const std::filesystem::path& path, const LoadOptions& options) {
+  ConversionSource source;
+  Problems problems;  // said below, with all else that is wrong
+  source.model = ModelSource::open(path, &problems);
+  if (const auto json = source.model.config_json(); json && !knows_architecture(*json))
+    source.unknown = unknown_reason(*json, source.model.config_where());
+  if (source.unknown.empty())
+    open_model(options, std::move(problems), source);
   else
-    fail("{}: no such file or folder; expected a Hugging Face folder or a GGUF file",
-         path.string());
+    problems.raise();
+  if (source.model.folder())
+    read_folder(source);
+  else
+    read_gguf(source);
   return source;
 }
 

@@ -10,24 +10,17 @@
 #include <vector>
 
 #include "convert/stored_files.h"
-#include "formats/gguf.h"
+#include "formats/model_source.h"
 #include "model/load.h"
 #include "model/model.h"
 
 namespace reprise {
 
-struct ModelSource {
-  enum class Kind {
-    Folder,    // Hugging Face
-    OwnGguf,   // Hugging Face names, config.json inside
-    OtherGguf  // llama.cpp's names and keys
-  };
-  std::filesystem::path path;
-  Kind kind = Kind::Folder;
+struct ConversionSource {
+  ModelSource model;
   // All tensors, those of a scheme's own files included (trol_gating.*), in file order, with their
-  // true types and shapes.
+  // true types and shapes (kTensorFormsKey).
   WeightFile weights;
-  std::optional<GgufMetadata> metadata;                 // of a GGUF file
   std::string config_text;                              // config.json as it is; empty for OtherGguf
   StoredFiles files;                                    // the small files beside it
   std::vector<std::string> left_out;                    // files of a folder that won't be converted
@@ -38,14 +31,14 @@ struct ModelSource {
   std::string unknown;
   std::unordered_map<std::string, TensorSlot> slots;  // by tensor name; their `tensor` is null
 
+  std::string path() const { return model.path().string(); }
   const TensorSlot* slot(const std::string& name) const;
 };
 
 // Throws one Error that lists all that is wrong: as Model::load does.
-ModelSource open_source(const std::filesystem::path& path, const LoadOptions& options = {});
+ConversionSource open_source(const std::filesystem::path& path, const LoadOptions& options = {});
 
-// GGUF keys of what a folder has besides tensors and small files.
-inline constexpr const char* kConfigKey = "reprise.config";
+// GGUF keys of what a folder has besides tensors and small files (and kConfigKey).
 inline constexpr const char* kWeightsMetadataKey = "reprise.safetensors_metadata";  // JSON object
 // JSON object {tensor: {"dtype", "shape"}} for those that GGUF has no words for: BOOL and U8 (as
 // I8), scalars and more than four dimensions (as one).

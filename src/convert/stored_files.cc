@@ -73,16 +73,7 @@ StoredFiles load_stored_files(const GgufMetadata& metadata) {
     const std::string name = key.substr(kPrefix.size());
     if (!is_plain_name(name) || is_weights(name) || name == "config.json")
       metadata.fail_at(key, "is no name of a small file that may lie in a model folder");
-    if (const auto* text = std::get_if<std::string>(&value)) {
-      files[name] = *text;
-      continue;
-    }
-    const auto* array = std::get_if<GgufArray>(&value);
-    const auto* bytes = array ? std::get_if<std::vector<uint8_t>>(&array->items) : nullptr;
-    if (!bytes)
-      metadata.fail_at(key,
-                       "expected a string or an array of u8, found " + gguf_type_string(value));
-    files[name] = std::string(bytes->begin(), bytes->end());
+    files[name] = metadata.get_bytes(key);
   }
   if (const auto json = metadata.find_string("reprise.tokenizer_json"))  // files of version 0.1
     files.emplace("tokenizer.json", *json);

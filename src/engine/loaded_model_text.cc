@@ -8,31 +8,22 @@
 namespace reprise {
 
 const Tokenizer& LoadedModel::tokenizer() {
-  if (tokenizer_ == nullptr) {
-    const ModelFiles& files = model_->files();
-    // Our own GGUF files carry the folder's files whole; those of llama.cpp have keys for parts.
-    tokenizer_ = files.gguf ? tokenizer_from_gguf_or_files(files.gguf->metadata)
-                            : tokenizer_from_files(tokenizer_files_from_folder(files.path));
-  }
+  if (tokenizer_ == nullptr) tokenizer_ = tokenizer_of(model_->source());
   return *tokenizer_;
 }
 
 void LoadedModel::find_image_token() {
-  const ModelFiles& files = model_->files();
-  // A folder without a tokenizer can still be inspected and run on text; pictures are refused at
-  // use.
-  if (!leaves_image_token_open(config()) || (files.folder && !files.folder->has_vocabulary()))
-    return;
+  // A model without a tokenizer can still be inspected and run on token ids; pictures are refused
+  // at use.
+  if (!leaves_image_token_open(config()) || !has_tokenizer(model_->source())) return;
   if (const auto id = image_token_by_tokenizer(config(), tokenizer())) model_->set_image_token(*id);
 }
 
 const ChatFormat* LoadedModel::chat_format() {
   if (!chat_read_) {
-    const ModelFiles& files = model_->files();
     // Without a tokenizer there is no template either.
-    const bool has_tokenizer = !files.folder || files.folder->has_vocabulary();
-    chat_ = find_chat_format(options_.chat_template, config(),
-                             has_tokenizer ? &tokenizer() : nullptr, options_.model.string());
+    const Tokenizer* own = has_tokenizer(model_->source()) ? &tokenizer() : nullptr;
+    chat_ = find_chat_format(options_.chat_template, config(), own, options_.model.string());
     chat_read_ = true;
   }
   return chat_ ? &*chat_ : nullptr;

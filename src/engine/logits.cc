@@ -11,7 +11,7 @@ namespace {
 
 // The first tensor of the model's files that isn't finite, as a part of a message.
 std::string culprit(const Model& model) {
-  const WeightFile& weights = model.files().weights;
+  const WeightFile& weights = model.source().weights();
   if (weights.tensors().empty()) return "";  // made in memory
   for (const TensorView& tensor : weights.tensors()) {
     if (!is_float(tensor.type) && !is_quantized(tensor.type)) continue;

@@ -54,6 +54,7 @@ class GgufMetadata {
   double get_float(const std::string& key) const;  // F32, F64 or any integer type
   bool get_bool(const std::string& key) const;
   const std::string& get_string(const std::string& key) const;
+  std::string get_bytes(const std::string& key) const;  // a string or an array of u8
   const std::vector<std::string>& get_strings(const std::string& key) const;
   std::vector<int64_t> get_ints(const std::string& key) const;  // array of any integer type
   std::vector<float> get_floats(const std::string& key) const;  // array of F32 or F64

@@ -108,6 +108,15 @@ const std::string& GgufMetadata::get_string(const std::string& key) const {
   wrong_type(key, "a string", value);
 }
 
+std::string GgufMetadata::get_bytes(const std::string& key) const {
+  const GgufValue& value = at(key, "a string or an array of u8");
+  if (const auto* s = std::get_if<std::string>(&value)) return *s;
+  if (const auto* array = std::get_if<GgufArray>(&value))
+    if (const auto* list = std::get_if<std::vector<uint8_t>>(&array->items))
+      return std::string(list->begin(), list->end());
+  wrong_type(key, "a string or an array of u8", value);
+}
+
 const std::vector<std::string>& GgufMetadata::get_strings(const std::string& key) const {
   const GgufValue& value = at(key, "an array of strings");
   if (const auto* array = std::get_if<GgufArray>(&value))

@@ -93,6 +93,17 @@ TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
   return names;
 }
 
+ModelConfig read_config(const ModelSource& source, Problems& problems, bool& holds) {
+  if (source.folder()) return config_from_folder(*source.folder(), problems, holds);
+  ModelConfig config;
+  holds = problems.attempt([&] { config = config_from_gguf(*source.gguf()); });
+  return config;
+}
+
+TensorNames tensor_names(const ModelSource& source, const ModelConfig& config) {
+  return tensor_names(config, source.kind() == ModelSource::Kind::OtherGguf);
+}
+
 void Model::check_tensors(const WeightFile& weights, const TensorCheck& check, Problems& found) {
   std::vector<std::string> problems;
   std::set<std::string> known;
@@ -138,68 +149,47 @@ void Model::bind(const WeightFile& weights) {
   });
 }
 
-std::unique_ptr<Model> Model::load_folder(ModelFiles files, Backend& backend,
-                                          const LoadOptions& options) {
-  const std::filesystem::path& path = files.path;
+std::unique_ptr<Model> Model::load(const std::filesystem::path& path, Backend& backend,
+                                   const LoadOptions& options) {
   Problems problems;
-  files.folder = std::make_shared<HfFolder>(HfFolder::open(path, &problems));
-  const HfFolder& folder = *files.folder;
+  ModelSource source = ModelSource::open(path, &problems);
+  return load(std::move(source), backend, options, std::move(problems));
+}
+
+std::unique_ptr<Model> Model::load(ModelSource source, Backend& backend, const LoadOptions& options,
+                                   Problems problems) {
   std::unique_ptr<Model> model;
-  std::vector<TensorView> tensors = folder.weights.tensors();
   // What can be said of the files in spite of all that is wrong before is said with it.
-  if (folder.config->is_object()) {
+  if (!source.folder() || source.folder()->config->is_object()) {
     TensorCheck check;
-    const ModelConfig config = config_from_folder(folder, problems, check.shapes);
-    const SchemeType* type = find_scheme(config.scheme);
+    const ModelConfig config = read_config(source, problems, check.shapes);
+    // A GGUF file holds a scheme's own tensors among the others.
+    const SchemeType* type = source.folder() ? find_scheme(config.scheme) : nullptr;
     const SchemeFiles own = type ? type->files : SchemeFiles();
     const bool layers_known = config.text.layers > 0;
     if (layers_known) problems.attempt([&] { model.reset(new Model(config, backend, options)); });
+    std::vector<TensorView> extra;
     bool own_known = !own.read;
     if (own.read) {
       if (!layers_known) problems.attempt([&] { make_scheme(config); });  // its keys
-      own_known = problems.attempt([&] {
-        const std::vector<TensorView> extra = own.read(config, path, options.scheme);
-        tensors.insert(tensors.end(), extra.begin(), extra.end());
-      });
+      own_known = problems.attempt([&] { extra = own.read(config, source.path(), options.scheme); });
     }
     if (model) {
       check.may_be_missing = [&](const std::string& name) {
         if (std::ranges::count(own.tensors, name) > 0) return !own_known;
-        return !folder.weights_known || folder.unread_tensors.contains(name);
+        return source.may_be_unread(name);
       };
-      model->names_ = tensor_names(model->config_, /*gguf_style=*/false);
+      model->names_ = tensor_names(source, model->config_);
       problems.attempt([&] {
-        files.weights = WeightFile(path.string(), std::move(tensors));
-        model->find_head(files.weights);
-        model->check_tensors(files.weights, check, problems);
+        source.add_tensors(std::move(extra));
+        model->find_head(source.weights());
+        model->check_tensors(source.weights(), check, problems);
       });
     }
   }
   problems.raise();
-  model->bind(files.weights);
-  model->files_ = std::move(files);
-  return model;
-}
-
-std::unique_ptr<Model> Model::load(const std::filesystem::path& path, Backend& backend,
-                                   const LoadOptions& options) {
-  ModelFiles files;
-  files.path = path;
-  if (std::filesystem::is_directory(path)) return load_folder(std::move(files), backend, options);
-  if (!std::filesystem::exists(path))
-    fail("{}: no such file or folder; expected a Hugging Face folder or a GGUF file",
-         path.string());
-  files.gguf = std::make_shared<GgufFile>(open_gguf(path));
-  files.weights = files.gguf->weights;
-  std::unique_ptr<Model> model(new Model(config_from_gguf(*files.gguf), backend, options));
-  const bool own = files.gguf->metadata.has("reprise.config");
-  model->names_ = tensor_names(model->config_, /*gguf_style=*/!own);
-  model->find_head(files.weights);
-  Problems problems;
-  model->check_tensors(files.weights, {}, problems);
-  problems.raise();
-  model->bind(files.weights);
-  model->files_ = std::move(files);
+  model->bind(source.weights());
+  model->source_ = std::move(source);
   return model;
 }
 

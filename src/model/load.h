@@ -1,12 +1,16 @@
-// Reading a model's config from GGUF keys; see model.h for loading as a whole.
+// Reading a model's config from its files; see model.h for loading as a whole.
 #pragma once
 
-#include "formats/gguf.h"
-#include "formats/hf_folder.h"
+#include "formats/model_source.h"
 #include "model/config/config.h"
 #include "model/tensor_table.h"
 
 namespace reprise {
+
+// Of either kind of source, as below. What is wrong is noted; `holds`: nothing is.
+ModelConfig read_config(const ModelSource& source, Problems& problems, bool& holds);
+// How the source names the tensors of a model with this config.
+TensorNames tensor_names(const ModelSource& source, const ModelConfig& config);
 
 // From config.json and generation_config.json. What is wrong is noted, see config_from_json;
 // `holds`: nothing is wrong with config.json.

@@ -8,23 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "formats/gguf.h"
-#include "formats/hf_folder.h"
+#include "formats/model_source.h"
 #include "model/block.h"
 #include "model/run/runner.h"
 #include "model/scheme.h"
 #include "model/vision/vision.h"
 
 namespace reprise {
-
-// The files a model was loaded from, whatever their kind. All is empty where it was made in memory.
-struct ModelFiles {
-  std::filesystem::path path;        // as given
-  std::shared_ptr<HfFolder> folder;  // of a loaded model one of the two is set
-  std::shared_ptr<GgufFile> gguf;
-  // All tensors, those of a scheme's own files (trol_gating.pt) behind the others.
-  WeightFile weights;
-};
 
 class Model {
  public:
@@ -33,6 +23,9 @@ class Model {
   // nothing computes with. The backend must outlive the model.
   static std::unique_ptr<Model> load(const std::filesystem::path& path, Backend& backend,
                                      const LoadOptions& options = {});
+  // The same of what is open already; `problems`: what opening it noted.
+  static std::unique_ptr<Model> load(ModelSource source, Backend& backend,
+                                     const LoadOptions& options = {}, Problems problems = {});
   // A model with weights made by `initial` (training from scratch).
   static std::unique_ptr<Model> create(
       const ModelConfig& config, Backend& backend,
@@ -42,7 +35,8 @@ class Model {
   // For a config that leaves the image placeholder to the tokenizer. Throws Error when the
   // embedding has no such row.
   void set_image_token(int64_t id);
-  const ModelFiles& files() const { return files_; }
+  // The files it was loaded from; empty where it was made in memory.
+  const ModelSource& source() const { return source_; }
   const Scheme& scheme() const { return *scheme_; }
   Backend& backend() const { return backend_; }
   const VisionTower* vision() const { return vision_ ? &*vision_ : nullptr; }
@@ -94,8 +88,6 @@ class Model {
 
  private:
   Model(ModelConfig config, Backend& backend, const LoadOptions& options);
-  static std::unique_ptr<Model> load_folder(ModelFiles files, Backend& backend,
-                                            const LoadOptions& options);
   // How much a check of the files' tensors may rely on.
   struct TensorCheck {
     bool shapes = true;  // false: the config's sizes don't hold, only names and types count
@@ -105,7 +97,7 @@ class Model {
   void find_head(const WeightFile& weights);
   void bind(const WeightFile& weights);
   ModelConfig config_;
-  ModelFiles files_;
+  ModelSource source_;
   Backend& backend_;
   KvSpec kv_spec_;
   std::unique_ptr<Scheme> scheme_;

@@ -46,7 +46,7 @@ TrainModel make_train_model(const Recipe& recipe, Backend& backend) {
   } else {
     made.model = Model::load(recipe.from, backend);
     const std::string hint = recipe.path.string() + ": name one with key 'model.tokenizer'";
-    made.tokenizer_files = recipe.tokenizer.empty() ? tokenizer_of(made.model->files(), hint)
+    made.tokenizer_files = recipe.tokenizer.empty() ? train_tokenizer_of(made.model->source(), hint)
                                                     : read_tokenizer(recipe.tokenizer);
   }
   made.tokenizer = made.tokenizer_files.make();

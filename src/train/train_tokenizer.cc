@@ -103,25 +103,17 @@ TrainTokenizer read_tokenizer(const std::filesystem::path& path) {
   return tokenizer;
 }
 
-TrainTokenizer tokenizer_of(const ModelFiles& files, const std::string& hint) {
+TrainTokenizer train_tokenizer_of(const ModelSource& source, const std::string& hint) {
+  if (!has_tokenizer(source)) fail("{}: holds no tokenizer; {}", source.path().string(), hint);
   TrainTokenizer tokenizer;
-  tokenizer.where = files.path.string();
-  if (files.folder) {
-    tokenizer.files = tokenizer_files_from_folder(files.path);
-    if (tokenizer.files.has_vocabulary()) return tokenizer;
-  }
-  if (files.gguf) {
-    const GgufMetadata& metadata = files.gguf->metadata;
-    tokenizer.files = tokenizer_files_from_gguf(metadata);
-    if (tokenizer.files.has_vocabulary()) return tokenizer;
-    if (metadata.has("tokenizer.ggml.model")) {
-      tokenizer.keys = GgufMetadata(metadata.where());
-      for (const auto& [key, value] : metadata.entries())
-        if (key.starts_with("tokenizer.")) tokenizer.keys.set(key, value);
-      return tokenizer;
-    }
-  }
-  fail("{}: holds no tokenizer; {}", files.path.string(), hint);
+  tokenizer.where = source.path().string();
+  tokenizer.files = tokenizer_files_of(source);
+  if (tokenizer.files.has_vocabulary()) return tokenizer;
+  const GgufMetadata& metadata = source.gguf()->metadata;
+  tokenizer.keys = GgufMetadata(metadata.where());
+  for (const auto& [key, value] : metadata.entries())
+    if (key.starts_with("tokenizer.")) tokenizer.keys.set(key, value);
+  return tokenizer;
 }
 
 }  // namespace reprise

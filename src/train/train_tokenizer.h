@@ -29,6 +29,6 @@ struct TrainTokenizer {
 TrainTokenizer read_tokenizer(const std::filesystem::path& path);
 // The tokenizer inside a model's folder or file. Throws Error naming `hint` (what the user can do)
 // where there is none.
-TrainTokenizer tokenizer_of(const ModelFiles& files, const std::string& hint);
+TrainTokenizer train_tokenizer_of(const ModelSource& source, const std::string& hint);
 
 }  // namespace reprise

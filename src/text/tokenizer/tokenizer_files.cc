@@ -17,6 +17,7 @@ namespace {
 
 constexpr const char* kKeyPrefix = "reprise.files.";
 constexpr const char* kOldKey = "reprise.tokenizer_json";
+constexpr const char* kGgmlModel = "tokenizer.ggml.model";  // llama.cpp's
 constexpr size_t kMaxFileBytes = size_t{256} << 20;
 
 }  // namespace
@@ -69,18 +70,8 @@ TokenizerFiles tokenizer_files_from_gguf(const GgufMetadata& metadata) {
   files.before_name = metadata.where() + ": key '" + kKeyPrefix;
   files.after_name += '\'';
   for (const std::string& name : tokenizer_file_names()) {
-    const GgufValue* value = metadata.find(kKeyPrefix + name);
-    if (value == nullptr) continue;
-    if (const auto* text = std::get_if<std::string>(value)) {
-      files.contents[name] = *text;
-      continue;
-    }
-    const auto* array = std::get_if<GgufArray>(value);
-    const auto* bytes = array ? std::get_if<std::vector<uint8_t>>(&array->items) : nullptr;
-    if (bytes == nullptr)
-      metadata.fail_at(kKeyPrefix + name,
-                       "expected a string or an array of u8, found " + gguf_type_string(*value));
-    files.contents[name] = std::string(bytes->begin(), bytes->end());
+    if (metadata.has(kKeyPrefix + name))
+      files.contents[name] = metadata.get_bytes(kKeyPrefix + name);
   }
   if (!files.contents.empty()) return files;
   if (const auto json = metadata.find_string(kOldKey)) {
@@ -126,10 +117,29 @@ std::unique_ptr<Tokenizer> tokenizer_from_files(const TokenizerFiles& files) {
 std::unique_ptr<Tokenizer> tokenizer_from_gguf_or_files(const GgufMetadata& metadata) {
   const TokenizerFiles files = tokenizer_files_from_gguf(metadata);
   // Without keys of llama.cpp's either this says that there is no tokenizer.
-  if (files.has_vocabulary() || !metadata.has("tokenizer.ggml.model"))
-    return tokenizer_from_files(files);
-  return metadata.find_string("tokenizer.ggml.model") == "llama" ? sentencepiece_from_gguf(metadata)
-                                                                 : tokenizer_from_gguf(metadata);
+  if (files.has_vocabulary() || !metadata.has(kGgmlModel)) return tokenizer_from_files(files);
+  return metadata.find_string(kGgmlModel) == "llama" ? sentencepiece_from_gguf(metadata)
+                                                     : tokenizer_from_gguf(metadata);
+}
+
+TokenizerFiles tokenizer_files_of(const ModelSource& source) {
+  return source.gguf() ? tokenizer_files_from_gguf(source.gguf()->metadata)
+                       : tokenizer_files_from_folder(source.path());
+}
+
+bool has_tokenizer(const ModelSource& source) {
+  if (source.folder()) return source.folder()->has_vocabulary();
+  if (!source.gguf()) return false;
+  const GgufMetadata& metadata = source.gguf()->metadata;
+  for (const char* key : {kGgmlModel, kOldKey, "reprise.files.tokenizer.json",
+                          "reprise.files.tokenizer.model", "reprise.files.vocab.json"})
+    if (metadata.has(key)) return true;
+  return false;
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const ModelSource& source) {
+  return source.gguf() ? tokenizer_from_gguf_or_files(source.gguf()->metadata)
+                       : tokenizer_from_files(tokenizer_files_from_folder(source.path()));
 }
 
 std::unique_ptr<Tokenizer> tokenizer_from_model(const std::filesystem::path& model) {

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "base/json_fwd.h"
-#include "formats/gguf.h"
+#include "formats/model_source.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace reprise {
@@ -59,6 +59,13 @@ std::unique_ptr<Tokenizer> tokenizer_from_files(const TokenizerFiles& files);
 
 // The tokenizer of a model: of a folder, or of a GGUF file of ours or of llama.cpp's.
 std::unique_ptr<Tokenizer> tokenizer_from_gguf_or_files(const GgufMetadata& metadata);
+// By path: all that a folder must hold is the tokenizer.
 std::unique_ptr<Tokenizer> tokenizer_from_model(const std::filesystem::path& model);
+
+// The same questions to a model that is open. One with keys of llama.cpp's only has no files.
+TokenizerFiles tokenizer_files_of(const ModelSource& source);
+// Whether there is any vocabulary; reads none.
+bool has_tokenizer(const ModelSource& source);
+std::unique_ptr<Tokenizer> tokenizer_of(const ModelSource& source);
 
 }  // namespace reprise

@@ -14,7 +14,7 @@ namespace {
 
 // A model file that is read but not bound to a backend.
 struct Source {
-  ModelFiles files;
+  ModelSource files;
   ModelConfig config;
   TensorNames names;
 };
@@ -25,22 +25,12 @@ Source open_source(const std::filesystem::path& path, const std::string& key,
     fail("{}: key '{}': {}: no such file or folder; expected a Hugging Face folder or a GGUF file",
          recipe, key, path.string());
   Source source;
-  source.files.path = path;
-  bool gguf_style = false;
-  if (std::filesystem::is_directory(path)) {
-    source.files.folder = std::make_shared<HfFolder>(HfFolder::open(path));
-    Problems problems;
-    bool holds = true;
-    source.config = config_from_folder(*source.files.folder, problems, holds);
-    problems.raise();
-    source.files.weights = source.files.folder->weights;
-  } else {
-    source.files.gguf = std::make_shared<GgufFile>(open_gguf(path));
-    source.files.weights = source.files.gguf->weights;
-    source.config = config_from_gguf(*source.files.gguf);
-    gguf_style = !source.files.gguf->metadata.has("reprise.config");
-  }
-  source.names = tensor_names(source.config, gguf_style);
+  source.files = ModelSource::open(path);
+  Problems problems;
+  bool holds = true;
+  source.config = read_config(source.files, problems, holds);
+  problems.raise();
+  source.names = tensor_names(source.files, source.config);
   return source;
 }
 
@@ -113,13 +103,13 @@ Json new_config(const Recipe& recipe, const Source& backbone, const Json& vision
 
 void check_backbone(const Source& backbone, const std::string& recipe) {
   const std::string where =
-      fmt::format("{}: key 'model.backbone': {}", recipe, backbone.files.path.string());
+      fmt::format("{}: key 'model.backbone': {}", recipe, backbone.files.path().string());
   if (backbone.config.scheme != default_scheme().name || backbone.config.vision)
     fail("{}: is a '{}' model, expected an ordinary language model", where, backbone.config.scheme);
   const bool factors = std::ranges::any_of(backbone.config.text.ropes, [](const RopeConfig& rope) {
     return rope.kind == RopeConfig::Kind::LongRope;
   });
-  if (backbone.files.gguf && factors)
+  if (backbone.files.gguf() && factors)
     fail(
         "{}: keeps rope factors as tensors, which config.json has no place for; use the model's "
         "Hugging Face folder",
@@ -152,7 +142,7 @@ Assembled assemble(const Recipe& recipe) {
 
   Assembled out;
   out.tokenizer = recipe.tokenizer.empty()
-                      ? tokenizer_of(backbone->files, "name one with key 'model.tokenizer'")
+                      ? train_tokenizer_of(backbone->files, "name one with key 'model.tokenizer'")
                       : read_tokenizer(recipe.tokenizer);
   // A new placeholder takes a row of the embedding that no token has, else a new row.
   const int64_t rows = backbone->config.text.vocab, used = out.tokenizer.size();
@@ -174,7 +164,7 @@ Assembled assemble(const Recipe& recipe) {
     const bool vision_tensor = slot.role == Role::Vision;
     if (named == names->end() && !(vision_tensor && tower)) return fresh_values(*recipe, slot);
     const Source& source = vision_tensor ? *tower : *backbone;
-    const TensorView& view = source.files.weights.get(vision_tensor ? slot.name : named->second);
+    const TensorView& view = source.files.weights().get(vision_tensor ? slot.name : named->second);
     std::vector<float> values = to_floats(view);
     const TextConfig& text = config.text;
     if (interleaved && slot.name.find(".q_proj.") != std::string::npos)
@@ -187,7 +177,7 @@ Assembled assemble(const Recipe& recipe) {
         view.shape.size() == 2 && view.shape[0] == rows)
       add_mean_row(values, rows, view.shape[1]);
     if (static_cast<int64_t>(values.size()) != num_elements(slot.shape))
-      fail("{}: tensor '{}' has shape {}, which doesn't give {}", source.files.path.string(),
+      fail("{}: tensor '{}' has shape {}, which doesn't give {}", source.files.path().string(),
            view.name, shape_string(view.shape), shape_string(slot.shape));
     return values;
   };

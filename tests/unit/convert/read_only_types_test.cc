@@ -105,7 +105,7 @@ class ReadOnlyTypes : public ::testing::TestWithParam<DType> {
 
 TEST_P(ReadOnlyTypes, RunsAsItsValuesInF32) {
   const DType type = GetParam();
-  const ModelSource source = open_source(gguf_);
+  const ConversionSource source = open_source(gguf_);
   ConvertOptions options;
   options.types.type = DType::F32;
   const ConvertResult result = convert_to_gguf(source, folder_ / "f32.gguf", options);

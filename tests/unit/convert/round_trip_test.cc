@@ -97,7 +97,7 @@ TEST_P(RoundTrip, InShards) {
 
 // Every tensor of every case as the folder gives it, to the bit.
 TEST_P(RoundTrip, GgufComputesTheSame) {
-  const ModelSource source = open_source(model());
+  const ConversionSource source = open_source(model());
   if (!source.config) GTEST_SKIP() << source.unknown;
   convert_to_gguf(source, gguf_, {});
   test::Machine machine;  // the best that runs natively
@@ -122,7 +122,7 @@ TEST_P(RoundTrip, GgufComputesTheSame) {
 
 // Quantized files load and run, and their error is what their bits allow.
 TEST_P(RoundTrip, QuantizedRunsOnEveryInstructionSet) {
-  const ModelSource source = open_source(model());
+  const ConversionSource source = open_source(model());
   if (!source.config) GTEST_SKIP() << source.unknown;
   auto file = test::golden_root() / GetParam() / "case-text.safetensors";
   if (!std::filesystem::exists(file)) file = test::golden_root() / GetParam() / "dense.safetensors";
