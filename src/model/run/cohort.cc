@@ -6,16 +6,31 @@
 
 namespace reprise {
 
+RowStates RowStates::part(Backend& be, std::span<const int32_t> from) const {
+  const auto rows_of = [&](const Tensor& all) { return all ? be.gather_rows(all, from) : all; };
+  RowStates part = {.x = rows_of(x), .before = rows_of(before), .weight = rows_of(weight)};
+  for (const Tensor& reg : registers) part.registers.push_back(rows_of(reg));
+  for (const Tensor& angle : angles) part.angles.push_back(rows_of(angle));
+  for (size_t i = 0; i < from.size(); ++i) {
+    if (std::binary_search(active.begin(), active.end(), from[i]))
+      part.active.push_back(static_cast<int32_t>(i));
+    if (!row_adapters.empty())
+      part.row_adapters.push_back(row_adapters[static_cast<size_t>(from[i])]);
+  }
+  part.some_skip = some_skip && part.active.size() < from.size();
+  return part;
+}
+
 Cohort::Cohort(const Plan& plan, Rows rows, Tensor x, Mode mode)
     : plan_(&plan),
       writers_(plan.writers()),
       rows_(std::make_shared<const Rows>(std::move(rows))),
       mode_(mode),
       end_(plan.steps.size()),
-      x_(std::move(x)),
-      registers_(static_cast<size_t>(plan.registers)) {
-  REPRISE_CHECK(x_.rank() == 2 && x_.dim(0) == rows_->size(), "a state of {} for {} rows",
-                shape_string(x_.shape()), rows_->size());
+      states_{.x = std::move(x),
+              .registers = std::vector<Tensor>(static_cast<size_t>(plan.registers))} {
+  REPRISE_CHECK(states_.x.rank() == 2 && states_.x.dim(0) == rows_->size(),
+                "a state of {} for {} rows", shape_string(states_.x.shape()), rows_->size());
 }
 
 Cohort::~Cohort() { delist(); }

@@ -17,6 +17,23 @@ enum class Mode {
   KvOnly,    // tokens that have left: each deeper visit projects the exit state to keys and values
 };
 
+// What a cohort knows of each of its rows at the step it stands before.
+struct RowStates {
+  Tensor x;                       // [rows, d]
+  std::vector<Tensor> registers;  // [rows, d] each, or empty: not saved yet
+  // For the Mix behind the visit it stands before: that visit's input, its weight, and the rows that
+  // make the visit as a whole where others leave it out.
+  Tensor before, weight;
+  bool some_skip = false;
+  std::vector<int32_t> active;
+  // By row, for schemes whose adapters follow the kind of token; empty: the visit's own.
+  std::vector<int32_t> row_adapters;
+  std::vector<Tensor> angles;  // by rope of the config, [rows, 2 m] each
+
+  // Those of the rows `from`, ascending.
+  RowStates part(Backend& be, std::span<const int32_t> from) const;
+};
+
 class Cohort {
  public:
   // The plan must outlive the cohort; the state x is [rows, d]. Sequences' lengths advance by their
@@ -38,7 +55,7 @@ class Cohort {
   // The step it stands before; null where that is of another kind, or where it is done.
   const Visit* visit() const;
   const LoopEnd* loop_end() const;
-  const Tensor& state() const { return x_; }  // [rows, d]
+  const Tensor& state() const { return states_.x; }  // [rows, d]
 
   // Whether KV row `row` will still get these rows' entries from this cohort.
   bool will_write(int row) const;
@@ -56,16 +73,7 @@ class Cohort {
   Mode mode_;
   size_t step_ = 0;
   size_t end_;
-  Tensor x_;
-  std::vector<Tensor> registers_;
-  // For the Mix behind the visit it stands before: that visit's input, its weight, and the rows that
-  // make the visit as a whole where others leave it out.
-  Tensor before_, weight_;
-  bool some_skip_ = false;
-  std::vector<int32_t> active_;
-  // By row, for schemes whose adapters follow the kind of token; empty: the visit's own.
-  std::vector<int32_t> row_adapters_;
-  std::vector<Tensor> angles_;  // by rope of the config, [rows, 2 m] each
+  RowStates states_;
   Observer* observer_ = nullptr;
 };
 

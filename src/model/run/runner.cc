@@ -33,9 +33,7 @@ class JoinedRows {
     for (const Cohort* cohort : cohorts) {
       const Visit& visit = *cohort->visit();
       const int64_t n = cohort->rows().size();
-      if (cohort->mode() == Mode::KvOnly) {
-        some_leave_out_ = true;
-      } else {
+      if (cohort->mode() != Mode::KvOnly) {
         REPRISE_CHECK(rows_.attending == total_, "rows that attend behind rows that don't");
         rows_.attending += n;
       }
@@ -46,35 +44,38 @@ class JoinedRows {
     }
   }
 
-  // From here on a row concerns nobody but itself: those that go on behind attention.
-  void add_active(const Cohort& cohort, bool some_skip, std::span<const int32_t> active) {
+  // From here on a row concerns nobody but itself. `leaves_out`: rows that aren't in `active` don't
+  // go on behind attention.
+  void add_active(const Cohort& cohort, bool leaves_out, std::span<const int32_t> active) {
     const int64_t n = cohort.rows().size();
+    if (cohort.mode() == Mode::KvOnly || leaves_out) list_active(at_);
     if (cohort.mode() != Mode::KvOnly) {
-      if (some_skip) {
-        for (const int32_t row : active) active_.push_back(row + static_cast<int32_t>(at_));
-        some_leave_out_ = true;
-      } else {
-        for (int64_t row = at_; row < at_ + n; ++row) active_.push_back(static_cast<int32_t>(row));
-      }
+      if (leaves_out)
+        for (const int32_t row : active) rows_.active.push_back(row + static_cast<int32_t>(at_));
+      else if (!rows_.all_active)
+        append_range(at_, at_ + n);
     }
     at_ += n;
   }
 
+  // by_row: empty where all have the visit's own.
   void add_adapters(const Cohort& cohort, std::span<const int32_t> by_row) {
-    const auto n = static_cast<size_t>(cohort.rows().size());
+    const int32_t own = cohort.visit()->adapter;
+    if (by_row.empty() && own < 0 && rows_.adapters.empty()) {
+      plain_ += cohort.rows().size();
+      return;
+    }
+    rows_.adapters.resize(rows_.adapters.size() + static_cast<size_t>(std::exchange(plain_, 0)),
+                          -1);
     if (by_row.empty())
-      adapters_.insert(adapters_.end(), n, cohort.visit()->adapter);
+      rows_.adapters.insert(rows_.adapters.end(), static_cast<size_t>(cohort.rows().size()), own);
     else
-      adapters_.insert(adapters_.end(), by_row.begin(), by_row.end());
+      rows_.adapters.insert(rows_.adapters.end(), by_row.begin(), by_row.end());
   }
 
   // Once everything was added.
   VisitRows& finish(Tensor angles) {
     rows_.angles = std::move(angles);
-    const bool any = std::any_of(adapters_.begin(), adapters_.end(), [](int32_t a) { return a >= 0; });
-    if (any) rows_.adapters = std::move(adapters_);
-    if (some_leave_out_) rows_.active = std::move(active_);
-    rows_.all_active = !some_leave_out_;
     return rows_;
   }
 
@@ -104,10 +105,17 @@ class JoinedRows {
                               positions.empty() ? 0 : positions[0], visit.write});
   }
 
+  // Lists are made only where not all rows are alike: in most models they never are needed.
+  void list_active(int64_t before) {
+    if (std::exchange(rows_.all_active, false)) append_range(0, before);
+  }
+  void append_range(int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) rows_.active.push_back(static_cast<int32_t>(row));
+  }
+
   VisitRows rows_;
-  std::vector<int32_t> adapters_, active_;
-  bool some_leave_out_ = false;
   int64_t total_ = 0, at_ = 0;
+  int64_t plain_ = 0;  // rows without an adapter before the first one with
   int first_segment_ = 0;
 };
 
@@ -122,8 +130,8 @@ std::unique_ptr<Cohort> Runner::start(const Plan& plan, Rows rows, Tensor x,
     if (segment.sequence) segment.sequence->length += segment.rows;
   cohort->enlist(nullptr);
   try {
-    cohort->angles_ = model_.rope_angles(cohort->rows());
-    cohort->row_adapters_ = model_.scheme().row_adapters(cohort->rows());
+    cohort->states_.angles = model_.rope_angles(cohort->rows());
+    cohort->states_.row_adapters = model_.scheme().row_adapters(cohort->rows());
     advance(*cohort);
   } catch (...) {
     roll_back(std::move(cohort));
@@ -169,14 +177,14 @@ void Runner::visit(std::span<Cohort* const> given) const {
 
   Backend& be = model_.backend();
   JoinedRows joined(cohorts, model_.kv_spec());
-  const auto rope = static_cast<size_t>(
-      model_.config().text.blocks[static_cast<size_t>(block)].rope);
+  const auto rope =
+      static_cast<size_t>(model_.config().text.blocks[static_cast<size_t>(block)].rope);
   std::vector<Tensor> states, angles;
   for (const Cohort* cohort : cohorts) {
-    joined.add_active(*cohort, cohort->some_skip_, cohort->active_);
-    joined.add_adapters(*cohort, cohort->row_adapters_);
-    states.push_back(cohort->x_);
-    angles.push_back(cohort->angles_[rope]);
+    joined.add_active(*cohort, cohort->states_.some_skip, cohort->states_.active);
+    joined.add_adapters(*cohort, cohort->states_.row_adapters);
+    states.push_back(cohort->states_.x);
+    angles.push_back(cohort->states_.angles[rope]);
   }
   const bool one = cohorts.size() == 1;
   VisitRows& rows = joined.finish(one ? angles[0] : be.concat(angles, 0));
@@ -188,11 +196,12 @@ void Runner::visit(std::span<Cohort* const> given) const {
   int64_t first = 0;
   for (Cohort* cohort : cohorts) {
     const int64_t n = cohort->rows().size();
-    const Tensor before = cohort->x_;
-    if (cohort->mode() != Mode::KvOnly) cohort->x_ = one ? out : be.slice(out, 0, first, first + n);
+    const Tensor before = cohort->states_.x;
+    if (cohort->mode() != Mode::KvOnly)
+      cohort->states_.x = one ? out : be.slice(out, 0, first, first + n);
     first += n;
     if (cohort->mode() != Mode::KvOnly)
-      Watch(cohort->observer_, cohort->plan(), cohort->step_).step(before, cohort->x_);
+      Watch(cohort->observer_, cohort->plan(), cohort->step_).step(before, cohort->states_.x);
     ++cohort->step_;
     advance(*cohort);
   }
@@ -200,64 +209,63 @@ void Runner::visit(std::span<Cohort* const> given) const {
 
 void Runner::prepare_visit(Cohort& cohort) const {
   const Mix* mix = mix_behind(cohort);
-  cohort.some_skip_ = false;
-  cohort.active_.clear();
+  RowStates& now = cohort.states_;
+  now.some_skip = false;
+  now.active.clear();
   if (!mix) return;
   Backend& be = model_.backend();
-  cohort.before_ = cohort.x_;
-  cohort.weight_ = model_.scheme().mix_weight(be, *mix, cohort.x_);
+  now.before = now.x;
+  now.weight = model_.scheme().mix_weight(be, *mix, now.x);
   if (!mix->skips()) return;
-  cohort.active_ = active_rows(*mix, cohort.rows(), be.to_host(cohort.weight_));
-  cohort.some_skip_ = static_cast<int64_t>(cohort.active_.size()) < cohort.rows().size();
+  now.active = active_rows(*mix, cohort.rows(), be.to_host(now.weight));
+  now.some_skip = static_cast<int64_t>(now.active.size()) < cohort.rows().size();
 }
 
 void Runner::advance(Cohort& cohort) const {
   Backend& be = model_.backend();
   const Scheme& scheme = model_.scheme();
+  RowStates& now = cohort.states_;
   for (; !cohort.done(); ++cohort.step_) {
     const Step& step = cohort.plan().steps[cohort.step_];
     if (cohort.visit()) return prepare_visit(cohort);
     if (cohort.loop_end()) {
       if (cohort.mode() == Mode::Live) return;
       if (cohort.mode() == Mode::Deferred && cohort.loop_end()->norm)
-        cohort.x_ = model_.final_norm(cohort.x_);
+        now.x = model_.final_norm(now.x);
       continue;
     }
     if (cohort.mode() == Mode::KvOnly) continue;  // the exit state, whatever the depth
-    const auto kept = [&](int reg) -> Tensor& {
-      return cohort.registers_[static_cast<size_t>(reg)];
-    };
-    const Tensor before = cohort.x_;
+    const auto kept = [&](int reg) -> Tensor& { return now.registers[static_cast<size_t>(reg)]; };
+    const Tensor before = now.x;
     const Watch watch(cohort.observer_, cohort.plan(), cohort.step_);
     if (std::holds_alternative<Mix>(step.op)) {
-      watch.value("mix_w", cohort.weight_);
-      cohort.x_ = be.lerp(cohort.before_, cohort.x_, cohort.weight_);
-      cohort.before_ = cohort.weight_ = Tensor();
+      watch.value("mix_w", now.weight);
+      now.x = be.lerp(now.before, now.x, now.weight);
+      now.before = now.weight = Tensor();
     } else if (const auto* save = std::get_if<Save>(&step.op)) {
-      kept(save->reg) = cohort.x_;
+      kept(save->reg) = now.x;
     } else if (const auto* combine = std::get_if<Combine>(&step.op)) {
       const Tensor& from = kept(combine->reg);
-      cohort.x_ = be.add(from, be.add(cohort.x_, from, -1.0f), combine->alpha);
+      now.x = be.add(from, be.add(now.x, from, -1.0f), combine->alpha);
     } else if (const auto* add = std::get_if<Add>(&step.op)) {
-      cohort.x_ = be.add(cohort.x_, kept(add->reg), add->scale);
+      now.x = be.add(now.x, kept(add->reg), add->scale);
     } else if (const auto* inject = std::get_if<Inject>(&step.op)) {
-      cohort.x_ = scheme.inject(be, inject->index, cohort.x_, kept(inject->reg));
+      now.x = scheme.inject(be, inject->index, now.x, kept(inject->reg));
     } else if (const auto* norm = std::get_if<Norm>(&step.op)) {
-      cohort.x_ = norm->index < 0 ? model_.final_norm(cohort.x_)
-                                  : scheme.step_norm(be, norm->index, cohort.x_);
+      now.x = norm->index < 0 ? model_.final_norm(now.x) : scheme.step_norm(be, norm->index, now.x);
     } else if (const auto* initial = std::get_if<Initial>(&step.op)) {
-      cohort.x_ = scheme.initial_state(be, initial->index, cohort.rows());
+      now.x = scheme.initial_state(be, initial->index, cohort.rows());
     }
-    watch.step(before, cohort.x_);
+    watch.step(before, now.x);
   }
 }
 
 void Runner::pass(Cohort& cohort) const {
   const LoopEnd* end = cohort.loop_end();
   REPRISE_CHECK(end, "no loop end to pass");
-  const Tensor before = cohort.x_;
-  if (end->norm) cohort.x_ = model_.final_norm(cohort.x_);
-  Watch(cohort.observer_, cohort.plan(), cohort.step_).step(before, cohort.x_);
+  const Tensor before = cohort.states_.x;
+  if (end->norm) cohort.states_.x = model_.final_norm(cohort.states_.x);
+  Watch(cohort.observer_, cohort.plan(), cohort.step_).step(before, cohort.states_.x);
   ++cohort.step_;
   advance(cohort);
 }
@@ -269,63 +277,36 @@ std::unique_ptr<Cohort> Runner::split(Cohort& cohort, std::span<const size_t> se
                         segments.end() &&
                     segments.back() < all.size(),
                 "segments to split off");
-  Backend& be = model_.backend();
-  Rows rows[2];  // those that stay, those that go
-  std::vector<int32_t> from[2];
+  Rows stay, go;
+  std::vector<int32_t> stay_from, go_from;  // their rows in the cohort
   for (size_t i = 0; i < all.size(); ++i) {
-    const size_t side = std::binary_search(segments.begin(), segments.end(), i) ? 1 : 0;
+    const bool goes = std::binary_search(segments.begin(), segments.end(), i);
+    Rows& part = goes ? go : stay;
+    std::vector<int32_t>& from = goes ? go_from : stay_from;
     RowSegment segment = all[i];
     REPRISE_CHECK(segment.prefix < 0, "segments with a prefix belong together");
     for (int64_t r = segment.first_row; r < segment.first_row + segment.rows; ++r) {
       const auto row = static_cast<size_t>(r);
-      from[side].push_back(static_cast<int32_t>(r));
-      rows[side].positions.push_back(cohort.rows().positions[row]);
-      if (!cohort.rows().is_image.empty())
-        rows[side].is_image.push_back(cohort.rows().is_image[row]);
+      from.push_back(static_cast<int32_t>(r));
+      part.positions.push_back(cohort.rows().positions[row]);
+      if (!cohort.rows().is_image.empty()) part.is_image.push_back(cohort.rows().is_image[row]);
     }
-    segment.first_row = rows[side].size() - segment.rows;
-    rows[side].segments.push_back(segment);
+    segment.first_row = part.size() - segment.rows;
+    part.segments.push_back(segment);
   }
-  const auto part = [&](const Tensor& x, size_t side) {
-    return x ? be.gather_rows(x, from[side]) : x;
-  };
-  const auto fill = [&](Cohort& to, size_t side) {
-    to.step_ = cohort.step_;
-    to.end_ = cohort.end_;
-    for (size_t i = 0; i < to.registers_.size(); ++i)
-      to.registers_[i] = part(cohort.registers_[i], side);
-    to.before_ = part(cohort.before_, side);
-    to.weight_ = part(cohort.weight_, side);
-    to.some_skip_ = false;
-    to.active_.clear();
-    for (size_t i = 0; i < from[side].size(); ++i)
-      if (std::binary_search(cohort.active_.begin(), cohort.active_.end(), from[side][i]))
-        to.active_.push_back(static_cast<int32_t>(i));
-    to.some_skip_ = cohort.some_skip_ && to.active_.size() < from[side].size();
-    if (!cohort.row_adapters_.empty())
-      for (const int32_t row : from[side])
-        to.row_adapters_.push_back(cohort.row_adapters_[static_cast<size_t>(row)]);
-    for (const Tensor& angles : cohort.angles_) to.angles_.push_back(part(angles, side));
-  };
-  auto gone = std::make_unique<Cohort>(cohort.plan(), std::move(rows[1]), part(cohort.x_, 1),
-                                       cohort.mode());
-  fill(*gone, 1);
-  Cohort stays(cohort.plan(), std::move(rows[0]), part(cohort.x_, 0), cohort.mode());
-  fill(stays, 0);
-
+  Backend& be = model_.backend();
+  RowStates stays = cohort.states_.part(be, stay_from);
+  auto gone = std::make_unique<Cohort>(cohort.plan(), std::move(go),
+                                       be.gather_rows(cohort.states_.x, go_from), cohort.mode());
+  gone->states_ = cohort.states_.part(be, go_from);
+  gone->step_ = cohort.step_;
+  gone->end_ = cohort.end_;
+  gone->writers_ = cohort.writers_;
   gone->enlist(&cohort);
   for (const RowSegment& segment : gone->rows().segments)
     if (segment.sequence) std::erase(segment.sequence->under_way, &cohort);
-  cohort.rows_ = std::move(stays.rows_);
-  stays.rows_ = std::make_shared<const Rows>();
-  cohort.x_ = stays.x_;
-  cohort.registers_ = std::move(stays.registers_);
-  cohort.before_ = stays.before_;
-  cohort.weight_ = stays.weight_;
-  cohort.some_skip_ = stays.some_skip_;
-  cohort.active_ = std::move(stays.active_);
-  cohort.row_adapters_ = std::move(stays.row_adapters_);
-  cohort.angles_ = std::move(stays.angles_);
+  cohort.rows_ = std::make_shared<const Rows>(std::move(stay));
+  cohort.states_ = std::move(stays);
   return gone;
 }
 
@@ -344,19 +325,18 @@ std::unique_ptr<Cohort> Runner::leave(Cohort& cohort, ExitKv policy) const {
                     steps.begin() + static_cast<std::ptrdiff_t>(next),
                     [](const Step& step) { return std::holds_alternative<Visit>(step.op); });
     if (deeper) {
-      rest = std::make_unique<Cohort>(
-          cohort.plan(), cohort.rows(), cohort.x_,
-          policy == ExitKv::Propagate ? Mode::KvOnly : Mode::Deferred);
+      rest = std::make_unique<Cohort>(cohort.plan(), cohort.rows(), cohort.states_.x,
+                                      policy == ExitKv::Propagate ? Mode::KvOnly : Mode::Deferred);
       rest->step_ = here;
       rest->end_ = next;
-      rest->registers_ = cohort.registers_;
-      rest->row_adapters_ = cohort.row_adapters_;
-      rest->angles_ = cohort.angles_;
+      rest->states_.registers = cohort.states_.registers;
+      rest->states_.row_adapters = cohort.states_.row_adapters;
+      rest->states_.angles = cohort.states_.angles;
       rest->enlist(&cohort);
     }
   }
-  const Tensor before = cohort.x_;
-  Watch(cohort.observer_, cohort.plan(), cohort.step_).step(before, cohort.x_);
+  const Tensor before = cohort.states_.x;
+  Watch(cohort.observer_, cohort.plan(), cohort.step_).step(before, cohort.states_.x);
   // What the cohort won't run it won't write.
   for (int& writer : cohort.writers_)
     if (writer >= static_cast<int>(here) && writer < static_cast<int>(next)) writer = -1;
@@ -378,8 +358,9 @@ void Runner::share(Cohort& cohort, size_t end) const {
     }
     const auto from = row_of.find(visit->block);
     if (from == row_of.end())
-      fail("exit KV 'share': block {} is not visited before the exit, so it has no entries to share",
-           visit->block);
+      fail(
+          "exit KV 'share': block {} is not visited before the exit, so it has no entries to share",
+          visit->block);
     for (const RowSegment& segment : cohort.rows().segments) {
       if (!segment.sequence) continue;
       auto& kv = segment.sequence->kv;
