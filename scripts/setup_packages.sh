@@ -7,7 +7,7 @@ packages=(
   libfmt-dev nlohmann-json3-dev libcli11-dev libyaml-cpp-dev zlib1g-dev
   libpcre2-dev libutf8proc-dev libpng-dev libjpeg62-turbo-dev libedit-dev
   libsentencepiece-dev nettle-dev
-  libgtest-dev libgmock-dev libsimde-dev
+  libgtest-dev libgmock-dev libsimde-dev qemu-user
 )
 
 missing=()

@@ -56,7 +56,7 @@ int64_t status_bytes(const std::string& field) {
 // What is measured: a model with a choice of plans.
 struct Subject {
   std::string name;
-  std::shared_ptr<LoadedModel> engine;
+  std::shared_ptr<LoadedModel> loaded;
   std::shared_ptr<const Plans> plans;
 };
 
@@ -73,14 +73,13 @@ class BenchCommand : public Command {
     app.description("Measures a model's speed and memory, or two models' side by side");
     app.footer(
         "Prompts are random token ids. With --beside or another --beside- option, repetitions\n"
-        "alternate between the two and every pair gives a ratio (first by second). The second "
-        "one\n"
-        "has the --beside- options alone; without --beside it is the same model.\n"
+        "alternate between the two and every pair gives a ratio (first by second). The\n"
+        "second one has the --beside- options alone; without --beside it is the same model.\n"
         "Examples:\n"
         "  reprise bench model.gguf --prefill 512 --decode 512 --decode 2000\n"
         "  reprise bench model.gguf --plan 0-23,10-14 --beside model.gguf\n"
         "  reprise bench model.gguf --beside dense.gguf --decode 512 --json");
-    engine_.add(app);
+    flags_.add(app);
     add_plan_options(app, plan_);
     beside_ = app.add_option("--beside", beside_model_, "A second model to alternate with")
                   ->type_name("MODEL");
@@ -143,17 +142,17 @@ class BenchCommand : public Command {
   }
 
   void load() {
-    LoadedModelOptions options = engine_.options();
-    const auto add = [&](std::shared_ptr<LoadedModel> engine, const PlanOptions& plan) {
-      std::string name = engine->options().model.filename().string() + plan.command_line();
-      const auto plans = make_plans(engine->model(), plan);
-      subjects_.push_back({std::move(name), std::move(engine), plans});
+    LoadedModelOptions options = flags_.options();
+    const auto add = [&](std::shared_ptr<LoadedModel> loaded, const PlanOptions& plan) {
+      std::string name = loaded->options().model.filename().string() + plan.command_line();
+      const auto plans = make_plans(loaded->model(), plan);
+      subjects_.push_back({std::move(name), std::move(loaded), plans});
     };
     add(LoadedModel::load(options), plan_);
     rss_after_load_ = status_bytes("VmHWM");
     if (beside_->count() == 0 && beside_plan_.empty() && beside_load_.empty()) return;
     if (beside_->count() == 0 && beside_load_.empty())
-      return add(subjects_[0].engine, beside_plan_);
+      return add(subjects_[0].loaded, beside_plan_);
     if (beside_->count() > 0) options.model = beside_model_;
     options.load.scheme = beside_load_;
     add(LoadedModel::load(options), beside_plan_);
@@ -162,14 +161,14 @@ class BenchCommand : public Command {
   // Ids that any vocabulary of the subjects has, the picture's placeholder left out.
   std::vector<int32_t> random_ids(int64_t count) {
     int64_t vocab = int64_t{1} << 31;
-    for (const Subject& s : subjects_) vocab = std::min(vocab, s.engine->config().text.vocab);
+    for (const Subject& s : subjects_) vocab = std::min(vocab, s.loaded->config().text.vocab);
     std::vector<int32_t> ids(static_cast<size_t>(count));
     std::mt19937_64 random(seed_);
     for (int32_t& id : ids) {
       do {
         id = static_cast<int32_t>(random() % static_cast<uint64_t>(vocab));
       } while (std::any_of(subjects_.begin(), subjects_.end(),
-                           [&](const Subject& s) { return id == s.engine->config().image_token; }));
+                           [&](const Subject& s) { return id == s.loaded->config().image_token; }));
     }
     return ids;
   }
@@ -185,7 +184,7 @@ class BenchCommand : public Command {
     Measurement& m = add_measurement(fmt::format("prefill {}", n), n);
     for (int r = 0; r < repeat_; ++r)
       for (size_t i = 0; i < subjects_.size(); ++i) {
-        Session session(subjects_[i].engine->model(), subjects_[i].plans, chunk_);
+        Session session(subjects_[i].loaded->model(), subjects_[i].plans, chunk_);
         m.seconds[i].push_back(seconds_of([&] { session.prefill(prompt); }));
       }
   }
@@ -198,7 +197,7 @@ class BenchCommand : public Command {
     for (int r = 0; r < repeat_; ++r) {
       std::vector<Session> sessions;
       for (size_t i = 0; i < subjects_.size(); ++i) {
-        sessions.emplace_back(subjects_[i].engine->model(), subjects_[i].plans, chunk_);
+        sessions.emplace_back(subjects_[i].loaded->model(), subjects_[i].plans, chunk_);
         sessions.back().prefill(prompt, &prefixes[i]);
       }
       for (const int32_t id : next)
@@ -220,7 +219,7 @@ class BenchCommand : public Command {
 
   // Of a request in decode with so many tokens, those that a decode step reads.
   static int64_t kv_bytes(const Subject& s, int64_t tokens) {
-    return tokens * s.plans->decode.visits() * s.engine->model().kv_spec().bytes_per_token();
+    return tokens * s.plans->decode.visits() * s.loaded->model().kv_spec().bytes_per_token();
   }
 
   void measure_question() {
@@ -230,9 +229,9 @@ class BenchCommand : public Command {
     int64_t prompt_tokens = 0;
     for (int r = 0; r < repeat_; ++r)
       for (size_t i = 0; i < subjects_.size(); ++i) {
-        Model& model = subjects_[i].engine->model();
+        Model& model = subjects_[i].loaded->model();
         if (!model.vision())
-          fail("--question: {} takes text only", subjects_[i].engine->options().model.string());
+          fail("--question: {} takes text only", subjects_[i].loaded->options().model.string());
         PixelTiles pixels;
         pixels.tiles = tiles_;
         const int64_t size = model.vision()->config().image_size;
@@ -273,12 +272,12 @@ class BenchCommand : public Command {
   Json report() const {
     Json facts;
     facts["machine"] = {{"processor", processor()},
-                        {"backend", subjects_[0].engine->backend().description()},
+                        {"backend", subjects_[0].loaded->backend().description()},
                         {"clock", processor_time_ ? "processor time" : "elapsed time"}};
     facts["subjects"] = Json::array();
     for (const Subject& s : subjects_) {
-      Model& model = s.engine->model();
-      const BackendStats stats = s.engine->backend().stats();
+      Model& model = s.loaded->model();
+      const BackendStats stats = s.loaded->backend().stats();
       facts["subjects"].push_back({{"name", s.name},
                                    {"parameters", model.parameters()},
                                    {"prefill_visits", s.plans->prefill.visits()},
@@ -287,7 +286,7 @@ class BenchCommand : public Command {
                                    {"decode_weight_bytes", decode_weight_bytes(model)},
                                    {"workspace_peak", stats.workspace_peak},
                                    {"kv_bytes_per_token", kv_bytes(s, 1)},
-                                   {"load_seconds", s.engine->load_seconds()}});
+                                   {"load_seconds", s.loaded->load_seconds()}});
     }
     facts["measurements"] = Json::array();
     for (const Measurement& m : measurements_) {
@@ -341,7 +340,7 @@ class BenchCommand : public Command {
     }
   }
 
-  EngineFlags engine_;
+  ModelFlags flags_;
   PlanOptions plan_;
   cli::Option* beside_ = nullptr;
   std::string beside_model_;

@@ -25,8 +25,8 @@ class EvalCommand : public Command {
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --json\n"
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --blind\n"
         "  reprise eval model.gguf --qa test.jsonl --images pictures --beams 5");
-    engine_.add(app);
-    engine_.add_chat_template(app);
+    flags_.add(app);
+    flags_.add_chat_template(app);
     add_plan_options(app, generator_.plan);
     auto* what = app.add_option_group("measure");
     what->add_option("--perplexity", text_, "A text file")->type_name("FILE");
@@ -63,30 +63,30 @@ class EvalCommand : public Command {
 
  private:
   // The same model with F32 activations, where that makes a difference; else null.
-  std::unique_ptr<LoadedModel> reference(LoadedModel& engine) const {
-    if (no_kl_ || !engine.quantizes_activations()) return nullptr;
-    return LoadedModel::load(exact_activations(engine.options()));
+  std::unique_ptr<LoadedModel> reference(LoadedModel& loaded) const {
+    if (no_kl_ || !loaded.quantizes_activations()) return nullptr;
+    return LoadedModel::load(exact_activations(loaded.options()));
   }
 
   int measure_perplexity() {
-    const LoadedModelOptions options = engine_.options();
+    const LoadedModelOptions options = flags_.options();
     std::string text = read_file(text_);
     if (text.ends_with('\n')) text.pop_back();  // as llama.cpp's tool reads its file
-    const auto engine = LoadedModel::load(options);
-    const int64_t limit = engine->context_limit();
+    const auto loaded = LoadedModel::load(options);
+    const int64_t limit = loaded->context_limit();
     if (limit > 0 && context_ > limit) {
       fail("--ctx {}: the model's context is {}", context_, limit);
     }
-    const std::optional<int32_t> bos = engine->added_bos();
-    std::vector<int32_t> tokens = engine->tokenizer().encode(text, {.parse_special = false});
+    const std::optional<int32_t> bos = loaded->added_bos();
+    std::vector<int32_t> tokens = loaded->tokenizer().encode(text, {.parse_special = false});
     if (bos) tokens.insert(tokens.begin(), *bos);
-    const auto exact = reference(*engine);
+    const auto exact = reference(*loaded);
     Progress progress("perplexity");
     const auto logits = [&](LoadedModel& one) {
       return window_logits(one.model(), make_plans(one.model(), generator_.plan), generator_.chunk);
     };
     const PerplexityResult result =
-        perplexity(tokens, context_, bos, logits(*engine), exact ? logits(*exact) : WindowLogits(),
+        perplexity(tokens, context_, bos, logits(*loaded), exact ? logits(*exact) : WindowLogits(),
                    [&](int64_t done, int64_t windows, double value) {
                      progress.update(done, windows, fmt::format("{:.4f}", value));
                    });
@@ -97,7 +97,7 @@ class EvalCommand : public Command {
                    {"ctx", context_},
                    {"windows", result.windows},
                    {"tokens", result.tokens},
-                   {"backend", engine->backend().description()}};
+                   {"backend", loaded->backend().description()}};
     if (exact) report["kl_divergence"] = result.kl_divergence;
     if (json_) {
       print_json(report);
@@ -111,19 +111,19 @@ class EvalCommand : public Command {
   }
 
   int answer() {
-    const LoadedModelOptions options = engine_.options();
+    const LoadedModelOptions options = flags_.options();
     qa_.generation.beam.check();
     if (!predictions_.empty()) check_output_path(predictions_, "--predictions");
     const std::vector<Question> questions = load_questions(questions_, images_, limit_);
-    const auto engine = LoadedModel::load(options);
-    const auto exact = reference(*engine);
+    const auto loaded = LoadedModel::load(options);
+    const auto exact = reference(*loaded);
     generator_.reuse_prefix = true;
     const InterruptScope interrupt;
     qa_.generation.cancel = &interrupt.flag();
     Progress progress("questions");
     const auto total = static_cast<int64_t>(questions.size());
     const QaResult result = answer_questions(
-        *engine, generator_, questions, qa_, exact.get(), [&](const QaResult& so_far) {
+        *loaded, generator_, questions, qa_, exact.get(), [&](const QaResult& so_far) {
           progress.update(so_far.total.questions, total,
                           fmt::format("{:.2f}%", 100 * so_far.total.rate()));
         });
@@ -140,7 +140,7 @@ class EvalCommand : public Command {
                      {"images_encoded", result.images_encoded},
                      {"generated_tokens", result.generated_tokens},
                      {"seconds", result.seconds},
-                     {"backend", engine->backend().description()}};
+                     {"backend", loaded->backend().description()}};
       report["by_answer"] = Json::array();
       for (const auto& [text, score] : result.by_answer) {
         report["by_answer"].push_back({{"answer", text},
@@ -179,7 +179,7 @@ class EvalCommand : public Command {
 
   static constexpr int64_t kDefaultAnswerTokens = 32;
 
-  EngineFlags engine_;
+  ModelFlags flags_;
   GeneratorOptions generator_;
   QaOptions qa_{.generation = {.max_tokens = kDefaultAnswerTokens}};
   std::string text_, questions_, images_, predictions_;

@@ -34,8 +34,8 @@ int64_t window_of(const TextConfig& text) {
 std::string window_text(const TextConfig& text) {
   const int64_t window = window_of(text);
   if (window == 0) return "";
-  const auto layers = std::ranges::count_if(
-      text.blocks, [](const BlockConfig& block) { return block.window > 0; });
+  const auto layers =
+      std::ranges::count_if(text.blocks, [](const BlockConfig& block) { return block.window > 0; });
   const bool all = layers == std::ssize(text.blocks);
   return fmt::format(", sliding window {}{}", window,
                      all ? "" : fmt::format(" in {} of {} layers", layers, text.layers));
@@ -49,8 +49,8 @@ class InspectCommand : public Command {
         "Examples:\n"
         "  reprise inspect model.gguf --ctx 4096\n"
         "  reprise inspect model.gguf --plan 0-23,10-14 --json");
-    engine_.add(app);
-    engine_.add_chat_template(app);
+    flags_.add(app);
+    flags_.add_chat_template(app);
     add_plan_options(app, plan_);
     app.add_option("--ctx", context_, "Tokens that memory is computed for (default: at most 2048)")
         ->check(cli::Range(int64_t{1}, int64_t{1} << 31));
@@ -58,37 +58,42 @@ class InspectCommand : public Command {
   }
 
   int run() override {
-    const auto engine = LoadedModel::load(engine_.options());
-    const Json facts = describe(*engine);
+    const auto loaded = LoadedModel::load(flags_.options());
+    const Json facts = describe(*loaded);
     if (json_) {
       print_json(facts);
     } else {
-      print_text(*engine, facts);
+      print_text(*loaded, facts);
     }
     return 0;
   }
 
  private:
-  Json describe(LoadedModel& engine) {
-    Model& model = engine.model();
-    const ModelConfig& config = engine.config();
+  Json describe(LoadedModel& loaded) {
+    Model& model = loaded.model();
+    const ModelConfig& config = loaded.config();
     const TextConfig& text = config.text;
     const Plan prefill = model.prefill_plan(plan_);
     const Plan decode = model.decode_plan(plan_);
 
     Json facts;
-    facts["path"] = engine_.model;
+    facts["path"] = flags_.model;
     facts["format"] = model.source().format();
     facts["architecture"] = text.architecture;
     facts["scheme"] = config.scheme;
     facts["presets"] = config.presets;
-    facts["backend"] = engine.backend().description();
-    facts["chat_format"] = chat_format_name(engine);
-    facts["text"] = {{"blocks", text.layers},        {"d", text.d},
-                     {"heads", text.heads},          {"kv_heads", text.kv_heads},
-                     {"head_dim", text.head_dim},    {"ffn", text.ffn},
-                     {"vocabulary", text.vocab},     {"tied_head", text.tied_head},
-                     {"window", window_of(text)},    {"context", text.max_position},
+    facts["backend"] = loaded.backend().description();
+    facts["chat_format"] = chat_format_name(loaded);
+    facts["text"] = {{"blocks", text.layers},
+                     {"d", text.d},
+                     {"heads", text.heads},
+                     {"kv_heads", text.kv_heads},
+                     {"head_dim", text.head_dim},
+                     {"ffn", text.ffn},
+                     {"vocabulary", text.vocab},
+                     {"tied_head", text.tied_head},
+                     {"window", window_of(text)},
+                     {"context", text.max_position},
                      {"rope_theta", text.ropes[0].theta}};
     if (config.vision) {
       const VisionConfig& v = *config.vision;
@@ -111,32 +116,32 @@ class InspectCommand : public Command {
     facts["plan"] = {{"summary", plan_summary(prefill)},
                      {"prefill", plan_to_json(prefill)},
                      {"decode", plan_to_json(decode)}};
-    facts["memory"] = memory(engine, prefill);
+    facts["memory"] = memory(loaded, prefill);
     if (Json held = held_as_f32(model); !held.empty()) facts["memory"]["held_as_f32"] = held;
     facts["tensors"] = tensors(model);
     return facts;
   }
 
-  static Json chat_format_name(LoadedModel& engine) {
+  static Json chat_format_name(LoadedModel& loaded) {
     const ChatFormat* format = nullptr;
     try {
-      format = engine.chat_format();
+      format = loaded.chat_format();
     } catch (const Error&) {
       return "(not recognised; --chat-template names one)";
     }
     return format == nullptr ? Json() : Json(format->name);
   }
 
-  Json memory(LoadedModel& engine, const Plan& prefill) const {
-    const int64_t limit = engine.config().text.max_position;
+  Json memory(LoadedModel& loaded, const Plan& prefill) const {
+    const int64_t limit = loaded.config().text.max_position;
     const int64_t context = context_ > 0 ? context_ : std::min<int64_t>(2048, limit);
     int64_t request_rows = 0, prompt_rows = 0;
     for (const KvDecl& row : prefill.kv_rows) {
       ++(row.lifetime == Lifetime::Request ? request_rows : prompt_rows);
     }
-    const int64_t token = engine.model().kv_spec().bytes_per_token();
+    const int64_t token = loaded.model().kv_spec().bytes_per_token();
     const int64_t pages = (context + kKvPageTokens - 1) / kKvPageTokens * kKvPageTokens;
-    const int64_t weights = engine.backend().stats().weight_bytes;
+    const int64_t weights = loaded.backend().stats().weight_bytes;
     return {{"context", context},
             {"weight_bytes", weights},
             {"kv_bytes_per_token", request_rows * token},
@@ -178,8 +183,8 @@ class InspectCommand : public Command {
     return list;
   }
 
-  void print_text(LoadedModel& engine, const Json& facts) const {
-    const ModelConfig& config = engine.config();
+  void print_text(LoadedModel& loaded, const Json& facts) const {
+    const ModelConfig& config = loaded.config();
     const TextConfig& text = config.text;
     const auto line = [](const char* name, const std::string& value) {
       fmt::print("{:<14}{}\n", name, value);
@@ -187,16 +192,14 @@ class InspectCommand : public Command {
     const auto number = [&](const char* group, const char* key) {
       return facts[group][key].get<int64_t>();
     };
-    line("model", engine_.model);
+    line("model", flags_.model);
     line("format", facts["format"].get<std::string>());
     line("architecture", fmt::format("{}, scheme {}", text.architecture, config.scheme));
     line("shape",
          fmt::format("{} blocks, d {}, {} heads / {} KV heads of {}, ffn {}, vocabulary {}",
                      text.layers, text.d, text.heads, text.kv_heads, text.head_dim, text.ffn,
                      text.vocab));
-    line("context",
-         fmt::format("{} tokens{}", text.max_position,
-                     window_text(text)));
+    line("context", fmt::format("{} tokens{}", text.max_position, window_text(text)));
     if (config.vision) {
       const VisionConfig& v = *config.vision;
       line("vision",
@@ -207,7 +210,7 @@ class InspectCommand : public Command {
     line("presets", join(config.presets, "none"));
     line("chat format",
          facts["chat_format"].is_null() ? "none" : facts["chat_format"].get<std::string>());
-    line("backend", engine.backend().description());
+    line("backend", loaded.backend().description());
     line("parameters", fmt::format("{} unique, {} effective in a prompt, {} in decode",
                                    human_count(number("parameters", "unique")),
                                    human_count(number("parameters", "effective_prefill")),
@@ -235,8 +238,8 @@ class InspectCommand : public Command {
                  role["tensors"].get<int64_t>(), human_count(role["parameters"].get<int64_t>()),
                  join(role["types"].get<std::vector<std::string>>(), ""));
     }
-    const Plan prefill = engine.model().prefill_plan(plan_);
-    const Plan decode = engine.model().decode_plan(plan_);
+    const Plan prefill = loaded.model().prefill_plan(plan_);
+    const Plan decode = loaded.model().decode_plan(plan_);
     const bool same = prefill == decode;
     fmt::print("\nplan{}: {} visits of {} blocks: {}\n{}", same ? "" : " of prompts",
                prefill.visits(), prefill.unique_blocks(), plan_summary(prefill),
@@ -247,7 +250,7 @@ class InspectCommand : public Command {
     }
   }
 
-  EngineFlags engine_;
+  ModelFlags flags_;
   PlanOptions plan_;
   int64_t context_ = 0;
   bool json_ = false;

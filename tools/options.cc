@@ -6,13 +6,12 @@
 #include <array>
 #include <cstdio>
 
-#include "model/scheme_type.h"
-
 #include "base/json.h"
+#include "model/scheme_type.h"
 
 namespace reprise::tools {
 
-void EngineFlags::add(cli::App& app) {
+void ModelFlags::add(cli::App& app) {
   app.add_option("model", model, "Hugging Face folder or GGUF file")
       ->type_name("MODEL")
       ->required();
@@ -38,12 +37,12 @@ void EngineFlags::add(cli::App& app) {
   add_scheme_options(app, SchemeOption::When::Load, scheme);
 }
 
-void EngineFlags::add_chat_template(cli::App& app) {
+void ModelFlags::add_chat_template(cli::App& app) {
   app.add_option("--chat-template", chat_template,
                  "Chat format by name, where the model's own is not recognised");
 }
 
-LoadedModelOptions EngineFlags::options() const {
+LoadedModelOptions ModelFlags::options() const {
   if (device != "cpu" && backend != "torch") {
     fail("--device {}: only --backend torch computes there", device);
   }

@@ -10,7 +10,7 @@
 namespace reprise::tools {
 
 // MODEL and how to compute with it.
-struct EngineFlags {
+struct ModelFlags {
   std::string model;
   std::string backend = "cpu";
   std::string device = "cpu";

@@ -23,9 +23,8 @@ class QuantizeCommand : public Command {
     app.footer(
         "Attention and MLP matrices of the language model get the type asked for; embedding, head\n"
         "and low-rank adapters Q8_0; vision tower, projector, gates and matrices of a scheme's own\n"
-        "stay as they are (--sensitive), norms and biases too. With --text or --inputs both models are "
-        "run\n"
-        "and compared.\n"
+        "stay as they are (--sensitive), norms and biases too. With --text or --inputs both\n"
+        "models are run and compared.\n"
         "Examples:\n"
         "  reprise quantize MODEL q8.gguf --type q8_0 --text wiki.txt\n"
         "  reprise quantize model.gguf small.gguf --type q4_0 --keep '*.down_proj.weight=q8_0'\n"

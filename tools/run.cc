@@ -8,12 +8,12 @@
 #include "base/json.h"
 #include "engine/conversation.h"
 #include "engine/generator.h"
-#include "trace/page/trace_page.h"
 #include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
 #include "tools/line_editor.h"
 #include "tools/options.h"
+#include "trace/page/trace_page.h"
 
 namespace reprise::tools {
 namespace {
@@ -23,21 +23,19 @@ class RunCommand : public Command {
   void setup(cli::App& app) override {
     app.description("Answers a prompt, or chats where no prompt is given");
     app.footer(
-        "Without --prompt, text piped to stdin is the prompt; on a terminal a chat begins, in "
-        "which\n"
-        "/image FILE shows a picture with the next question and /help lists more.\n"
+        "Without --prompt, text piped to stdin is the prompt; on a terminal a chat begins, in\n"
+        "which /image FILE shows a picture with the next question and /help lists more.\n"
         "A conversation file (--chat) is a JSON list of messages, the last of them the question:\n"
         "  [{\"role\": \"user\", \"content\": \"What is this?\", \"images\": [\"a.png\"]}, ...]\n"
         "Examples:\n"
         "  reprise run model.gguf --prompt \"Why is the sky blue?\" --max-tokens 100\n"
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour is the shape?\"\n"
-        "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour?\" --trace "
-        "look.html\n"
+        "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour?\" --trace t.html\n"
         "  reprise run model.gguf --plan 0-23,10-14 --temperature 0.8 --top-p 0.95 --seed 1\n"
         "  reprise run model.gguf --image photo.png --prompt \"What is this?\" --beams 5\n"
         "  echo \"Once upon a time\" | reprise run model.gguf --raw");
-    engine_.add(app);
-    engine_.add_chat_template(app);
+    flags_.add(app);
+    flags_.add_chat_template(app);
     add_plan_options(app, generator_.plan);
     SamplerOptions& sampler = generation_.sampler;
     prompt_option_ = app.add_option("--prompt", prompt_, "The prompt")->type_name("TEXT");
@@ -114,16 +112,16 @@ class RunCommand : public Command {
     if (chat && !trace_.empty()) fail("--trace: a page shows one prompt; give --prompt");
     if (!trace_.empty()) check_trace_path(trace_);
 
-    engine_holder_ = LoadedModel::load(engine_.options());
-    LoadedModel& engine = *engine_holder_;
-    const bool plain = raw_ || engine.chat_format() == nullptr;
+    loaded_ = LoadedModel::load(flags_.options());
+    LoadedModel& loaded = *loaded_;
+    const bool plain = raw_ || loaded.chat_format() == nullptr;
     if (plain && !system_.empty()) {
       fail("--system: plain completion has no system message{}",
            raw_ ? "" : "; the model has no chat format");
     }
     generator_.reuse_prefix = chat;
-    Generator generator(engine, generator_);
-    PromptBuilder builder(engine);
+    Generator generator(loaded, generator_);
+    PromptBuilder builder(loaded);
     if (chat) return converse(generator, builder, plain);
 
     Prompt prompt;
@@ -157,7 +155,7 @@ class RunCommand : public Command {
     request.chunk = generator_.chunk;
     request.pictures = pictures_;
     request.apply_exif = exif_;
-    TracePage page = collect_trace(*engine_holder_, prompt.tokens, result.tokens, request);
+    TracePage page = collect_trace(*loaded_, prompt.tokens, result.tokens, request);
     page.program = "reprise " REPRISE_VERSION;
     page.answer = result.text;  // without the stop text
     write_trace(trace_, page);
@@ -180,7 +178,7 @@ class RunCommand : public Command {
     LineEditor editor(plain ? "text> " : "> ");
     Conversation conversation(system_, pictures_);
     fmt::print(stderr, "{}. Ctrl-C ends an answer, Ctrl-D the chat; /help lists commands.\n",
-               engine_.model);
+               flags_.model);
     while (const auto line = editor.read()) {
       try {
         const Conversation::Line entered = conversation.enter(*line);
@@ -207,9 +205,9 @@ class RunCommand : public Command {
     if (quiet_) return;
     const Plan& prefill = generator.plans().prefill;
     const Plan& decode = generator.plans().decode;
-    const BackendStats stats = engine_holder_->backend().stats();
-    std::string line = fmt::format("\n[depth {} of {} blocks", prefill.visits(),
-                                   engine_holder_->config().text.layers);
+    const BackendStats stats = loaded_->backend().stats();
+    std::string line =
+        fmt::format("\n[depth {} of {} blocks", prefill.visits(), loaded_->config().text.layers);
     if (decode.visits() != prefill.visits()) line += fmt::format(", decode {}", decode.visits());
     line += fmt::format(" | prompt {} tokens", result.prompt_tokens);
     if (result.reused_tokens > 0) line += fmt::format(" ({} reused)", result.reused_tokens);
@@ -243,7 +241,7 @@ class RunCommand : public Command {
   }
 
   Json report(const Generator& generator, const Prompt& prompt, const Generation& result) {
-    const BackendStats stats = engine_holder_->backend().stats();
+    const BackendStats stats = loaded_->backend().stats();
     const Plan& prefill = generator.plans().prefill;
     const Plan& decode = generator.plans().decode;
     return {{"text", result.text},
@@ -254,12 +252,12 @@ class RunCommand : public Command {
             {"prompt_ids", prompt.tokens.ids},
             {"tiles", prompt.tiles},
             {"depth",
-             {{"blocks", engine_holder_->config().text.layers},
+             {{"blocks", loaded_->config().text.layers},
               {"prefill_visits", prefill.visits()},
               {"decode_visits", decode.visits()},
               {"plan", plan_summary(prefill)}}},
             {"seconds",
-             {{"load", engine_holder_->load_seconds()},
+             {{"load", loaded_->load_seconds()},
               {"vision", prompt.vision_seconds},
               {"prefill", result.prefill_seconds},
               {"first_token", result.first_token_seconds},
@@ -271,10 +269,10 @@ class RunCommand : public Command {
               {"kv_bytes", result.kv_bytes},
               {"workspace_peak", stats.workspace_peak},
               {"peak_rss", peak_rss()}}},
-            {"backend", engine_holder_->backend().description()}};
+            {"backend", loaded_->backend().description()}};
   }
 
-  EngineFlags engine_;
+  ModelFlags flags_;
   GeneratorOptions generator_;
   GenerationOptions generation_;
   cli::Option* prompt_option_ = nullptr;
@@ -288,7 +286,7 @@ class RunCommand : public Command {
   bool exif_ = false;
   bool json_ = false;
   bool quiet_ = false;
-  std::unique_ptr<LoadedModel> engine_holder_;
+  std::unique_ptr<LoadedModel> loaded_;
 };
 
 }  // namespace

@@ -24,7 +24,7 @@ class TokenizeCommand : public Command {
         "  reprise tokenize model.gguf --text \"Hello\"        {\"ids\":[19556]}\n"
         "  reprise tokenize model.gguf --lines texts.jsonl   one object for each JSON string");
     // The options about computing are accepted on every command; nothing is computed here.
-    engine_.add(app);
+    flags_.add(app);
     auto* group = app.add_option_group("input");
     text_option_ = group->add_option("--text", text_, "The text")->type_name("TEXT");
     group->add_option("--file", file_, "A file that is the text")->type_name("FILE");
@@ -36,7 +36,7 @@ class TokenizeCommand : public Command {
 
   int run() override {
     // Only the tokenizer of a model: a folder needs no weights for it.
-    const auto tokenizer = tokenizer_from_model(engine_.model);
+    const auto tokenizer = tokenizer_from_model(flags_.model);
     const EncodeOptions options{.parse_special = !plain_};
     const auto ids = [&](const std::string& text) {
       return Json{{"ids", tokenizer->encode(text, options)}};
@@ -65,7 +65,7 @@ class TokenizeCommand : public Command {
   }
 
  private:
-  EngineFlags engine_;
+  ModelFlags flags_;
   cli::Option* text_option_ = nullptr;
   std::string text_, file_, lines_;
   bool plain_ = false;

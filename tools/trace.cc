@@ -6,10 +6,10 @@
 #include <fmt/format.h>
 
 #include "base/json.h"
-#include "trace/trace_beams.h"
 #include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/options.h"
+#include "trace/trace_beams.h"
 #include "train/loss_trace.h"
 
 namespace reprise::tools {
@@ -23,10 +23,9 @@ class TraceCommand : public Command {
         "IN holds input_ids int64 [n] and optionally pixel_values float32 [tiles, 3, H, W] or\n"
         "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more; with\n"
         "--beams beams.tokens [returned, longest], -1 behind the end, and beams.scores.\n"
-        "Inputs with labels int64 [n] give loss and grad.<tensor> instead (needs --backend "
-        "torch).\n"
+        "Inputs with labels int64 [n] give loss and grad.<tensor> instead (--backend torch).\n"
         "Example: reprise trace MODEL --inputs case.safetensors --out out.safetensors --steps 6");
-    engine_.add(app);
+    flags_.add(app);
     add_plan_options(app, options_.plan);
     app.add_option("--inputs", inputs_, "Inputs, safetensors")->type_name("IN")->required();
     app.add_option("--out", out_, "Results, safetensors")->type_name("OUT")->required();
@@ -45,16 +44,16 @@ class TraceCommand : public Command {
       beam_.check();
       if (options_.steps == 0) fail("--beams: expected --steps, the most tokens of a beam");
     }
-    const LoadedModelOptions options = engine_.options();
+    const LoadedModelOptions options = flags_.options();
     check_output_path(out_, "--out");
     if (has_labels(inputs_)) return run_loss(options);
     const TokenInputs inputs = read_token_inputs(inputs_);
-    const auto engine = LoadedModel::load(options);
-    std::vector<TensorView> results = trace(*engine, inputs, options_);
-    if (beams_->count() > 0) trace_beams(*engine, inputs, options_, beam_, results);
-    write_safetensors(out_, results, {{"model", engine_.model}});
+    const auto loaded = LoadedModel::load(options);
+    std::vector<TensorView> results = trace(*loaded, inputs, options_);
+    if (beams_->count() > 0) trace_beams(*loaded, inputs, options_, beam_, results);
+    write_safetensors(out_, results, {{"model", flags_.model}});
     Json summary = {{"tensors", results.size()}, {"tokens", inputs.ids.size()}};
-    if (engine->quantizes_activations()) {
+    if (loaded->quantizes_activations()) {
       const auto reference = LoadedModel::load(exact_activations(options));
       summary["kl_divergence"] = trace_kl(trace(*reference, inputs, options_), results);
     }
@@ -64,14 +63,14 @@ class TraceCommand : public Command {
 
  private:
   int run_loss(const LoadedModelOptions& options) {
-    const auto engine = LoadedModel::load(options);
-    const std::vector<TensorView> results = trace_loss(*engine, inputs_);
-    write_safetensors(out_, results, {{"model", engine_.model}});
+    const auto loaded = LoadedModel::load(options);
+    const std::vector<TensorView> results = trace_loss(*loaded, inputs_);
+    write_safetensors(out_, results, {{"model", flags_.model}});
     print_json({{"tensors", results.size()}, {"loss", to_floats(results[0])[0]}});
     return 0;
   }
 
-  EngineFlags engine_;
+  ModelFlags flags_;
   std::string inputs_;
   std::string out_;
   TraceOptions options_;

@@ -107,7 +107,8 @@ float BeamSearch::normalised(float score, int64_t length) const {
 // Whether the best running beam may still beat the worst hypothesis.
 bool BeamSearch::may_improve() const {
   const bool longest = options_.early_stop == EarlyStop::Never && options_.length_penalty > 0;
-  const float best = normalised(running_[0].score, longest ? running_[0].answer.rules().most_tokens() : length_);
+  const float best =
+      normalised(running_[0].score, longest ? running_[0].answer.rules().most_tokens() : length_);
   float worst = finished_[0].score;
   for (const Beam& beam : finished_)
     worst = std::min(worst, beam.ended ? beam.score : kNoHypothesis);

@@ -1,7 +1,5 @@
 #include "engine/branches.h"
 
-#include <set>
-
 namespace reprise {
 
 std::vector<float> Branches::step(std::span<const int> parents, std::span<const int32_t> tokens) {
@@ -28,19 +26,6 @@ std::vector<float> Branches::step(std::span<const int> parents, std::span<const 
   for (Sequence& branch : branches_) rows.append(branch, 1, branch.length + 1);
   const Tensor state = model_.forward(plans_->decode, rows, model_.embed(tokens));
   return be.to_host(model_.logits(model_.final_norm(state)));
-}
-
-int64_t Branches::kv_bytes() const {
-  std::set<const KvPage*> pages;
-  int64_t bytes = 0;
-  for (const Sequence& branch : branches_) {
-    for (const auto& [number, row] : branch.kv) {
-      for (const auto& page : row.pages) {
-        if (pages.insert(page.get()).second) bytes += kKvPageTokens * row.spec.bytes_per_token();
-      }
-    }
-  }
-  return bytes;
 }
 
 }  // namespace reprise

@@ -22,7 +22,7 @@ class Branches {
 
   int64_t size() const { return static_cast<int64_t>(branches_.size()); }
   // Of all continuations; shared pages are counted once.
-  int64_t kv_bytes() const;
+  int64_t kv_bytes() const { return kv_bytes_held(branches_); }
 
  private:
   Model& model_;

@@ -42,20 +42,20 @@ struct Generator::Request {
   bool cancelled() const { return options.cancel != nullptr && *options.cancel; }
 };
 
-Generator::Generator(LoadedModel& engine, const GeneratorOptions& options)
-    : engine_(engine), options_(options), plans_(make_plans(engine.model(), options.plan)) {}
+Generator::Generator(LoadedModel& loaded, const GeneratorOptions& options)
+    : loaded_(loaded), options_(options), plans_(make_plans(loaded.model(), options.plan)) {}
 
 Answer Generator::new_answer(const Prompt& prompt, const GenerationOptions& options) {
-  const Tokenizer& tokenizer = engine_.tokenizer();
+  const Tokenizer& tokenizer = loaded_.tokenizer();
   AnswerRules rules;
   rules.tokenizer = &tokenizer;
   // Some models have more logits than tokens, for the sake of round numbers: those can't be text.
-  rules.vocab = std::min<int64_t>(engine_.config().text.vocab, tokenizer.vocab_size());
+  rules.vocab = std::min<int64_t>(loaded_.config().text.vocab, tokenizer.vocab_size());
   rules.sampler = options.sampler;
   if (options.repetition_penalty != 1) {
     rules.processors.push_back(std::make_shared<RepetitionPenalty>(options.repetition_penalty));
   }
-  rules.ends = engine_.end_tokens();
+  rules.ends = loaded_.end_tokens();
   rules.stops = options.stop;
   for (const std::string& stop : prompt.stops) {
     // Most are a token of their own: then it is the model that ends the answer.
@@ -63,7 +63,7 @@ Answer Generator::new_answer(const Prompt& prompt, const GenerationOptions& opti
     rules.stops.push_back(stop);
   }
   rules.max_tokens = options.max_tokens;
-  const int64_t limit = engine_.context_limit(), length = prompt.tokens.size();
+  const int64_t limit = loaded_.context_limit(), length = prompt.tokens.size();
   if (limit > 0) rules.context_tokens = limit - length + 1;  // the last token is not run
   return Answer(std::move(rules), prompt.tokens.ids);
 }
@@ -72,15 +72,15 @@ Generation Generator::generate(const Prompt& prompt, const GenerationOptions& op
                                const std::function<void(std::string_view)>& on_text) {
   options.check();
   const TokenPrompt& input = prompt.tokens;
-  const int64_t limit = engine_.context_limit();
+  const int64_t limit = loaded_.context_limit();
   if (limit > 0 && input.size() > limit) {
-    fail("the prompt has {} tokens; the context of {} has {}", input.size(), engine_.config().where,
+    fail("the prompt has {} tokens; the context of {} has {}", input.size(), loaded_.config().where,
          limit);
   }
   Request request{options, on_text, new_answer(prompt, options)};
   Generation result;
   result.prompt_tokens = input.size();
-  Session session(engine_.model(), plans_, options_.chunk);
+  Session session(loaded_.model(), plans_, options_.chunk);
   request.start = request.chosen = Clock::now();
   result.first_logits = session.prefill(input, options_.reuse_prefix ? &prefix_ : nullptr,
                                         [&] { return request.cancelled(); });
@@ -124,9 +124,9 @@ void Generator::decode_stream(Session& session, Request& request, Generation& re
 
 void Generator::decode_beams(Session& session, Request& request, Generation& result) {
   BeamSearch search(request.options.beam, request.answer);
-  Branches branches(engine_.model(), plans_, session);
-  result.decode_steps = run_search(branches, search, result.first_logits,
-                                   [&] { return request.cancelled(); });
+  Branches branches(loaded_.model(), plans_, session);
+  result.decode_steps =
+      run_search(branches, search, result.first_logits, [&] { return request.cancelled(); });
   result.kv_bytes = branches.size() > 0 ? branches.kv_bytes() : session.kv_bytes();
 
   const std::vector<BeamSearch::Hypothesis> found = search.results();

@@ -61,12 +61,12 @@ struct GeneratorOptions {
   bool reuse_prefix = false;  // keep the last prompt's KV for a next one that begins the same way
 };
 
-// Runs prompts on an engine, which must outlive it. The result of a prompt depends on nothing that
+// Runs prompts on a model, which must outlive it. The result of a prompt depends on nothing that
 // ran before.
 class Generator {
  public:
   // Throws Error for a plan that doesn't fit the model.
-  Generator(LoadedModel& engine, const GeneratorOptions& options);
+  Generator(LoadedModel& loaded, const GeneratorOptions& options);
 
   // on_text gets the answer in pieces of whole characters; all pieces joined are Generation::text.
   // With several beams it gets it in one piece at the end. Throws Error when the prompt doesn't fit
@@ -82,7 +82,7 @@ class Generator {
   void decode_stream(Session& session, Request& request, Generation& result);
   void decode_beams(Session& session, Request& request, Generation& result);
 
-  LoadedModel& engine_;
+  LoadedModel& loaded_;
   GeneratorOptions options_;
   std::shared_ptr<const Plans> plans_;
   PrefixCache prefix_;

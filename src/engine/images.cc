@@ -51,9 +51,8 @@ void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std
   }
   if (rows > 0 && config.image_token < 0) {
     fail(
-        "{}: key 'image_token_index' is missing, and the model has no tokenizer that tells the id "
-        "of "
-        "its image placeholder",
+        "{}: key 'image_token_index' is missing, and the model has no tokenizer that tells the "
+        "id of its image placeholder",
         config.where);
   }
   if (found != rows) {

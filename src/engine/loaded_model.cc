@@ -1,22 +1,22 @@
 #include "engine/loaded_model.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <fstream>
+
+#include "base/clock.h"
 
 namespace reprise {
 
 std::unique_ptr<LoadedModel> LoadedModel::load(const LoadedModelOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  std::unique_ptr<LoadedModel> engine(new LoadedModel());
-  engine->options_ = options;
-  engine->backend_ = make_backend(options.backend, options.compute);
-  engine->model_ = Model::load(options.model, *engine->backend_, options.load);
-  engine->find_image_token();
-  engine->load_seconds_ =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return engine;
+  std::unique_ptr<LoadedModel> loaded(new LoadedModel());
+  loaded->options_ = options;
+  loaded->backend_ = make_backend(options.backend, options.compute);
+  loaded->model_ = Model::load(options.model, *loaded->backend_, options.load);
+  loaded->find_image_token();
+  loaded->load_seconds_ = seconds_since(start);
+  return loaded;
 }
 
 bool LoadedModel::quantizes_activations() {

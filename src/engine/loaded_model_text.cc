@@ -1,4 +1,4 @@
-// What an engine reads of a model's text side: tokenizer, chat format, tokens with a role.
+// What a loaded model reads of a model's text side: tokenizer, chat format, tokens with a role.
 #include <algorithm>
 
 #include "engine/loaded_model.h"

@@ -1,5 +1,5 @@
 // What a model's files leave open about its text: the chat format, the picture's placeholder. Asked
-// by whoever answers (engine.h) and whoever trains.
+// by whoever answers (loaded_model.h) and whoever trains.
 #pragma once
 
 #include <optional>

@@ -11,33 +11,33 @@ constexpr std::string_view kRawImage = "<image>";  // place of a picture in plai
 // Puts a prompt together, part by part.
 class Assembler {
  public:
-  explicit Assembler(LoadedModel& engine) : engine_(engine) {}
+  explicit Assembler(LoadedModel& loaded) : loaded_(loaded) {}
 
   void token(int32_t id) { prompt_.tokens.ids.push_back(id); }
   void text(std::string_view text) {
     if (text.empty()) return;
     const std::vector<int32_t> ids =
-        engine_.tokenizer().encode(text, {.continues = !rows_.empty()});
+        loaded_.tokenizer().encode(text, {.continues = !rows_.empty()});
     prompt_.tokens.ids.insert(prompt_.tokens.ids.end(), ids.begin(), ids.end());
   }
   void image(const EncodedImage& image) {
     const auto count = static_cast<size_t>(image.rows.dim(0));
     prompt_.tokens.ids.insert(prompt_.tokens.ids.end(), count,
-                              static_cast<int32_t>(engine_.config().image_token));
+                              static_cast<int32_t>(loaded_.config().image_token));
     rows_.push_back(image.rows);
     const int64_t end = prompt_.tokens.size();
     prompt_.tokens.pictures.push_back({image.key, end - image.rows.dim(0), end});
   }
   Prompt finish() {
     if (rows_.size() == 1) prompt_.tokens.image_rows = rows_[0];
-    if (rows_.size() > 1) prompt_.tokens.image_rows = engine_.backend().concat(rows_, 0);
-    mark_placeholders(engine_.config(), prompt_.tokens, engine_.config().where);
+    if (rows_.size() > 1) prompt_.tokens.image_rows = loaded_.backend().concat(rows_, 0);
+    mark_placeholders(loaded_.config(), prompt_.tokens, loaded_.config().where);
     return std::move(prompt_);
   }
   Prompt& prompt() { return prompt_; }
 
  private:
-  LoadedModel& engine_;
+  LoadedModel& loaded_;
   Prompt prompt_;
   std::vector<Tensor> rows_;  // [tokens, d] each
 };
@@ -58,12 +58,12 @@ std::vector<std::shared_ptr<const EncodedImage>> PromptBuilder::encode(
 }
 
 Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) {
-  const ChatFormat* format = engine_.chat_format();
+  const ChatFormat* format = loaded_.chat_format();
   if (format == nullptr) {
     fail(
         "{}: the model has no chat format; use plain completion (--raw) or name one with "
         "--chat-template",
-        engine_.config().where);
+        loaded_.config().where);
   }
   std::vector<ChatMessage> messages;
   std::vector<Picture> images;
@@ -71,7 +71,7 @@ Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) 
     messages.push_back({turn.role, turn.text, static_cast<int>(turn.images.size())});
     images.insert(images.end(), turn.images.begin(), turn.images.end());
   }
-  Assembler assembler(engine_);
+  Assembler assembler(loaded_);
   const auto encoded = encode(images, apply_exif, assembler.prompt());
   std::vector<int64_t> image_tokens;
   for (const auto& image : encoded) image_tokens.push_back(image->rows.dim(0));
@@ -89,9 +89,9 @@ Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) 
 
 Prompt PromptBuilder::raw(std::string_view text, const std::vector<Picture>& images,
                           bool apply_exif) {
-  Assembler assembler(engine_);
+  Assembler assembler(loaded_);
   const auto encoded = encode(images, apply_exif, assembler.prompt());
-  if (const auto bos = engine_.added_bos()) assembler.token(*bos);
+  if (const auto bos = loaded_.added_bos()) assembler.token(*bos);
   size_t used = 0;
   if (text.find(kRawImage) == std::string_view::npos) {
     for (; used < encoded.size(); ++used) assembler.image(*encoded[used]);

@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/loaded_model.h"
 #include "engine/images.h"
+#include "engine/loaded_model.h"
 #include "engine/picture.h"
 #include "engine/session.h"
 
@@ -29,8 +29,8 @@ struct Prompt {
 
 class PromptBuilder {
  public:
-  // The engine must outlive it.
-  explicit PromptBuilder(LoadedModel& engine) : engine_(engine), encoder_(engine.model()) {}
+  // The model must outlive it.
+  explicit PromptBuilder(LoadedModel& loaded) : loaded_(loaded), encoder_(loaded.model()) {}
 
   // The conversation in the model's chat format, up to where the assistant's next answer begins.
   // Throws Error when the model has no chat format, a picture can't be decoded, or the model doesn't
@@ -46,7 +46,7 @@ class PromptBuilder {
   std::vector<std::shared_ptr<const EncodedImage>> encode(const std::vector<Picture>& images,
                                                           bool apply_exif, Prompt& prompt);
 
-  LoadedModel& engine_;
+  LoadedModel& loaded_;
   ImageEncoder encoder_;
 };
 

@@ -49,8 +49,8 @@ int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plan
   return common;
 }
 
-void PrefixCache::put(Model& model, const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
-                      const Sequence& sequence) {
+void PrefixCache::put(Model& model, const std::shared_ptr<const Plans>& plans,
+                      const TokenPrompt& prompt, const Sequence& sequence) {
   if (prompt.size() < 2) return;
   plans_ = plans;
   prompt_ = prompt;

@@ -29,7 +29,6 @@ std::optional<TensorView> find_pixels(const WeightFile& file, const char* name, 
   return *tensor;
 }
 
-
 // The file's pixels as the vision tower takes them.
 PixelTiles trace_pixels(const ModelConfig& config, const TokenInputs& inputs) {
   const TensorView& tensor = inputs.pixels ? *inputs.pixels : *inputs.bytes;
@@ -97,14 +96,14 @@ TokenInputs read_token_inputs(const std::filesystem::path& path) {
   return inputs;
 }
 
-TokenPrompt token_prompt(LoadedModel& engine, const TokenInputs& inputs, Observer* observer) {
+TokenPrompt token_prompt(LoadedModel& loaded, const TokenInputs& inputs, Observer* observer) {
   TokenPrompt prompt;
   prompt.ids = inputs.ids;
   if (inputs.pixels || inputs.bytes) {
-    const PixelTiles pixels = trace_pixels(engine.config(), inputs);
-    prompt.image_rows = encode_pixels(engine.model(), pixels, observer);
+    const PixelTiles pixels = trace_pixels(loaded.config(), inputs);
+    prompt.image_rows = encode_pixels(loaded.model(), pixels, observer);
   }
-  mark_placeholders(engine.config(), prompt, inputs.where);
+  mark_placeholders(loaded.config(), prompt, inputs.where);
   return prompt;
 }
 

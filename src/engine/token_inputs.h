@@ -26,7 +26,7 @@ TokenInputs read_token_inputs(const std::filesystem::path& path);
 
 // The inputs as the prompt that a session takes. Encodes the pixels, which the observer (or null)
 // sees. Throws Error where they or the placeholders don't fit the model.
-TokenPrompt token_prompt(LoadedModel& engine, const TokenInputs& inputs,
+TokenPrompt token_prompt(LoadedModel& loaded, const TokenInputs& inputs,
                          Observer* observer = nullptr);
 
 }  // namespace reprise

@@ -68,9 +68,9 @@ void check_same_vocabulary(const LoadedModel& reference, const LoadedModel& mode
 }
 
 // Logits [positions][vocab] of a whole prompt.
-std::vector<std::vector<float>> prompt_logits(LoadedModel& engine, const TokenInputs& inputs) {
-  const TokenPrompt prompt = token_prompt(engine, inputs);
-  Session session(engine.model(), make_plans(engine.model()));
+std::vector<std::vector<float>> prompt_logits(LoadedModel& loaded, const TokenInputs& inputs) {
+  const TokenPrompt prompt = token_prompt(loaded, inputs);
+  Session session(loaded.model(), make_plans(loaded.model()));
   std::vector<std::vector<float>> rows;
   session.prefill(prompt, [&](int64_t, const Tensor& state) {
     const std::vector<float> logits = session.logits(state);
@@ -83,8 +83,9 @@ std::vector<std::vector<float>> prompt_logits(LoadedModel& engine, const TokenIn
 
 }  // namespace
 
-Comparison compare_on_text(LoadedModel& reference, LoadedModel& model, std::span<const int32_t> tokens,
-                           int64_t ctx, const std::function<void(int64_t, int64_t)>& progress) {
+Comparison compare_on_text(LoadedModel& reference, LoadedModel& model,
+                           std::span<const int32_t> tokens, int64_t ctx,
+                           const std::function<void(int64_t, int64_t)>& progress) {
   check_same_vocabulary(reference, model);
   const std::optional<int32_t> bos = model.added_bos();
   const WindowLogits exact = window_logits(reference.model(), make_plans(reference.model()));
@@ -109,7 +110,8 @@ Comparison compare_on_text(LoadedModel& reference, LoadedModel& model, std::span
   return tally.result();
 }
 
-Comparison compare_on_inputs(LoadedModel& reference, LoadedModel& model, const TokenInputs& inputs) {
+Comparison compare_on_inputs(LoadedModel& reference, LoadedModel& model,
+                             const TokenInputs& inputs) {
   check_same_vocabulary(reference, model);
   const auto exact = prompt_logits(reference, inputs);
   const auto other = prompt_logits(model, inputs);

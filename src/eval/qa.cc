@@ -1,10 +1,10 @@
 #include "eval/qa.h"
 
-#include <chrono>
 #include <cmath>
 #include <sstream>
 #include <unordered_map>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "engine/logits.h"
@@ -68,13 +68,13 @@ std::vector<size_t> by_image(const std::vector<Question>& questions) {
 
 }  // namespace
 
-QaResult answer_questions(LoadedModel& engine, const GeneratorOptions& generator_options,
+QaResult answer_questions(LoadedModel& loaded, const GeneratorOptions& generator_options,
                           const std::vector<Question>& questions, const QaOptions& options,
                           LoadedModel* reference,
                           const std::function<void(const QaResult& so_far)>& progress) {
   const auto start = std::chrono::steady_clock::now();
-  Generator generator(engine, generator_options);
-  PromptBuilder builder(engine);
+  Generator generator(loaded, generator_options);
+  PromptBuilder builder(loaded);
   std::unique_ptr<Generator> exact;
   std::unique_ptr<PromptBuilder> exact_builder;
   if (reference != nullptr) {
@@ -112,8 +112,7 @@ QaResult answer_questions(LoadedModel& engine, const GeneratorOptions& generator
       score->correct += correct;
     }
     result.kl_divergence = kl_sum / static_cast<double>(result.total.questions);
-    result.seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    result.seconds = seconds_since(start);
     if (progress) progress(result);
   }
   return result;

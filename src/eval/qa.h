@@ -55,9 +55,9 @@ struct QaResult {
 };
 
 // Answers all questions; those about one picture follow each other, so that it is encoded once.
-// reference: an engine with the same model whose logits for the first token of each answer are
-// compared with this one's (mean KL(reference || engine), nats); null: no comparison.
-QaResult answer_questions(LoadedModel& engine, const GeneratorOptions& generator,
+// reference: the same model loaded otherwise, whose logits for the first token of each answer are
+// compared with this one's (mean KL(reference || loaded), nats); null: no comparison.
+QaResult answer_questions(LoadedModel& loaded, const GeneratorOptions& generator,
                           const std::vector<Question>& questions, const QaOptions& options,
                           LoadedModel* reference = nullptr,
                           const std::function<void(const QaResult& so_far)>& progress = {});

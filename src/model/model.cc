@@ -6,9 +6,10 @@
 #include "model/scheme_type.h"
 
 namespace reprise {
-Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options)
-    : config_(std::move(config)), backend_(backend) {
-  scheme_ = make_scheme(config_);
+Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options,
+             std::unique_ptr<Scheme> scheme)
+    : config_(std::move(config)), backend_(backend), scheme_(std::move(scheme)) {
+  if (!scheme_) scheme_ = make_scheme(config_);
   check_options(config_.scheme, SchemeOption::When::Load, options.scheme);
   kv_spec_ = scheme_->kv_spec();
   kv_spec_.type = options.kv_type;

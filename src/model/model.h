@@ -26,10 +26,12 @@ class Model {
   // The same of what is open already; `problems`: what opening it noted.
   static std::unique_ptr<Model> load(ModelSource source, Backend& backend,
                                      const LoadOptions& options = {}, Problems problems = {});
-  // A model with weights made by `initial` (training from scratch).
+  // A model with weights made by `initial` (training from scratch). `scheme`: one that isn't
+  // registered, instead of the one that the config names.
   static std::unique_ptr<Model> create(
       const ModelConfig& config, Backend& backend,
-      const std::function<std::vector<float>(const TensorSlot&)>& initial);
+      const std::function<std::vector<float>(const TensorSlot&)>& initial,
+      std::unique_ptr<Scheme> scheme = nullptr);
 
   const ModelConfig& config() const { return config_; }
   // For a config that leaves the image placeholder to the tokenizer. Throws Error when the
@@ -57,7 +59,8 @@ class Model {
 
   // ---- Running. Const: two threads may run one model, each with requests of its own (but for a
   // backend that records gradients).
-  // Token embeddings [ids, d], scaled as the blocks want them. Ids are checked against the embedding's rows (Error).
+  // Token embeddings [ids, d], scaled as the blocks want them. Throws Error for an id that the
+  // embedding has no row for.
   Tensor embed(std::span<const int32_t> ids) const;
   // Runs the plan in one go, as one cohort: x [rows, d] -> the state after the last step [rows, d],
   // before the final norm. Sequences' KV rows are appended to and their lengths advanced; when it
@@ -87,7 +90,8 @@ class Model {
   KvSpec kv_spec() const { return kv_spec_; }
 
  private:
-  Model(ModelConfig config, Backend& backend, const LoadOptions& options);
+  Model(ModelConfig config, Backend& backend, const LoadOptions& options,
+        std::unique_ptr<Scheme> scheme = nullptr);
   // How much a check of the files' tensors may rely on.
   struct TensorCheck {
     bool shapes = true;  // false: the config's sizes don't hold, only names and types count

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "formats/gguf_writer.h"
+#include "formats/model_source.h"
 
 namespace reprise {
 namespace {
@@ -26,7 +27,7 @@ void save_gguf(Model& model, const std::filesystem::path& path, const SaveOption
   // Those of generation_config.json too, which the file doesn't carry.
   if (const auto& ends = model.config().eos_tokens; !ends.empty())
     config["eos_token_id"] = ends.size() == 1 ? Json(ends[0]) : Json(ends);
-  metadata.set("reprise.config", config.dump());
+  metadata.set(kConfigKey, config.dump());
   for (const auto& [key, value] : options.metadata.entries()) metadata.set(key, value);
   std::vector<OutputTensor> tensors;  // without data: one at a time is brought to the host
   std::map<std::string, Tensor> weights;

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <map>
 
-#include "engine/logits.h"
 #include "engine/images.h"
+#include "engine/logits.h"
 #include "engine/sampler.h"
 
 namespace reprise {
@@ -20,13 +20,14 @@ struct Collected {
 
 class Collector : public Observer {
  public:
-  Collector(LoadedModel& engine, std::string prefix) : engine_(engine), prefix_(std::move(prefix)) {}
+  Collector(LoadedModel& loaded, std::string prefix)
+      : loaded_(loaded), prefix_(std::move(prefix)) {}
 
   // The state after a step under the step's label; at a loop end the state and what it would answer.
   void on_step(const StepSeen& seen) override {
     const std::string& label = seen.step().label;
     if (std::holds_alternative<LoopEnd>(seen.step().op)) {
-      const Model& model = engine_.model();
+      const Model& model = loaded_.model();
       observe(label + ".hidden", seen.before);
       observe(label + ".logits", model.logits(model.final_norm(seen.before)));
     } else if (!label.empty()) {
@@ -45,7 +46,7 @@ class Collector : public Observer {
     const int times = ++seen_[observed];
     const std::string name = times == 1 ? observed : fmt::format("{}.{}", observed, times);
     Collected& result = results_[prefix_ + name];
-    const std::vector<float> values = engine_.backend().to_host(value);
+    const std::vector<float> values = loaded_.backend().to_host(value);
     if (result.shape.empty()) {
       order_.push_back(prefix_ + name);
       result.shape = value.shape();
@@ -66,7 +67,7 @@ class Collector : public Observer {
   }
 
  private:
-  LoadedModel& engine_;
+  LoadedModel& loaded_;
   std::string prefix_;
   std::map<std::string, Collected> results_;
   std::vector<std::string> order_;
@@ -107,14 +108,14 @@ void append_kv(Model& model, const Plan& plan, const Sequence& sequence,
 
 }  // namespace
 
-std::vector<TensorView> trace(LoadedModel& engine, const TokenInputs& inputs,
+std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
                               const TraceOptions& options) {
-  Model& model = engine.model();
-  Backend& be = engine.backend();
+  Model& model = loaded.model();
+  Backend& be = loaded.backend();
   std::vector<TensorView> results;
-  Collector collector(engine, "");
+  Collector collector(loaded, "");
 
-  const TokenPrompt prompt = token_prompt(engine, inputs, &collector);
+  const TokenPrompt prompt = token_prompt(loaded, inputs, &collector);
   const auto plans = make_plans(model, options.plan);
   Session session(model, plans, options.chunk);
   std::vector<float> next;  // logits of the last position
@@ -134,7 +135,7 @@ std::vector<TensorView> trace(LoadedModel& engine, const TokenInputs& inputs,
   append_kv(model, prompt.size() > 1 ? plans->prefill : plans->decode, session.sequence(), results);
   if (options.steps == 0) return results;
 
-  Collector first(engine, "decode.1.");
+  Collector first(loaded, "decode.1.");
   std::vector<int64_t> tokens;
   std::vector<float> logits;
   for (int64_t step = 0; step < options.steps; ++step) {

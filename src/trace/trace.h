@@ -29,7 +29,7 @@ struct TraceOptions {
 // With steps: decode.tokens [N] and decode.logits [N, V]; row t chose token t, so row 0 is the last
 // prompt position; and decode.1.<name>, the observed values while the first generated token runs.
 // What is shown more than once in a call gets ".2", ... behind its name.
-std::vector<TensorView> trace(LoadedModel& engine, const TokenInputs& inputs,
+std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
                               const TraceOptions& options);
 
 // Mean over positions of KL(softmax(exact) || softmax(other)) of the tensor `logits`, in nats.

@@ -6,19 +6,19 @@
 
 namespace reprise {
 
-void trace_beams(LoadedModel& engine, const TokenInputs& inputs, const TraceOptions& options,
+void trace_beams(LoadedModel& loaded, const TokenInputs& inputs, const TraceOptions& options,
                  const BeamOptions& beam, std::vector<TensorView>& results) {
   if (options.steps < 1) fail("beam search: expected 1 token or more, found {}", options.steps);
   AnswerRules rules;
-  for (const int64_t id : engine.config().eos_tokens) {
+  for (const int64_t id : loaded.config().eos_tokens) {
     rules.ends.push_back(static_cast<int32_t>(id));
   }
   rules.max_tokens = options.steps;
   BeamSearch search(beam, Answer(rules));
-  const auto plans = make_plans(engine.model(), options.plan);
-  Session session(engine.model(), plans, options.chunk);
-  const std::vector<float> logits = session.prefill(token_prompt(engine, inputs));
-  Branches branches(engine.model(), plans, session);
+  const auto plans = make_plans(loaded.model(), options.plan);
+  Session session(loaded.model(), plans, options.chunk);
+  const std::vector<float> logits = session.prefill(token_prompt(loaded, inputs));
+  Branches branches(loaded.model(), plans, session);
   run_search(branches, search, logits);
 
   const std::vector<BeamSearch::Hypothesis> found = search.results();

@@ -12,7 +12,7 @@ namespace reprise {
 // config's end tokens:
 //   beams.tokens I64 [returned, longest]   the end token included, -1 behind it
 //   beams.scores F32 [returned]
-void trace_beams(LoadedModel& engine, const TokenInputs& inputs, const TraceOptions& options,
+void trace_beams(LoadedModel& loaded, const TokenInputs& inputs, const TraceOptions& options,
                  const BeamOptions& beam, std::vector<TensorView>& results);
 
 }  // namespace reprise

@@ -37,11 +37,9 @@ TraceMeasure update_measure() {
   m.name = "Update per visit";
   m.question = "How far does each visit move the state?";
   m.about =
-      "Every visit of a block takes a token's state x and gives F(x). Shown is how far it moved "
-      "the "
-      "state relative to its size: ‖F(x) − x‖ / ‖x‖. Where a block is visited again (replay, "
-      "loops, "
-      "traversal), compare its visits: a second one that moves a token as far as the first still "
+      "Every visit of a block takes a token's state x and gives F(x). Shown is how far it "
+      "moved the state relative to its size: ‖F(x) − x‖ / ‖x‖. Where a block is visited again "
+      "(replay, loops, traversal), compare its visits: a second one that moves a token as far as the first still "
       "does work, one near zero has settled. Tokens that a visit did not run for, such as the "
       "answer's last, are shown hatched.";
   m.low = "stays";

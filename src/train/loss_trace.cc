@@ -9,8 +9,8 @@ namespace {
 
 constexpr int64_t kNotCounted = -100;
 
-TrainBackend& train_backend(LoadedModel& engine, const std::string& where) {
-  auto* backend = dynamic_cast<TrainBackend*>(&engine.backend());
+TrainBackend& train_backend(LoadedModel& loaded, const std::string& where) {
+  auto* backend = dynamic_cast<TrainBackend*>(&loaded.backend());
   if (!backend) fail("{}: tensor 'labels' asks for gradients, which need --backend torch", where);
   return *backend;
 }
@@ -26,12 +26,12 @@ TensorView one_row(const TensorView& tensor, size_t rank, const std::string& whe
 }
 
 // Picture rows [tokens, d] from features or pixels; none where the file holds neither.
-Tensor picture_rows(LoadedModel& engine, const WeightFile& file) {
-  Backend& be = engine.backend();
+Tensor picture_rows(LoadedModel& loaded, const WeightFile& file) {
+  Backend& be = loaded.backend();
   const TensorView* features = file.find("image_features");
   const TensorView* pixels = file.find("pixel_values");
   if (!features && !pixels) return {};
-  const VisionTower* vision = engine.model().vision();
+  const VisionTower* vision = loaded.model().vision();
   if (!vision) fail("{}: pictures, but the model has no vision tower", file.where());
   const VisionConfig& config = vision->config();
   Tensor x;
@@ -57,9 +57,9 @@ struct Inputs {
   std::vector<uint8_t> is_image;  // [n], or empty where there are none
 };
 
-Inputs input_rows(LoadedModel& engine, const WeightFile& file) {
-  Backend& be = engine.backend();
-  const ModelConfig& config = engine.config();
+Inputs input_rows(LoadedModel& loaded, const WeightFile& file) {
+  Backend& be = loaded.backend();
+  const ModelConfig& config = loaded.config();
   if (const TensorView* embeds = file.find("inputs_embeds")) {
     const TensorView row = one_row(*embeds, 2, file.where());
     if (row.shape[1] != config.text.d)
@@ -76,8 +76,8 @@ Inputs input_rows(LoadedModel& engine, const WeightFile& file) {
     if (id == config.image_token) places.push_back(static_cast<int32_t>(tokens.size()));
     tokens.push_back(static_cast<int32_t>(id));
   }
-  const Tensor x = engine.model().embed(tokens);
-  const Tensor pictures = picture_rows(engine, file);
+  const Tensor x = loaded.model().embed(tokens);
+  const Tensor pictures = picture_rows(loaded, file);
   const int64_t rows = pictures ? pictures.dim(0) : 0;
   if (rows != static_cast<int64_t>(places.size()))
     fail("{}: {} picture placeholders, but {} picture rows", file.where(), places.size(), rows);
@@ -106,23 +106,23 @@ bool has_labels(const std::filesystem::path& file) {
   return open_safetensors(file).weights.find("labels") != nullptr;
 }
 
-std::vector<TensorView> trace_loss(LoadedModel& engine, const std::filesystem::path& path) {
+std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::path& path) {
   const WeightFile file = open_safetensors(path).weights;
-  TrainBackend& backend = train_backend(engine, file.where());
-  engine.model().visit_tensors(
+  TrainBackend& backend = train_backend(loaded, file.where());
+  loaded.model().visit_tensors(
       [&](const TensorSlot& slot) { backend.set_trainable(*slot.tensor, true); });
   backend.set_recording(true);
-  const std::vector<int64_t> labels = read_labels(file, engine.config().text.vocab);
-  const auto [x, is_image] = input_rows(engine, file);
+  const std::vector<int64_t> labels = read_labels(file, loaded.config().text.vocab);
+  const auto [x, is_image] = input_rows(loaded, file);
   if (static_cast<int64_t>(labels.size()) != x.dim(0))
     fail("{}: {} labels for {} tokens", file.where(), labels.size(), x.dim(0));
-  const LossAndGradients result = loss_and_gradients(engine.model(), backend, x, labels, is_image);
+  const LossAndGradients result = loss_and_gradients(loaded.model(), backend, x, labels, is_image);
   backend.set_recording(false);
   const float loss[] = {static_cast<float>(result.loss)};
   std::vector<TensorView> out;
   out.push_back(make_view("loss", Shape{1}, std::span<const float>(loss)));
   size_t next = 0;
-  engine.model().visit_tensors([&](const TensorSlot& slot) {
+  loaded.model().visit_tensors([&](const TensorSlot& slot) {
     const auto& [name, values] = result.gradients[next++];
     out.push_back(make_view("grad." + name, slot.shape, std::span<const float>(values)));
   });

@@ -16,7 +16,7 @@ bool has_labels(const std::filesystem::path& file);
 // and either inputs_embeds F32 [n, d], or input_ids with, where they hold picture placeholders,
 // image_features F32 [tiles, tokens, .] (what enters the projector) or pixel_values.
 // Results: loss [1] (mean over counted labels) and grad.<tensor> of every weight of the model.
-// Throws Error naming file and tensor, also where the engine's backend can't train.
-std::vector<TensorView> trace_loss(LoadedModel& engine, const std::filesystem::path& file);
+// Throws Error naming file and tensor, also where the model's backend can't train.
+std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::path& file);
 
 }  // namespace reprise

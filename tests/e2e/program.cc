@@ -27,11 +27,14 @@ constexpr bool kLimitsMemory = true;
 using Clock = std::chrono::steady_clock;
 constexpr auto kLongest = std::chrono::seconds(240);  // then the program is killed
 
-[[noreturn]] void exec_program(const std::vector<std::string>& arguments) {
-  std::vector<char*> argv = {const_cast<char*>(test::program())};
+[[noreturn]] void exec_program(const std::vector<std::string>& arguments,
+                               const std::vector<std::string>& wrapper = {}) {
+  std::vector<char*> argv;
+  for (const std::string& word : wrapper) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(const_cast<char*>(test::program()));
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  execv(test::program(), argv.data());
+  execvp(argv[0], argv.data());
   _exit(127);
 }
 
@@ -73,7 +76,7 @@ ProgramResult run_program(const std::vector<std::string>& arguments,
       const rlimit limit = {bytes, bytes};
       if (setrlimit(RLIMIT_AS, &limit)) _exit(126);
     }
-    exec_program(arguments);
+    exec_program(arguments, options.wrapper);
   }
   close(in[0]);
   close(out[1]);

@@ -15,9 +15,10 @@ struct ProgramResult {
 };
 
 struct ProgramOptions {
-  std::string input;            // to stdin, which is a pipe
-  std::string stdout_path;      // instead of being captured
-  int64_t largest_file = -1;    // bytes; writes beyond it fail as on a full disk
+  std::string input;                 // to stdin, which is a pipe
+  std::string stdout_path;           // instead of being captured
+  std::vector<std::string> wrapper;  // a command that runs the program: an emulator
+  int64_t largest_file = -1;         // bytes; writes beyond it fail as on a full disk
   int64_t memory = -1;          // bytes of address space; ignored under sanitizers, which need it
   int interrupt = 0;            // signal sent once the first output has been seen
   int interrupt_after_ms = -1;  // or that much time after the start

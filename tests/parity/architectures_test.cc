@@ -20,12 +20,12 @@ std::filesystem::path root() { return data_dir() / "parity/architectures"; }
 
 std::vector<float> logits_of(const std::filesystem::path& model, const std::vector<int64_t>& ids,
                              const Machine& machine = kMachine) {
-  const auto engine = load_engine(model, machine);
+  const auto loaded = load_model(model, machine);
   TokenInputs inputs;
   inputs.ids.assign(ids.begin(), ids.end());
   TraceOptions options;
   options.steps = 0;
-  for (const TensorView& tensor : trace(*engine, inputs, options))
+  for (const TensorView& tensor : trace(*loaded, inputs, options))
     if (tensor.name == "logits") return to_floats(tensor);
   ADD_FAILURE() << "no logits";
   return {};

@@ -15,14 +15,14 @@ namespace {
 
 class Beams : public testing::TestWithParam<Machine> {};
 
-std::vector<BeamSearch::Hypothesis> search_all(LoadedModel& engine, const TokenPrompt& prompt,
+std::vector<BeamSearch::Hypothesis> search_all(LoadedModel& loaded, const TokenPrompt& prompt,
                                                const BeamOptions& options,
                                                const AnswerRules& rules) {
-  const auto plans = make_plans(engine.model());
-  Session session(engine.model(), plans);
+  const auto plans = make_plans(loaded.model());
+  Session session(loaded.model(), plans);
   BeamSearch search(options, Answer(rules, prompt.ids));
   const std::vector<float> logits = session.prefill(prompt);
-  Branches branches(engine.model(), plans, session);
+  Branches branches(loaded.model(), plans, session);
   run_search(branches, search, logits);
   return search.results();
 }
@@ -31,14 +31,14 @@ TEST_P(Beams, TokensAndScoresOfTransformers) {
   const std::filesystem::path folder = data_dir() / "beams";
   const Json cases = load_json(folder / "cases.json");
   ASSERT_GE(cases.size(), 180u);
-  std::map<std::string, std::unique_ptr<LoadedModel>> engines;
+  std::map<std::string, std::unique_ptr<LoadedModel>> models;
   double largest = 0;
   int ended = 0;
   for (const Json& c : cases) {
     const auto name = c.at("model").get<std::string>();
     SCOPED_TRACE(c.dump());
-    auto& engine = engines[name];
-    if (!engine) engine = load_engine(folder / name, GetParam());
+    auto& loaded = models[name];
+    if (!loaded) loaded = load_model(folder / name, GetParam());
     TokenPrompt prompt;
     prompt.ids = c.at("prompt").get<std::vector<int32_t>>();
     const Json& early = c.at("early_stopping");
@@ -53,7 +53,7 @@ TEST_P(Beams, TokensAndScoresOfTransformers) {
     rules.ends = c.at("eos_token_id").get<std::vector<int32_t>>();
     rules.max_tokens = c.at("max_new_tokens");
     rules.processors = {std::make_shared<RepetitionPenalty>(c.at("repetition_penalty"))};
-    const auto found = search_all(*engine, prompt, options, rules);
+    const auto found = search_all(*loaded, prompt, options, rules);
     const Json& sequences = c.at("sequences");
     ASSERT_EQ(found.size(), sequences.size());
     for (size_t i = 0; i < found.size(); ++i) {
@@ -75,26 +75,26 @@ TEST_P(Beams, HoldOnTheOfficialModels) {
                            "phantom/qwen2-vit", "phantom/phi3-vit"}) {
     SCOPED_TRACE(name);
     const std::filesystem::path folder = golden_root() / name;
-    const auto engine = load_engine(folder / "model", GetParam());
-    Model& model = engine->model();
+    const auto loaded = load_model(folder / "model", GetParam());
+    Model& model = loaded->model();
     const TokenInputs inputs = read_token_inputs(folder / "case-image.safetensors");
     TokenPrompt prompt;
     prompt.ids = inputs.ids;
     prompt.image_rows = encode_pixels(model, {inputs.pixels->shape[0], to_floats(*inputs.pixels)});
-    mark_placeholders(engine->config(), prompt, "test");
+    mark_placeholders(loaded->config(), prompt, "test");
 
     TraceOptions greedy;
     greedy.steps = 6;
     std::vector<int64_t> expected;
-    for (const TensorView& tensor : trace(*engine, inputs, greedy)) {
+    for (const TensorView& tensor : trace(*loaded, inputs, greedy)) {
       if (tensor.name == "decode.tokens") expected = to_ints(tensor);
     }
-    const auto one = search_all(*engine, prompt, {}, {.max_tokens = greedy.steps});
+    const auto one = search_all(*loaded, prompt, {}, {.max_tokens = greedy.steps});
     EXPECT_EQ(std::vector<int64_t>(one[0].tokens.begin(), one[0].tokens.end()), expected);
 
     for (const int beams : {1, 3, 5}) {
       const BeamOptions options{.beams = beams, .returned = beams, .length_penalty = 0};
-      const auto found = search_all(*engine, prompt, options, {.max_tokens = 8});
+      const auto found = search_all(*loaded, prompt, options, {.max_tokens = 8});
       ASSERT_EQ(found.size(), static_cast<size_t>(beams));
       for (size_t i = 1; i < found.size(); ++i) EXPECT_LE(found[i].score, found[i - 1].score);
       // Each score is the sum of log-probabilities of its tokens run alone, one after the other.
@@ -119,14 +119,14 @@ TEST_P(Beams, BranchesAreRequestsOfTheirOwn) {
   for (const char* name : {"trol/internlm2-clip", "trol/phi3-vit", "phantom/internlm2-vit-ntk",
                            "phantom/qwen2-vit", "phantom/phi3-vit-window"}) {
     SCOPED_TRACE(name);
-    const auto engine = load_engine(golden_root() / name / "model", GetParam());
-    const auto plans = make_plans(engine->model());
+    const auto loaded = load_model(golden_root() / name / "model", GetParam());
+    const auto plans = make_plans(loaded->model());
     TokenPrompt prompt;
     for (int32_t i = 0; i < 3 * kKvPageTokens + 5; ++i) prompt.ids.push_back(20 + i * 7 % 200);
-    Session session(engine->model(), plans);
+    Session session(loaded->model(), plans);
     session.prefill(prompt);
     const int64_t alone_bytes = session.kv_bytes();
-    Branches branches(engine->model(), plans, session);
+    Branches branches(loaded->model(), plans, session);
     // Tokens of each step, and where they go on from: a parent dies, another has three children.
     const std::vector<std::vector<int>> parents = {{0, 0, 0}, {2, 0, 2}, {1, 1, 1}, {2, 1, 0}};
     const std::vector<std::vector<int32_t>> tokens = {
@@ -139,7 +139,7 @@ TEST_P(Beams, BranchesAreRequestsOfTheirOwn) {
       for (size_t beam = 0; beam < 3; ++beam) {
         next.push_back(histories[static_cast<size_t>(parents[step][beam])]);
         next.back().push_back(tokens[step][beam]);
-        Session alone(engine->model(), plans);
+        Session alone(loaded->model(), plans);
         std::vector<float> expected = alone.prefill(prompt);
         for (const int32_t token : next.back()) expected = alone.decode(token);
         const std::vector<float> row(

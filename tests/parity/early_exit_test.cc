@@ -98,8 +98,7 @@ void write_model(const Case& c, const std::filesystem::path& folder) {
       auto& [shape, sum] = made[start + std::to_string(layer % c.blocks) + rest];
       shape = tensor.shape;
       sum.resize(values.size());
-      for (size_t i = 0; i < values.size(); ++i)
-        sum[i] += values[i] / static_cast<float>(c.loops);
+      for (size_t i = 0; i < values.size(); ++i) sum[i] += values[i] / static_cast<float>(c.loops);
     } else {
       for (int block = 0; block < c.blocks; ++block)
         if (layer == block * (dense_layers - 1) / (c.blocks - 1))
@@ -227,7 +226,7 @@ TEST_P(EarlyExit, AsTheReference) {
   const Case& c = GetParam().golden;
   const TempFolder folder;
   ASSERT_NO_FATAL_FAILURE(write_model(c, folder.path()));
-  const auto loaded = load_engine(folder.path(), GetParam().machine);
+  const auto loaded = load_model(folder.path(), GetParam().machine);
   const Model& model = loaded->model();
   const std::string name = fmt::format("{}/early-{}.safetensors", c.shape(), c.init);
   const WeightFile golden = open_safetensors(c.root() / name).weights;
@@ -237,9 +236,9 @@ TEST_P(EarlyExit, AsTheReference) {
   for (const int64_t id : to_ints(golden.get("prompt"))) prompt.push_back(static_cast<int32_t>(id));
 
   std::vector<float> exact_k;
-  for (const auto& [policy, label] : {std::pair{ExitKv::Propagate, "propagate"},
-                                      std::pair{ExitKv::Exact, "exact"},
-                                      std::pair{ExitKv::Share, "share"}}) {
+  for (const auto& [policy, label] :
+       {std::pair{ExitKv::Propagate, "propagate"}, std::pair{ExitKv::Exact, "exact"},
+        std::pair{ExitKv::Share, "share"}}) {
     SCOPED_TRACE(label);
     const std::string at = std::string(label) + ".";
     Sequence sequence;
@@ -275,7 +274,7 @@ TEST_P(EarlyExit, AsTheReference) {
 
 std::vector<Param> params() {
   std::vector<Param> list;
-  for (const char* model : {"llama"})
+  for (const char* model : {"llama", "gemma"})
     for (const auto& [blocks, loops] : {std::pair{3, 2}, std::pair{2, 3}})
       for (const char* init : {"stepwise-0", "average-4"})
         for (const Machine& machine : machines())

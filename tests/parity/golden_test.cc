@@ -24,7 +24,7 @@ class Golden : public testing::TestWithParam<Param> {};
 
 TEST_P(Golden, EveryTensorOfEveryCase) {
   const std::filesystem::path folder = golden_root() / GetParam().model;
-  const auto engine = load_engine(folder / "model", GetParam().machine);
+  const auto loaded = load_model(folder / "model", GetParam().machine);
   int cases = 0;
   for (const char* name : kCases) {
     const std::filesystem::path file = folder / (std::string(name) + ".safetensors");
@@ -33,7 +33,7 @@ TEST_P(Golden, EveryTensorOfEveryCase) {
       Distances largest;
       TraceOptions options;
       options.steps = kSteps;
-      const auto traced = trace(*engine, golden.inputs, options);
+      const auto traced = trace(*loaded, golden.inputs, options);
       for (const std::string& problem : compare(golden, traced, {}, &largest))
         ADD_FAILURE() << golden.name << ": " << problem;
       RecordProperty(golden.name,

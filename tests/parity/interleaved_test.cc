@@ -34,7 +34,7 @@ struct Part {
 };
 using Schedule = std::vector<std::vector<Part>>;
 
-std::vector<Request> make_requests(LoadedModel& engine, const std::filesystem::path& folder) {
+std::vector<Request> make_requests(LoadedModel& loaded, const std::filesystem::path& folder) {
   std::vector<Request> requests;
   for (const char* name : kCases) {
     const std::filesystem::path file = folder / (std::string(name) + ".safetensors");
@@ -47,11 +47,11 @@ std::vector<Request> make_requests(LoadedModel& engine, const std::filesystem::p
       request.prompt.ids = golden.inputs.ids;
       if (const auto& pixels = golden.inputs.pixels) {
         request.prompt.image_rows =
-            encode_pixels(engine.model(), {pixels->shape[0], to_floats(*pixels)});
+            encode_pixels(loaded.model(), {pixels->shape[0], to_floats(*pixels)});
       } else if (golden.inputs.bytes) {
         continue;  // one request with a big picture is in golden_test.cc
       }
-      mark_placeholders(engine.config(), request.prompt, golden.name);
+      mark_placeholders(loaded.config(), request.prompt, golden.name);
       request.tokens = golden.inputs.ids;
       const TensorView& steps = golden.expected.at("decode.logits");  // [steps, vocab]
       const std::vector<float> logits = to_floats(steps);
@@ -188,14 +188,14 @@ class Interleaved : public testing::TestWithParam<Param> {};
 TEST_P(Interleaved, EveryCaseBesideAllOthers) {
   const auto& [name, machine] = GetParam();
   const std::filesystem::path folder = golden_root() / name;
-  const auto engine = load_engine(folder / "model", machine);
-  const std::vector<Request> requests = make_requests(*engine, folder);
+  const auto loaded = load_model(folder / "model", machine);
+  const std::vector<Request> requests = make_requests(*loaded, folder);
   ASSERT_FALSE(requests.empty());
-  const auto expected = run(engine->model(), requests, alone(requests));
+  const auto expected = run(loaded->model(), requests, alone(requests));
   for (const auto& [chunk, stagger] :
        {std::pair<int64_t, size_t>{1000, 0}, {1000, 1}, {7, 2}, {1, 3}}) {
     SCOPED_TRACE(fmt::format("chunks of {}, one more every {} calls", chunk, stagger));
-    const auto found = run(engine->model(), requests, together(requests, chunk, stagger));
+    const auto found = run(loaded->model(), requests, together(requests, chunk, stagger));
     for (size_t i = 0; i < requests.size(); ++i) {
       expect_golden(requests[i], found[i]);
       if (machine.backend != "cpu") continue;

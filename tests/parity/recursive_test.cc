@@ -85,11 +85,11 @@ std::vector<GoldenCase> read_cases(const std::filesystem::path& path) {
   return {read_case(file, ""), read_case(file, "row0."), read_case(file, "row1.")};
 }
 
-void check(LoadedModel& engine, GoldenCase golden, const std::string& plan) {
+void check(LoadedModel& loaded, GoldenCase golden, const std::string& plan) {
   TraceOptions options;
   if (!plan.empty()) options.plan.set("plan", plan);
   options.steps = golden.expected.contains("decode.tokens") ? 8 : 0;
-  const auto traced = trace(engine, golden.inputs, options);
+  const auto traced = trace(loaded, golden.inputs, options);
   GoldenCase kv = golden;
   const auto is_kv = [](const auto& entry) {
     return entry.first.starts_with("layer.") && !entry.first.ends_with(".out");
@@ -112,10 +112,10 @@ class Recursive : public testing::TestWithParam<std::tuple<std::string, Machine>
 };
 
 TEST_P(Recursive, DenseModel) {
-  const auto engine = load_engine(rrt(model_) / "model", machine_);
+  const auto loaded = load_model(rrt(model_) / "model", machine_);
   for (const GoldenCase& golden : read_cases(rrt(model_) / "dense.safetensors")) {
     EXPECT_GE(golden.expected.size(), 1u);
-    check(*engine, golden, "");
+    check(*loaded, golden, "");
   }
 }
 
@@ -123,18 +123,18 @@ TEST_P(Recursive, LoopsOverCopiedLayers) {
   for (const LoopShape& shape : kShapes) {
     const TempFolder folder;
     write_recursive(model_, shape, folder.path());
-    const auto engine = load_engine(folder.path(), machine_);
+    const auto loaded = load_model(folder.path(), machine_);
     for (const GoldenCase& golden :
          read_cases(rrt(model_) / shape.folder() / "run-stepwise-0.safetensors")) {
       EXPECT_GE(golden.expected.size(), static_cast<size_t>(2 * shape.loops));
-      check(*engine, golden, "");
+      check(*loaded, golden, "");
     }
   }
 }
 
 TEST_P(Recursive, ReplayPlanOnTheDenseModel) {
-  const auto engine = load_engine(rrt(model_) / "model", machine_);
-  const int64_t weights = engine->backend().stats().weight_bytes;
+  const auto loaded = load_model(rrt(model_) / "model", machine_);
+  const int64_t weights = loaded->backend().stats().weight_bytes;
   for (const LoopShape& shape : kShapes) {
     std::string plan;
     for (int depth = 0; depth < kDenseLayers; ++depth)
@@ -148,10 +148,10 @@ TEST_P(Recursive, ReplayPlanOnTheDenseModel) {
         const auto logits = golden.expected.extract(fmt::format("exit.{}.logits", loop));
         if (loop + 1 == shape.loops) golden.expected["logits"] = logits.mapped();
       }
-      check(*engine, golden, plan);
+      check(*loaded, golden, plan);
     }
   }
-  EXPECT_EQ(engine->backend().stats().weight_bytes, weights);
+  EXPECT_EQ(loaded->backend().stats().weight_bytes, weights);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Recursive,

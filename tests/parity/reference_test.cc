@@ -28,7 +28,7 @@ Json variants() { return load_json(root() / "variants.json"); }
 class Reference : public testing::TestWithParam<Machine> {};
 
 // Runs a case on a model, which may be a folder or a GGUF file of the same weights.
-void check(LoadedModel& engine, const std::string& name, const std::string& variant,
+void check(LoadedModel& loaded, const std::string& name, const std::string& variant,
            const std::string& plan) {
   std::vector<GoldenCase> cases =
       load_golden_cases(root() / name / ("case-" + variant + ".safetensors"));
@@ -43,7 +43,7 @@ void check(LoadedModel& engine, const std::string& name, const std::string& vari
   if (!plan.empty()) options.plan.set("plan", plan);
   const bool decodes = golden.expected.contains("decode.tokens");
   options.steps = decodes ? golden.expected.at("decode.tokens").shape[0] : 0;
-  const auto traced = trace(engine, golden.inputs, options);
+  const auto traced = trace(loaded, golden.inputs, options);
   Distances largest;
   for (const std::string& problem : compare(golden, traced, kTolerances, &largest))
     ADD_FAILURE() << name << "/" << variant << ": " << problem;
@@ -57,9 +57,9 @@ TEST_P(Reference, EveryModelAndPlan) {
   int cases = 0;
   const Json all = variants();
   for (const auto& [name, plans] : all.items()) {
-    const auto engine = load_engine(root() / name, GetParam());
+    const auto loaded = load_model(root() / name, GetParam());
     for (const auto& [variant, plan] : plans.items()) {
-      check(*engine, name, variant, plan.get<std::string>());
+      check(*loaded, name, variant, plan.get<std::string>());
       ++cases;
     }
   }
@@ -71,9 +71,9 @@ TEST_P(Reference, GgufFilesOfThePythonPackage) {
   const std::string names[] = {"llama", "llama-llama3", "llama-linear",
                                "qwen2", "phi3-window",  "phi3-longrope"};
   for (const std::string& name : names) {
-    const auto engine = load_engine(root() / (name + ".gguf"), GetParam());
+    const auto loaded = load_model(root() / (name + ".gguf"), GetParam());
     for (const auto& [variant, plan] : all.at(name).items())
-      check(*engine, name, variant, plan.get<std::string>());
+      check(*loaded, name, variant, plan.get<std::string>());
   }
 }
 

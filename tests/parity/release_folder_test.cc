@@ -34,7 +34,7 @@ class ReleaseFolder : public ::testing::Test {
   }
   static std::string refusal(const std::filesystem::path& model) {
     try {
-      load_engine(model, kMachine);
+      load_model(model, kMachine);
     } catch (const Error& error) {
       return error.what();
     }
@@ -154,12 +154,12 @@ TEST_F(ReleaseFolder, DifferentGatesAreRefusedOrTheLastOneCounts) {
   options.compute.isa = kMachine.isa;
   options.compute.activations = Activations::F32;
   options.load.scheme.set("last_gate", true);
-  const auto engine = LoadedModel::load(options);
+  const auto loaded = LoadedModel::load(options);
   const std::filesystem::path file = golden / "gate-distinct.safetensors";
   for (const GoldenCase& one : load_golden_cases(file)) {
     EXPECT_EQ(one.expected.size(), 4u) << "logits and three layers' weights";
     for (const std::string& problem :
-         compare(one, trace(*engine, one.inputs, TraceOptions{}), {}, nullptr))
+         compare(one, trace(*loaded, one.inputs, TraceOptions{}), {}, nullptr))
       ADD_FAILURE() << problem;
   }
 }
@@ -178,10 +178,10 @@ TEST_F(ReleaseFolder, ANotFiniteGateIsNamed) {
       {make_view("trol_gating.weight", gates[0].shape, std::span<const float>(weight)),
        make_view("trol_gating.bias", gates[1].shape, std::span<const float>(bias))},
       model);
-  const auto engine = load_engine(model, kMachine);
+  const auto loaded = load_model(model, kMachine);
   const auto cases = load_golden_cases(golden_root() / "trol/phi3-vit/case-text.safetensors");
   try {
-    trace(*engine, cases[0].inputs, TraceOptions{});
+    trace(*loaded, cases[0].inputs, TraceOptions{});
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("tensor 'trol_gating.weight' holds NaN or infinity"));
@@ -193,14 +193,14 @@ TEST_F(ReleaseFolder, AStoredHeadCountsWhereTheConfigTiesIt) {
   const auto model = copy("phantom/qwen2-vit");
   edit_json(model / "config.json",
             [](Json& json) { json["llm_config"]["tie_word_embeddings"] = true; });
-  const auto engine = load_engine(model, kMachine);
-  EXPECT_FALSE(engine->config().text.tied_head);
+  const auto loaded = load_model(model, kMachine);
+  EXPECT_FALSE(loaded->config().text.tied_head);
   TraceOptions options;
   options.steps = 6;
   for (const GoldenCase& one :
        load_golden_cases(golden_root() / "phantom/qwen2-vit/case-text.safetensors"))
     for (const std::string& problem :
-         compare(one, trace(*engine, one.inputs, options), {}, nullptr))
+         compare(one, trace(*loaded, one.inputs, options), {}, nullptr))
       ADD_FAILURE() << problem;
 
   std::vector<TensorView> tensors = open_safetensors(model / "model.safetensors").weights.tensors();
@@ -208,13 +208,13 @@ TEST_F(ReleaseFolder, AStoredHeadCountsWhereTheConfigTiesIt) {
     return tensor.name == "language_model.lm_head.weight";
   });
   write_safetensors(model / "model.safetensors", tensors);
-  EXPECT_TRUE(load_engine(model, kMachine)->config().text.tied_head);
+  EXPECT_TRUE(load_model(model, kMachine)->config().text.tied_head);
 }
 
 TEST_F(ReleaseFolder, EndTokensOfTheGenerationConfigCountToo) {
   const auto model = copy("phantom/qwen2-vit");
   edit_json(model / "generation_config.json", [](Json& json) { json["eos_token_id"] = {2, 108}; });
-  EXPECT_THAT(load_engine(model, kMachine)->config().eos_tokens, ::testing::ElementsAre(2, 108));
+  EXPECT_THAT(load_model(model, kMachine)->config().eos_tokens, ::testing::ElementsAre(2, 108));
   edit_json(model / "generation_config.json", [](Json& json) { json["eos_token_id"] = "end"; });
   edit_json(model / "config.json", [](Json& json) { json["eos_token_id"] = int64_t{1} << 32; });
   EXPECT_THAT(refusal(model), AllOf(HasSubstr("generation_config.json: key 'eos_token_id'"),

@@ -34,13 +34,13 @@ class SmolLm2 : public testing::Test {
 
 TEST_F(SmolLm2, LogitsAgreeWithTransformers) {
   const Json expected = load_json(test::data_dir() / "smollm2/expected.json");
-  const auto engine = load();
+  const auto loaded = load();
   double worst = 0;
   for (const Json& prompt : expected) {
     TokenInputs inputs;
     inputs.where = prompt["name"];
     inputs.ids = prompt["ids"].get<std::vector<int32_t>>();
-    const std::vector<TensorView> traced = trace(*engine, inputs, {});
+    const std::vector<TensorView> traced = trace(*loaded, inputs, {});
     const auto logits = std::find_if(traced.begin(), traced.end(),
                                      [](const TensorView& t) { return t.name == "logits"; });
     ASSERT_NE(logits, traced.end());
@@ -62,17 +62,17 @@ TEST_F(SmolLm2, LogitsAgreeWithTransformers) {
 }
 
 TEST_F(SmolLm2, AReplayPlanHoldsNoMoreWeights) {
-  const auto engine = load();
-  const int64_t before = engine->backend().stats().weight_bytes;
+  const auto loaded = load();
+  const int64_t before = loaded->backend().stats().weight_bytes;
   TokenInputs inputs;
   inputs.where = "test";
   inputs.ids = {504, 3575, 282, 4649, 314};  // The capital of France is
   TraceOptions options;
   options.steps = 4;
   options.plan.set("plan", "0-29,10-14");
-  EXPECT_EQ(engine->model().decode_plan(options.plan).visits(), 35);
-  const auto traced = trace(*engine, inputs, options);
-  EXPECT_EQ(engine->backend().stats().weight_bytes, before);
+  EXPECT_EQ(loaded->model().decode_plan(options.plan).visits(), 35);
+  const auto traced = trace(*loaded, inputs, options);
+  EXPECT_EQ(loaded->backend().stats().weight_bytes, before);
   EXPECT_TRUE(std::any_of(traced.begin(), traced.end(),
                           [](const TensorView& t) { return t.name == "layer.34.out"; }));
 }

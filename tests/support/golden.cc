@@ -248,7 +248,8 @@ double distance(std::span<const float> a, std::span<const float> b) {
   return worst;
 }
 
-std::unique_ptr<LoadedModel> load_engine(const std::filesystem::path& model, const Machine& machine) {
+std::unique_ptr<LoadedModel> load_model(const std::filesystem::path& model,
+                                        const Machine& machine) {
   has_torch();
   LoadedModelOptions options;
   options.model = model;

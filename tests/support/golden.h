@@ -59,7 +59,7 @@ std::unique_ptr<Backend> make_backend_of(const Machine& machine, int threads = 2
 // The torch backend with recording on, or null where it wasn't built.
 std::unique_ptr<TrainBackend> recording_torch();
 
-std::unique_ptr<LoadedModel> load_engine(const std::filesystem::path& model, const Machine& machine);
+std::unique_ptr<LoadedModel> load_model(const std::filesystem::path& model, const Machine& machine);
 
 // Largest |a - b|; infinite where sizes differ or a value isn't finite.
 double distance(std::span<const float> a, std::span<const float> b);

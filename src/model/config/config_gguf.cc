@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "formats/model_source.h"
 #include "model/arch/architecture.h"
 #include "model/config/config_parts.h"
 #include "model/load.h"
@@ -219,7 +220,7 @@ void read_rope_factors(const GgufFile& file, const GgufKeys& keys, RopeConfig& r
 
 ModelConfig config_from_gguf(const GgufFile& file) {
   const GgufMetadata& meta = file.metadata;
-  if (const auto own = meta.find_string("reprise.config")) {
+  if (const auto own = meta.find_string(kConfigKey)) {
     ModelConfig config =
         config_from_json(parse_json(*own, meta.where() + ": key 'reprise.config'"), meta.where());
     if (const auto generation = meta.find_string(kGenerationConfigKey)) {

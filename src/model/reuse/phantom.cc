@@ -145,8 +145,8 @@ class Phantom : public Scheme {
     std::vector<int32_t> of_row;             // which request each row belongs to
   };
 
-  void show(Backend& be, const VisitRows& rows, const Qkv& qkv, const Qkv& wide,
-            const Tensor& both, const Tensor& gate) const {
+  void show(Backend& be, const VisitRows& rows, const Qkv& qkv, const Qkv& wide, const Tensor& both,
+            const Tensor& gate) const {
     const TextConfig& config = config_.text;
     const int64_t n = gate.dim(0), hd = config.head_dim;
     const auto second = [&](const Tensor& x) { return be.slice(x, 2, hd, 2 * hd); };
@@ -193,8 +193,8 @@ class Phantom : public Scheme {
     return out;
   }
 
-  std::array<SosPart, 3> sos_of(Backend& be, const PhantomWeights& w,
-                                const VisitSegment& segment, const Qkv& qkv) const {
+  std::array<SosPart, 3> sos_of(Backend& be, const PhantomWeights& w, const VisitSegment& segment,
+                                const Qkv& qkv) const {
     PhantomState* state = nullptr;
     if (segment.sequence) {
       if (!segment.sequence->scheme) segment.sequence->scheme = std::make_unique<PhantomState>();
@@ -249,9 +249,8 @@ std::vector<SchemeMeasure> measures() {
        .question = "How much did the phantom dimension change?",
        .about =
            "How far the phantom half moved the result of attention, over all heads of a token: "
-           "‖(1 − w)·(o2 − o1)‖ / ‖o1‖. With a small eta (1e-4 in the released models) o2 can be "
-           "so "
-           "close to o1 that the gate hardly matters; this is the effect itself. The last token of "
+           "‖(1 − w)·(o2 − o1)‖ / ‖o1‖. With a small eta (1e-4 in the released models) o2 can "
+           "be so close to o1 that the gate hardly matters; this is the effect itself. The last token of "
            "the answer was chosen but never run, so it is shown hatched.",
        .low = "changed little",
        .high = "changed much"}};

@@ -1,6 +1,7 @@
 #include "model/run/rows.h"
 
 #include <algorithm>
+#include <set>
 
 namespace reprise {
 
@@ -33,11 +34,15 @@ void Sequence::truncate(int64_t new_length) {
   length = std::min(length, new_length);
 }
 
-int64_t Sequence::kv_bytes() const {
+int64_t Sequence::kv_bytes() const { return kv_bytes_held({this, 1}); }
+
+int64_t kv_bytes_held(std::span<const Sequence> sequences) {
+  std::set<const KvPage*> counted;
   int64_t bytes = 0;
-  for (const auto& [row, entries] : kv)
-    bytes +=
-        static_cast<int64_t>(entries.pages.size()) * kKvPageTokens * entries.spec.bytes_per_token();
+  for (const Sequence& sequence : sequences)
+    for (const auto& [number, row] : sequence.kv)
+      for (const auto& page : row.pages)
+        if (counted.insert(page.get()).second) bytes += row.spec.bytes_per_page();
   return bytes;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
@@ -42,6 +43,9 @@ struct Sequence {
   void truncate(int64_t new_length);
   int64_t kv_bytes() const;
 };
+
+// Bytes of the KV pages they hold, each page once, however many rows share it.
+int64_t kv_bytes_held(std::span<const Sequence> sequences);
 
 // Consecutive rows that belong to one request.
 struct RowSegment {

@@ -4,11 +4,11 @@
 #include <cmath>
 
 #include "engine/images.h"
-#include "trace/trace_measures.h"
 #include "image/decode.h"
 #include "image/encode.h"
 #include "image/resample.h"
 #include "text/tokenizer/utf8.h"
+#include "trace/trace_measures.h"
 
 namespace reprise {
 namespace {
@@ -97,17 +97,17 @@ std::string plan_words(const Plan& plan, const char* tokens) {
 
 }  // namespace
 
-TracePage collect_trace(LoadedModel& engine, const TokenPrompt& prompt, std::span<const int32_t> answer,
-                        const TraceRequest& request) {
-  const ModelConfig& config = engine.config();
-  const Tokenizer& tokenizer = engine.tokenizer();
+TracePage collect_trace(LoadedModel& loaded, const TokenPrompt& prompt,
+                        std::span<const int32_t> answer, const TraceRequest& request) {
+  const ModelConfig& config = loaded.config();
+  const Tokenizer& tokenizer = loaded.tokenizer();
   TracePage page;
-  page.model = to_valid_utf8(engine.options().model.filename().string());
+  page.model = to_valid_utf8(loaded.options().model.filename().string());
   if (page.model.empty()) {  // "folder/"
-    page.model = to_valid_utf8(engine.options().model.parent_path().filename().string());
+    page.model = to_valid_utf8(loaded.options().model.parent_path().filename().string());
   }
   page.scheme = config.scheme;
-  page.backend = engine.backend().description();
+  page.backend = loaded.backend().description();
   page.answer = tokenizer.decode(answer, /*skip_special=*/true);
   for (size_t i = 0; i < prompt.ids.size(); ++i) {
     const bool picture = !prompt.is_image.empty() && prompt.is_image[i] != 0;
@@ -128,20 +128,18 @@ TracePage collect_trace(LoadedModel& engine, const TokenPrompt& prompt, std::spa
     fail("--trace: the pictures have {} tokens, but the prompt was made with {}", picture_tokens,
          placeholders);
 
-  const auto plans = make_plans(engine.model(), request.plan);
+  const auto plans = make_plans(loaded.model(), request.plan);
   const bool whole = prompt.size() > 1;
   const Plan& prompt_plan = whole ? plans->prefill : plans->decode;
   page.prefill = plan_words(prompt_plan, "prompt");
   page.decode = plan_words(plans->decode, "answer");
-  TraceMeasures measures(engine.model(), prompt_plan, plans->decode,
+  TraceMeasures measures(loaded.model(), prompt_plan, plans->decode,
                          static_cast<int64_t>(page.tokens.size()));
-  Session session(engine.model(), plans, request.chunk);
+  Session session(loaded.model(), plans, request.chunk);
   measures.begin_call(0);
   session.prefill(
       prompt,
-      [&](int64_t first, const Tensor& state) {
-        measures.begin_call(first + state.dim(0));
-      },
+      [&](int64_t first, const Tensor& state) { measures.begin_call(first + state.dim(0)); },
       &measures);
   for (size_t i = 0; i + 1 < answer.size(); ++i) {
     measures.begin_call(session.length());

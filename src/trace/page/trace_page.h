@@ -86,8 +86,8 @@ struct TraceRequest {
 // Runs prompt and answer (its tokens as generated) and collects. The answer's last token was
 // chosen but never run, so it has no values. Throws Error when the pictures have other tokens than
 // the prompt.
-TracePage collect_trace(LoadedModel& engine, const TokenPrompt& prompt, std::span<const int32_t> answer,
-                        const TraceRequest& request);
+TracePage collect_trace(LoadedModel& loaded, const TokenPrompt& prompt,
+                        std::span<const int32_t> answer, const TraceRequest& request);
 
 // All numbers in full precision, null for none.
 Json trace_json(const TracePage& page);

@@ -29,7 +29,7 @@ struct Table {
 
 // Says which instruction sets are tested natively, which through simde, which not at all.
 std::vector<Table> make_tables() {
-  std::vector<Table> tables = {{"scalar", matmul_scalar()}};
+  std::vector<Table> tables = {{"scalar", kMatmulScalar}};
   bool native_avx2 = false, native_avx512 = false, simde = false;
 #if REPRISE_CPU_X86
   native_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -37,13 +37,13 @@ std::vector<Table> make_tables() {
   native_avx512 = native_avx2 && __builtin_cpu_supports("avx512f") &&
                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
-  if (native_avx2) tables.push_back({"avx2", matmul_avx2()});
-  if (native_avx512) tables.push_back({"avx512_vnni", matmul_avx512_vnni()});
+  if (native_avx2) tables.push_back({"avx2", kMatmulAvx2});
+  if (native_avx512) tables.push_back({"avx512_vnni", kMatmulAvx512Vnni});
 #endif
 #if REPRISE_CPU_SIMDE
   simde = true;
-  tables.push_back({"avx2_simde", matmul_avx2_simde()});
-  tables.push_back({"avx512_vnni_simde", matmul_avx512_vnni_simde()});
+  tables.push_back({"avx2_simde", kMatmulAvx2Simde});
+  tables.push_back({"avx512_vnni_simde", kMatmulAvx512VnniSimde});
 #endif
   const auto how = [&](bool native) {
     if (native) return simde ? "natively and through simde" : "natively";

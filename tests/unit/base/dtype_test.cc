@@ -47,9 +47,10 @@ TEST(DType, ListsForMessages) {
   EXPECT_THAT(names_with_quantized({DType::F32, DType::F16}),
               testing::StartsWith("F32, F16, Q8_0, Q4_0"));
   std::set<int> ids;
-  for (const DType type : all_types())
-    if (gguf_type_id(type) >= 0)
-      EXPECT_TRUE(ids.insert(gguf_type_id(type)).second) << dtype_name(type);
+  for (const DType type : all_types()) {
+    if (gguf_type_id(type) < 0) continue;
+    EXPECT_TRUE(ids.insert(gguf_type_id(type)).second) << dtype_name(type);
+  }
   EXPECT_TRUE(ids.contains(8));
   EXPECT_EQ(gguf_type_id(DType::Bool), -1);
 }

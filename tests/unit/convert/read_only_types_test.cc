@@ -86,10 +86,10 @@ class ReadOnlyTypes : public ::testing::TestWithParam<DType> {
   // All that a trace of a short prompt shows, and the memory that the weights take.
   static WeightFile run(const std::filesystem::path& path, const test::Machine& machine,
                         int64_t* weight_bytes = nullptr) {
-    const auto engine = test::load_engine(path, machine);
+    const auto loaded = test::load_model(path, machine);
     const TokenInputs inputs = {.where = "test", .ids = {1, 7, 39, 0, 22}};
-    if (weight_bytes) *weight_bytes = engine->backend().stats().weight_bytes;
-    return WeightFile(path.string(), trace(*engine, inputs, {.steps = 2}));
+    if (weight_bytes) *weight_bytes = loaded->backend().stats().weight_bytes;
+    return WeightFile(path.string(), trace(*loaded, inputs, {.steps = 2}));
   }
   static void expect_same(const WeightFile& found, const WeightFile& expected) {
     ASSERT_EQ(names_of(found), names_of(expected));

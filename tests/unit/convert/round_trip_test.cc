@@ -103,8 +103,8 @@ TEST_P(RoundTrip, GgufComputesTheSame) {
   test::Machine machine;  // the best that runs natively
   for (const test::Machine& candidate : test::cpu_machines())
     if (!candidate.isa.ends_with("-simde")) machine = candidate;
-  const auto from_folder = test::load_engine(model(), machine);
-  const auto from_gguf = test::load_engine(gguf_, machine);
+  const auto from_folder = test::load_model(model(), machine);
+  const auto from_gguf = test::load_model(gguf_, machine);
   EXPECT_EQ(from_gguf->config().scheme, from_folder->config().scheme);
   TraceOptions options;
   options.steps = 3;
@@ -127,7 +127,7 @@ TEST_P(RoundTrip, QuantizedRunsOnEveryInstructionSet) {
   auto file = test::golden_root() / GetParam() / "case-text.safetensors";
   if (!std::filesystem::exists(file)) file = test::golden_root() / GetParam() / "dense.safetensors";
   const TokenInputs inputs = read_token_inputs(file);
-  const auto exact = trace(*test::load_engine(model(), test::cpu_machines().front()), inputs, {});
+  const auto exact = trace(*test::load_model(model(), test::cpu_machines().front()), inputs, {});
   double before = 0;
   for (const DType type : {DType::Q8_0, DType::Q4_1, DType::Q4_0}) {
     ConvertOptions options;
@@ -156,7 +156,7 @@ TEST_P(RoundTrip, QuantizedRunsOnEveryInstructionSet) {
     }
     double kl = 0;
     for (const test::Machine& machine : test::cpu_machines()) {
-      const auto traced = trace(*test::load_engine(gguf_, machine), inputs, {});
+      const auto traced = trace(*test::load_model(gguf_, machine), inputs, {});
       kl = trace_kl(exact, traced);
       EXPECT_GT(kl, 0) << machine.name();
       EXPECT_LT(kl, type == DType::Q8_0 ? 0.02 : 3.0) << machine.name();

@@ -61,9 +61,9 @@ TEST_F(ConversationTest, ATrolConfigMayLeaveTheImageTokenToTheTokenizer) {
   LoadedModelOptions options;
   options.model = folder_ / "model";
   options.compute.threads = 1;
-  const auto engine = LoadedModel::load(options);
-  EXPECT_EQ(engine->config().image_token, 5) << "<IMG_CONTEXT> of the test tokenizer";
-  PromptBuilder builder(*engine);
+  const auto loaded = LoadedModel::load(options);
+  EXPECT_EQ(loaded->config().image_token, 5) << "<IMG_CONTEXT> of the test tokenizer";
+  PromptBuilder builder(*loaded);
   const TokenPrompt shown = builder.chat({{"user", "what shape", {one_}}}).tokens;
   EXPECT_EQ(std::count(shown.is_image.begin(), shown.is_image.end(), 1), shown.image_rows.dim(0));
 
@@ -79,8 +79,8 @@ TEST_F(ConversationTest, ATrolConfigMayLeaveTheImageTokenToTheTokenizer) {
 }
 
 TEST_F(ConversationTest, PicturesBelongToTheirTurns) {
-  const auto engine = load("phantom/qwen2-vit");
-  PromptBuilder builder(*engine);
+  const auto loaded = load("phantom/qwen2-vit");
+  PromptBuilder builder(*loaded);
   Conversation chat("", {one_});
   const Prompt first = builder.chat(chat.ask("what shape"));
   EXPECT_GT(first.vision_seconds, 0);
@@ -94,11 +94,11 @@ TEST_F(ConversationTest, PicturesBelongToTheirTurns) {
   const auto& ids = second.tokens.ids;
   ASSERT_GT(ids.size(), first.tokens.ids.size());
   EXPECT_TRUE(std::equal(first.tokens.ids.begin(), first.tokens.ids.end(), ids.begin()));
-  EXPECT_THAT(engine->tokenizer().decode(ids), HasSubstr("a circle<|im_end|><|im_start|>user"));
+  EXPECT_THAT(loaded->tokenizer().decode(ids), HasSubstr("a circle<|im_end|><|im_start|>user"));
   const int64_t rows = first.tokens.image_rows.dim(0);
   EXPECT_EQ(
-      engine->backend().to_host(engine->backend().slice(second.tokens.image_rows, 0, 0, rows)),
-      engine->backend().to_host(first.tokens.image_rows));
+      loaded->backend().to_host(loaded->backend().slice(second.tokens.image_rows, 0, 0, rows)),
+      loaded->backend().to_host(first.tokens.image_rows));
   // Asked again, nothing is encoded again.
   EXPECT_EQ(builder.chat(chat.ask("what colour")).vision_seconds, 0);
 }
@@ -106,11 +106,11 @@ TEST_F(ConversationTest, PicturesBelongToTheirTurns) {
 // TroL on InternLM2 as released: a flat config.json, tokenizer.model, "<image>" one above the
 // vocabulary.
 TEST_F(ConversationTest, TrolOnInternLm2) {
-  const auto engine = load_trol();
+  const auto loaded = load_trol();
   const Json data = load_json(test_data("text/prompts.json"));
-  EXPECT_EQ(engine->chat_format()->name, "trol-internlm2");
-  EXPECT_EQ(engine->config().image_token, 320);
-  PromptBuilder builder(*engine);
+  EXPECT_EQ(loaded->chat_format()->name, "trol-internlm2");
+  EXPECT_EQ(loaded->config().image_token, 320);
+  PromptBuilder builder(*loaded);
   const Json& expected = data["cases"][1];  // 3 placeholders; the model has 36 a picture
   const Prompt prompt = builder.chat({{"user", expected["question"], {one_}}});
   std::vector<int32_t> ids = expected["ids"];
@@ -118,13 +118,13 @@ TEST_F(ConversationTest, TrolOnInternLm2) {
   ids.insert(image, 33, 320);
   EXPECT_EQ(prompt.tokens.ids, ids);
   EXPECT_THAT(prompt.stops, ElementsAre("[UNUSED_TOKEN_145]"));
-  EXPECT_FALSE(Generator(*engine, {}).generate(prompt, {.max_tokens = 3}).tokens.empty());
+  EXPECT_FALSE(Generator(*loaded, {}).generate(prompt, {.max_tokens = 3}).tokens.empty());
 }
 
 // More pictures than the cache holds of itself.
 TEST_F(ConversationTest, AllPicturesOfAConversationStayEncoded) {
-  const auto engine = load("phantom/qwen2-vit");
-  PromptBuilder builder(*engine);
+  const auto loaded = load("phantom/qwen2-vit");
+  PromptBuilder builder(*loaded);
   std::vector<Picture> pictures;
   const std::string bytes = read_file(one_file_);
   for (int i = 0; i < 10; ++i) {  // bytes behind the picture's end make them differ
@@ -137,11 +137,11 @@ TEST_F(ConversationTest, AllPicturesOfAConversationStayEncoded) {
 
 // A second turn answers the same with what the first left in the prefix cache and without it.
 TEST_F(ConversationTest, SecondTurnIsExact) {
-  const auto engine = load_trol();
-  PromptBuilder builder(*engine);
+  const auto loaded = load_trol();
+  PromptBuilder builder(*loaded);
   GeneratorOptions reuse;
   reuse.reuse_prefix = true;
-  Generator chatting(*engine, reuse), fresh(*engine, {});
+  Generator chatting(*loaded, reuse), fresh(*loaded, {});
   GenerationOptions options;
   options.max_tokens = 4;
   Conversation chat("be brief", {one_});
@@ -156,8 +156,8 @@ TEST_F(ConversationTest, SecondTurnIsExact) {
 
 // The bytes are what a picture is, not the name; and its file may be gone by the next turn.
 TEST_F(ConversationTest, PicturesAreKnownByTheirBytes) {
-  const auto engine = load("phantom/qwen2-vit");
-  PromptBuilder builder(*engine);
+  const auto loaded = load("phantom/qwen2-vit");
+  PromptBuilder builder(*loaded);
   const std::filesystem::path file = folder_ / "a.png";
   std::filesystem::copy_file(one_file_, file);
   Conversation chat("", {});
@@ -192,7 +192,8 @@ TEST_F(ConversationTest, Commands) {
   EXPECT_THAT([&] { chat.enter("/image"); }, ThrowsMessage<Error>(HasSubstr("picture file")));
   EXPECT_THAT([&] { chat.enter("/image /nowhere.png"); },
               ThrowsMessage<Error>(HasSubstr("/nowhere.png")));
-  EXPECT_THAT(chat.enter("  /image  " + one_file_.string() + " ").answer, HasSubstr("1 picture for"));
+  EXPECT_THAT(chat.enter("  /image  " + one_file_.string() + " ").answer,
+              HasSubstr("1 picture for"));
   ASSERT_EQ(chat.pending_images().size(), 1u);
   EXPECT_EQ(chat.pending_images()[0].sha256(), one_.sha256());
   chat.answered("a", "b");

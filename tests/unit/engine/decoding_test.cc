@@ -22,7 +22,7 @@ using ::testing::ThrowsMessage;
 class DecodingTest : public ::testing::Test {
  protected:
   LoadedModel& load(const std::string& name) {
-    const auto path = folder_ / std::to_string(engines_.size());
+    const auto path = folder_ / std::to_string(models_.size());
     copy_model(name, path);
     edit_json(path / "config.json", [](Json& json) {  // room for a picture of seven tiles
       if (json.contains("llm_config")) json["llm_config"]["max_position_embeddings"] = 1024;
@@ -30,8 +30,8 @@ class DecodingTest : public ::testing::Test {
     LoadedModelOptions options;
     options.model = path;
     options.compute.threads = 1;
-    engines_.push_back(LoadedModel::load(options));
-    return *engines_.back();
+    models_.push_back(LoadedModel::load(options));
+    return *models_.back();
   }
   static Prompt prompt_of(std::vector<int32_t> ids) {
     Prompt prompt;
@@ -41,26 +41,26 @@ class DecodingTest : public ::testing::Test {
   const std::filesystem::path picture_file_ = test_data("golden/trol/phi3-vit-448/image.png");
   const Picture picture_ = Picture::read(picture_file_);
   TempFolder folder_;
-  std::vector<std::unique_ptr<LoadedModel>> engines_;
+  std::vector<std::unique_ptr<LoadedModel>> models_;
 };
 
 TEST_F(DecodingTest, BeamsAreThoseOfTheSearchAndComeInOnePiece) {
-  LoadedModel& engine = load("rrt/llama");
+  LoadedModel& loaded = load("rrt/llama");
   const Prompt prompt = prompt_of({20, 30, 40, 50});
   const GenerationOptions options{.beam = {.beams = 4, .returned = 3}, .max_tokens = 10};
   std::vector<std::string> pieces;
-  Generator generator(engine, {});
+  Generator generator(loaded, {});
   const Generation result =
       generator.generate(prompt, options, [&](std::string_view t) { pieces.emplace_back(t); });
 
-  const auto plans = make_plans(engine.model());
-  Session session(engine.model(), plans);
+  const auto plans = make_plans(loaded.model());
+  Session session(loaded.model(), plans);
   AnswerRules rules;
-  rules.ends = engine.end_tokens();
+  rules.ends = loaded.end_tokens();
   rules.max_tokens = 10;
   BeamSearch search(options.beam, Answer(rules));
   const std::vector<float> logits = session.prefill(prompt.tokens);
-  Branches branches(engine.model(), plans, session);
+  Branches branches(loaded.model(), plans, session);
   const int64_t calls = run_search(branches, search, logits);
   const auto expected = search.results();
   ASSERT_EQ(result.beams.size(), 3u);
@@ -77,8 +77,8 @@ TEST_F(DecodingTest, BeamsAreThoseOfTheSearchAndComeInOnePiece) {
 }
 
 TEST_F(DecodingTest, AStopTextEndsABeam) {
-  LoadedModel& engine = load("rrt/llama");
-  Generator generator(engine, {});
+  LoadedModel& loaded = load("rrt/llama");
+  Generator generator(loaded, {});
   const Prompt prompt = prompt_of({20, 30, 40, 50});
   GenerationOptions options{.beam = {.beams = 3, .returned = 3}, .max_tokens = 24};
   const std::string whole = generator.generate(prompt, options).text;
@@ -91,7 +91,7 @@ TEST_F(DecodingTest, AStopTextEndsABeam) {
   for (const BeamAnswer& beam : result.beams) {
     EXPECT_THAT(beam.text, Not(HasSubstr(options.stop[0])));
     // What a beam that ended before the limit ended with is the stop text or an end token.
-    stopped += engine.tokenizer().decode(beam.tokens).find(options.stop[0]) != std::string::npos;
+    stopped += loaded.tokenizer().decode(beam.tokens).find(options.stop[0]) != std::string::npos;
   }
   EXPECT_GT(stopped, 0);
   EXPECT_NE(result.stop, StopReason::Cancelled);
@@ -100,8 +100,8 @@ TEST_F(DecodingTest, AStopTextEndsABeam) {
 // A stop text of several characters is spread over tokens; no part of it may be streamed, and what
 // only looks like its beginning must be.
 TEST_F(DecodingTest, AStopTextOverSeveralTokensIsNeverStreamed) {
-  LoadedModel& engine = load("rrt/llama");
-  Generator generator(engine, {});
+  LoadedModel& loaded = load("rrt/llama");
+  Generator generator(loaded, {});
   const Prompt prompt = prompt_of({20, 30, 40, 50});
   const Generation all = generator.generate(prompt, {.max_tokens = 30});
   for (size_t begin = 1; begin + 8 < all.text.size(); begin += 5) {
@@ -121,8 +121,8 @@ TEST_F(DecodingTest, AStopTextOverSeveralTokensIsNeverStreamed) {
 }
 
 TEST_F(DecodingTest, BeamsEndWithTheContext) {
-  LoadedModel& engine = load("rrt/llama");  // 256 tokens
-  Generator generator(engine, {});
+  LoadedModel& loaded = load("rrt/llama");  // 256 tokens
+  Generator generator(loaded, {});
   GenerationOptions options{.beam = {.beams = 2, .early_stop = EarlyStop::Never}};
   const Generation result = generator.generate(prompt_of(std::vector<int32_t>(250, 20)), options);
   EXPECT_EQ(result.stop, StopReason::ContextFull);
@@ -142,15 +142,15 @@ TEST_F(DecodingTest, BeamsDoNotSample) {
 
 TEST_F(DecodingTest, QuestionsAreAnsweredByTheBestBeam) {
   for (const char* name : {"trol/phi3-vit", "phantom/qwen2-vit"}) {
-    LoadedModel& engine = load(name);
+    LoadedModel& loaded = load(name);
     const QaOptions options{.generation = {.beam = {.beams = 3}, .max_tokens = 6}};
     const std::vector<Question> questions = {{picture_file_, "what shape is it?", "x"},
                                              {picture_file_, "what colour is it?", "y"}};
-    const QaResult answers = answer_questions(engine, {.reuse_prefix = true}, questions, options);
+    const QaResult answers = answer_questions(loaded, {.reuse_prefix = true}, questions, options);
     for (size_t i = 0; i < questions.size(); ++i) {
-      PromptBuilder builder(engine);
+      PromptBuilder builder(loaded);
       const Prompt prompt = builder.chat({{"user", questions[i].question, {picture_}}});
-      const Generation alone = Generator(engine, {}).generate(prompt, options.generation);
+      const Generation alone = Generator(loaded, {}).generate(prompt, options.generation);
       EXPECT_EQ(answers.predictions[i], trim(alone.text)) << name;
     }
   }
@@ -162,10 +162,10 @@ TEST_F(DecodingTest, ASecondTurnReusesThePromptOnly) {
   for (const char* name : {"trol/phi3-vit", "phantom/phi3-vit", "phantom/qwen2-vit"}) {
     for (const int beams : {1, 3}) {
       SCOPED_TRACE(fmt::format("{}, {} beams", name, beams));
-      LoadedModel& engine = load(name);
-      PromptBuilder builder(engine);
+      LoadedModel& loaded = load(name);
+      PromptBuilder builder(loaded);
       const GenerationOptions options{.beam = {.beams = beams}, .max_tokens = 12};
-      Generator chat(engine, {.reuse_prefix = true});
+      Generator chat(loaded, {.reuse_prefix = true});
       std::vector<ChatTurn> turns = {{"user", "what shape is it?", {picture_}}};
       const Prompt first = builder.chat(turns);
       const Generation answer = chat.generate(first, options);
@@ -173,7 +173,7 @@ TEST_F(DecodingTest, ASecondTurnReusesThePromptOnly) {
       turns.push_back({"user", "and what colour?", {}});
       const Prompt second = builder.chat(turns);
       const Generation reused = chat.generate(second, options);
-      const Generation fresh = Generator(engine, {}).generate(second, options);
+      const Generation fresh = Generator(loaded, {}).generate(second, options);
       EXPECT_EQ(reused.first_logits, fresh.first_logits);
       EXPECT_EQ(reused.tokens, fresh.tokens);
       EXPECT_EQ(fresh.reused_tokens, 0);
@@ -185,7 +185,7 @@ TEST_F(DecodingTest, ASecondTurnReusesThePromptOnly) {
       turns.push_back({"user", "a third?", {}});
       const Prompt third = builder.chat(turns);
       const Generation last = chat.generate(third, options);
-      EXPECT_EQ(last.first_logits, Generator(engine, {}).generate(third, options).first_logits);
+      EXPECT_EQ(last.first_logits, Generator(loaded, {}).generate(third, options).first_logits);
       EXPECT_GT(last.reused_tokens, first.tokens.size());
       EXPECT_LE(last.reused_tokens, second.tokens.size());
     }

@@ -8,8 +8,8 @@
 
 #include "base/json.h"
 #include "eval/qa.h"
-#include "trace/trace.h"
 #include "support/test_models.h"
+#include "trace/trace.h"
 
 namespace reprise {
 namespace {
@@ -26,7 +26,8 @@ using ::testing::ThrowsMessage;
 
 class GeneratorTest : public ::testing::Test {
  protected:
-  std::unique_ptr<LoadedModel> load(const std::string& name, const std::string& chat_template = "") {
+  std::unique_ptr<LoadedModel> load(const std::string& name,
+                                    const std::string& chat_template = "") {
     if (!std::filesystem::exists(folder_ / "model")) copy_model(name, folder_ / "model");
     LoadedModelOptions options;
     options.model = folder_ / "model";
@@ -40,8 +41,8 @@ class GeneratorTest : public ::testing::Test {
 };
 
 TEST_F(GeneratorTest, ChatPromptHasItsPlaceholdersInPlace) {
-  const auto engine = load("phantom/qwen2-vit");
-  PromptBuilder builder(*engine);
+  const auto loaded = load("phantom/qwen2-vit");
+  PromptBuilder builder(*loaded);
   const Prompt prompt = builder.chat({{"user", "what shape", {picture_}}});
   const auto& tokens = prompt.tokens;
   const int64_t rows = tokens.image_rows.dim(0);
@@ -52,25 +53,28 @@ TEST_F(GeneratorTest, ChatPromptHasItsPlaceholdersInPlace) {
   const size_t first = std::find(tokens.ids.begin(), tokens.ids.end(), 5) - tokens.ids.begin();
   EXPECT_EQ(tokens.ids[first - 1], 6);
   EXPECT_EQ(tokens.ids[first + static_cast<size_t>(rows)], 7);
-  EXPECT_THAT(engine->tokenizer().decode(tokens.ids), HasSubstr("what shape"));
+  EXPECT_THAT(loaded->tokenizer().decode(tokens.ids), HasSubstr("what shape"));
   EXPECT_THAT(prompt.stops, ElementsAre("<|im_end|>"));
 }
 
 TEST_F(GeneratorTest, TextThatHoldsAPlaceholderIsRefused) {
-  const auto engine = load("phantom/qwen2-vit");
-  PromptBuilder builder(*engine);
-  EXPECT_THAT([&] { builder.chat({{"user", "what is <IMG_CONTEXT>?", {}}}); },
-              ThrowsMessage<Error>(HasSubstr("1 image placeholders")));
+  const auto loaded = load("phantom/qwen2-vit");
+  PromptBuilder builder(*loaded);
+  EXPECT_THAT(
+      [&] {
+        builder.chat({{"user", "what is <IMG_CONTEXT>?", {}}});
+      },
+      ThrowsMessage<Error>(HasSubstr("1 image placeholders")));
 }
 
 TEST_F(GeneratorTest, RawPromptPutsPicturesWhereTheTextSays) {
-  const auto engine = load("phantom/qwen2-vit");
-  PromptBuilder builder(*engine);
+  const auto loaded = load("phantom/qwen2-vit");
+  PromptBuilder builder(*loaded);
   const auto ids = [&](const char* text, int pictures) {
     return builder.raw(text, std::vector<Picture>(pictures, picture_)).tokens.ids;
   };
-  const std::vector<int32_t> a = engine->tokenizer().encode("a"),
-                             b = engine->tokenizer().encode("b");
+  const std::vector<int32_t> a = loaded->tokenizer().encode("a"),
+                             b = loaded->tokenizer().encode("b");
   const std::vector<int32_t> inside = ids("a<image>b", 1);
   EXPECT_EQ(inside.front(), a[0]);
   EXPECT_EQ(inside.back(), b[0]);
@@ -81,22 +85,25 @@ TEST_F(GeneratorTest, RawPromptPutsPicturesWhereTheTextSays) {
 }
 
 TEST_F(GeneratorTest, APictureIsEncodedOnce) {
-  const auto engine = load("phantom/qwen2-vit");
-  PromptBuilder builder(*engine);
+  const auto loaded = load("phantom/qwen2-vit");
+  PromptBuilder builder(*loaded);
   EXPECT_GT(builder.chat({{"user", "a", {picture_}}}).vision_seconds, 0);
   EXPECT_EQ(builder.chat({{"user", "b", {picture_}}}).vision_seconds, 0);
 }
 
 TEST_F(GeneratorTest, TextModelsTakeNoPictures) {
-  const auto engine = load("rrt/llama");
-  PromptBuilder builder(*engine);
-  EXPECT_THAT([&] { builder.chat({{"user", "a", {picture_}}}); },
-              ThrowsMessage<Error>(HasSubstr("text only")));
+  const auto loaded = load("rrt/llama");
+  PromptBuilder builder(*loaded);
+  EXPECT_THAT(
+      [&] {
+        builder.chat({{"user", "a", {picture_}}});
+      },
+      ThrowsMessage<Error>(HasSubstr("text only")));
 }
 
 TEST_F(GeneratorTest, GreedyTokensAreThoseOfTheTrace) {
-  const auto engine = load("rrt/llama");
-  Generator generator(*engine, {});
+  const auto loaded = load("rrt/llama");
+  Generator generator(*loaded, {});
   TokenInputs inputs;
   inputs.where = "test";
   Prompt prompt;
@@ -105,7 +112,7 @@ TEST_F(GeneratorTest, GreedyTokensAreThoseOfTheTrace) {
   const Generation result =
       generator.generate(prompt, {.max_tokens = 10}, [&](std::string_view t) { streamed += t; });
   std::vector<int64_t> expected;
-  for (const TensorView& tensor : trace(*engine, inputs, {.steps = 10})) {
+  for (const TensorView& tensor : trace(*loaded, inputs, {.steps = 10})) {
     if (tensor.name == "decode.tokens") expected = to_ints(tensor);
   }
   EXPECT_EQ(std::vector<int64_t>(result.tokens.begin(), result.tokens.end()), expected);
@@ -119,25 +126,25 @@ TEST_F(GeneratorTest, EndTokenEndsTheAnswer) {
   copy_model("rrt/llama", folder_ / "model");
   int32_t third = 0;
   {
-    const auto engine = load("rrt/llama");
+    const auto loaded = load("rrt/llama");
     Prompt prompt;
     prompt.tokens.ids = {20, 30, 40, 50};
-    third = Generator(*engine, {}).generate(prompt, {.max_tokens = 3}).tokens.at(2);
+    third = Generator(*loaded, {}).generate(prompt, {.max_tokens = 3}).tokens.at(2);
   }
   edit_json(folder_ / "model/config.json", [&](Json& json) { json["eos_token_id"] = third; });
-  const auto engine = load("rrt/llama");
+  const auto loaded = load("rrt/llama");
   Prompt prompt;
   prompt.tokens.ids = {20, 30, 40, 50};
-  const Generation result = Generator(*engine, {}).generate(prompt, {.max_tokens = 20});
+  const Generation result = Generator(*loaded, {}).generate(prompt, {.max_tokens = 20});
   EXPECT_EQ(result.stop, StopReason::EndToken);
   ASSERT_EQ(result.tokens.size(), 3u);
   EXPECT_EQ(result.tokens[2], third);
-  EXPECT_EQ(result.text, engine->tokenizer().decode(std::span(result.tokens).first(2), true));
+  EXPECT_EQ(result.text, loaded->tokenizer().decode(std::span(result.tokens).first(2), true));
 }
 
 TEST_F(GeneratorTest, StopStringIsCutOff) {
-  const auto engine = load("rrt/llama");
-  Generator generator(*engine, {});
+  const auto loaded = load("rrt/llama");
+  Generator generator(*loaded, {});
   Prompt prompt;
   prompt.tokens.ids = {20, 30, 40, 50};
   const std::string whole = generator.generate(prompt, {.max_tokens = 30}).text;
@@ -151,8 +158,8 @@ TEST_F(GeneratorTest, StopStringIsCutOff) {
 }
 
 TEST_F(GeneratorTest, ContextFullAndTooLongPrompts) {
-  const auto engine = load("rrt/llama");  // 256 tokens
-  Generator generator(*engine, {});
+  const auto loaded = load("rrt/llama");  // 256 tokens
+  Generator generator(*loaded, {});
   Prompt prompt;
   prompt.tokens.ids.assign(250, 20);
   const Generation result = generator.generate(prompt, {});
@@ -164,8 +171,8 @@ TEST_F(GeneratorTest, ContextFullAndTooLongPrompts) {
 }
 
 TEST_F(GeneratorTest, CancelFlagEndsTheGeneration) {
-  const auto engine = load("rrt/llama");
-  Generator generator(*engine, {});
+  const auto loaded = load("rrt/llama");
+  Generator generator(*loaded, {});
   Prompt prompt;
   prompt.tokens.ids = {20, 30, 40, 50};
   std::atomic<bool> cancel{false};
@@ -178,8 +185,8 @@ TEST_F(GeneratorTest, CancelFlagEndsTheGeneration) {
 }
 
 TEST_F(GeneratorTest, SeededSamplingRepeats) {
-  const auto engine = load("rrt/llama");
-  Generator generator(*engine, {});
+  const auto loaded = load("rrt/llama");
+  Generator generator(*loaded, {});
   Prompt prompt;
   prompt.tokens.ids = {20, 30, 40, 50};
   const auto tokens = [&](uint64_t seed) {
@@ -199,26 +206,26 @@ TEST_F(GeneratorTest, NanWeightsAreAnErrorThatNamesThem) {
     values[3] = std::numeric_limits<float>::quiet_NaN();
     tensor = make_view(tensor.name, tensor.shape, std::span<const float>(values));
   });
-  const auto engine = load("rrt/llama");
+  const auto loaded = load("rrt/llama");
   Prompt prompt;
   prompt.tokens.ids = {20, 30};
-  EXPECT_THAT([&] { Generator(*engine, {}).generate(prompt, {.max_tokens = 2}); },
+  EXPECT_THAT([&] { Generator(*loaded, {}).generate(prompt, {.max_tokens = 2}); },
               ThrowsMessage<Error>(
                   AllOf(HasSubstr("logits are NaN"), HasSubstr("'model.norm.weight' holds NaN"))));
 }
 
 TEST_F(GeneratorTest, QuestionsAboutOnePictureEncodeItOnceAndAnswerAsAlone) {
-  const auto engine = load("phantom/qwen2-vit");
+  const auto loaded = load("phantom/qwen2-vit");
   const std::vector<Question> questions = {{picture_file_, "what shape is it?", "x"},
                                            {{}, "no picture?", "y"},
                                            {picture_file_, "what colour is it?", "z"},
                                            {picture_file_, "what shape is it", "x"}};
   QaOptions options{.generation = {.max_tokens = 4}};
-  const QaResult together = answer_questions(*engine, {.reuse_prefix = true}, questions, options);
+  const QaResult together = answer_questions(*loaded, {.reuse_prefix = true}, questions, options);
   EXPECT_EQ(together.images_encoded, 1);
   ASSERT_EQ(together.predictions.size(), 4u);
   for (size_t i = 0; i < questions.size(); ++i) {
-    const QaResult alone = answer_questions(*engine, {}, {questions[i]}, options);
+    const QaResult alone = answer_questions(*loaded, {}, {questions[i]}, options);
     EXPECT_EQ(alone.predictions[0], together.predictions[i]) << i;
   }
   EXPECT_EQ(together.by_answer.at("x").questions, 2);
@@ -226,9 +233,9 @@ TEST_F(GeneratorTest, QuestionsAboutOnePictureEncodeItOnceAndAnswerAsAlone) {
   // Right answers count, whatever white space is around them; the picture matters.
   std::vector<Question> right = questions;
   for (size_t i = 0; i < right.size(); ++i) right[i].answer = together.predictions[i] + " ";
-  EXPECT_EQ(answer_questions(*engine, {}, right, options).total.correct, 4);
+  EXPECT_EQ(answer_questions(*loaded, {}, right, options).total.correct, 4);
   options.blind = true;
-  EXPECT_EQ(answer_questions(*engine, {}, questions, options).images_encoded, 0);
+  EXPECT_EQ(answer_questions(*loaded, {}, questions, options).images_encoded, 0);
 }
 
 TEST_F(GeneratorTest, QuestionFilesAreCheckedLineByLine) {

@@ -7,8 +7,8 @@
 #include "base/file.h"
 #include "engine/images.h"
 #include "engine/prompt.h"
-#include "trace/trace.h"
 #include "support/test_models.h"
+#include "trace/trace.h"
 
 namespace reprise {
 namespace {
@@ -25,14 +25,14 @@ std::unique_ptr<LoadedModel> load(const std::string& name, int threads = 1) {
 }
 
 // The image case of a golden model as a prompt.
-TokenPrompt image_prompt(LoadedModel& engine, const std::string& name, uint8_t key = 1) {
+TokenPrompt image_prompt(LoadedModel& loaded, const std::string& name, uint8_t key = 1) {
   const TokenInputs inputs =
       read_token_inputs(test_data("golden/" + name + "/case-image.safetensors"));
   TokenPrompt prompt;
   prompt.ids = inputs.ids;
   PixelTiles pixels{inputs.pixels->shape[0], to_floats(*inputs.pixels)};
-  prompt.image_rows = encode_pixels(engine.model(), pixels);
-  mark_placeholders(engine.config(), prompt, "test");
+  prompt.image_rows = encode_pixels(loaded.model(), pixels);
+  mark_placeholders(loaded.config(), prompt, "test");
   const auto begin = std::find(prompt.is_image.begin(), prompt.is_image.end(), 1);
   const int64_t first = begin - prompt.is_image.begin();
   prompt.pictures = {{{.sha256 = {key}}, first, first + prompt.image_rows.dim(0)}};
@@ -40,10 +40,10 @@ TokenPrompt image_prompt(LoadedModel& engine, const std::string& name, uint8_t k
 }
 
 // Logits of the prompt's end and of some greedy steps.
-std::vector<float> run(LoadedModel& engine, const std::shared_ptr<const Plans>& plans,
+std::vector<float> run(LoadedModel& loaded, const std::shared_ptr<const Plans>& plans,
                        const TokenPrompt& prompt, int64_t chunk, PrefixCache* prefix = nullptr,
                        int64_t* reused = nullptr) {
-  Session session(engine.model(), plans, chunk);
+  Session session(loaded.model(), plans, chunk);
   std::vector<float> logits = session.prefill(prompt, prefix);
   std::vector<float> all = logits;
   for (int32_t token : {7, 100, 33}) {
@@ -68,12 +68,12 @@ INSTANTIATE_TEST_SUITE_P(Golden, SessionModels,
                          });
 
 TEST_P(SessionModels, ChunksAndThreadsGiveTheSameBits) {
-  const auto engine = load(GetParam());
-  const auto plans = make_plans(engine->model());
-  const TokenPrompt prompt = image_prompt(*engine, GetParam());
-  const std::vector<float> whole = run(*engine, plans, prompt, 512);
+  const auto loaded = load(GetParam());
+  const auto plans = make_plans(loaded->model());
+  const TokenPrompt prompt = image_prompt(*loaded, GetParam());
+  const std::vector<float> whole = run(*loaded, plans, prompt, 512);
   for (const int64_t chunk : {1, 2, 7, 16}) {
-    EXPECT_EQ(run(*engine, plans, prompt, chunk), whole) << "chunks of " << chunk;
+    EXPECT_EQ(run(*loaded, plans, prompt, chunk), whole) << "chunks of " << chunk;
   }
   const auto parallel = load(GetParam(), 3);
   const TokenPrompt again = image_prompt(*parallel, GetParam());
@@ -81,40 +81,40 @@ TEST_P(SessionModels, ChunksAndThreadsGiveTheSameBits) {
 }
 
 TEST_P(SessionModels, APrefixFromTheCacheGivesTheSameBits) {
-  const auto engine = load(GetParam());
-  const auto plans = make_plans(engine->model());
-  const TokenPrompt first = image_prompt(*engine, GetParam());
+  const auto loaded = load(GetParam());
+  const auto plans = make_plans(loaded->model());
+  const TokenPrompt first = image_prompt(*loaded, GetParam());
   TokenPrompt second = first;  // another question about the same picture
   second.ids.back() = first.ids.back() == 50 ? 51 : 50;
   second.ids.push_back(60);
   second.is_image.push_back(0);
-  const std::vector<float> expected = run(*engine, plans, second, 512);
+  const std::vector<float> expected = run(*loaded, plans, second, 512);
 
   PrefixCache cache;
   int64_t reused = -1;
-  EXPECT_EQ(run(*engine, plans, first, 9, &cache, &reused), run(*engine, plans, first, 512));
+  EXPECT_EQ(run(*loaded, plans, first, 9, &cache, &reused), run(*loaded, plans, first, 512));
   EXPECT_EQ(reused, 0);
-  EXPECT_EQ(run(*engine, plans, second, 4, &cache, &reused), expected);
+  EXPECT_EQ(run(*loaded, plans, second, 4, &cache, &reused), expected);
   // Beyond its context dynamic rope turns every length's keys differently: nothing is common.
   const bool stretched = std::string(GetParam()).ends_with("-ntk");
   EXPECT_EQ(reused, stretched ? 0 : first.size() - 1);
   // The same prompt again: all but its last token.
-  EXPECT_EQ(run(*engine, plans, second, 512, &cache, &reused), expected);
+  EXPECT_EQ(run(*loaded, plans, second, 512, &cache, &reused), expected);
   EXPECT_EQ(reused, second.size() - 1);
 }
 
 TEST_P(SessionModels, AnotherPictureIsNoCommonPrefix) {
-  const auto engine = load(GetParam());
-  const auto plans = make_plans(engine->model());
-  const TokenPrompt first = image_prompt(*engine, GetParam(), 1);
+  const auto loaded = load(GetParam());
+  const auto plans = make_plans(loaded->model());
+  const TokenPrompt first = image_prompt(*loaded, GetParam(), 1);
   TokenPrompt second = first;
   second.pictures[0].key.sha256 = {2};
-  second.image_rows = engine->backend().scale(first.image_rows, 0.5f);
-  const std::vector<float> expected = run(*engine, plans, second, 512);
+  second.image_rows = loaded->backend().scale(first.image_rows, 0.5f);
+  const std::vector<float> expected = run(*loaded, plans, second, 512);
   PrefixCache cache;
   int64_t reused = -1;
-  const std::vector<float> other = run(*engine, plans, first, 512, &cache);
-  EXPECT_EQ(run(*engine, plans, second, 512, &cache, &reused), expected);
+  const std::vector<float> other = run(*loaded, plans, first, 512, &cache);
+  EXPECT_EQ(run(*loaded, plans, second, 512, &cache, &reused), expected);
   EXPECT_NE(expected, other);
   int64_t before = 0;  // the tokens in front of the picture are common
   while (!first.is_image[static_cast<size_t>(before)]) ++before;
@@ -124,17 +124,17 @@ TEST_P(SessionModels, AnotherPictureIsNoCommonPrefix) {
 // A second picture that is another leaves the first one's rows to be shared.
 TEST(Session, ThePrefixGoesUpToTheFirstOtherPicture) {
   const std::string bytes = read_file(test_data("golden/trol/phi3-vit-448/image.png"));
-  const Picture one("one.png", bytes), two("two.png", read_file(test_data(
-                                                          "golden/phantom/qwen2-vit-448/image.png")));
+  const Picture one("one.png", bytes),
+      two("two.png", read_file(test_data("golden/phantom/qwen2-vit-448/image.png")));
   for (const char* name : {"trol/phi3-vit", "phantom/qwen2-vit"}) {
     SCOPED_TRACE(name);
     testing::TempFolder folder;
     testing::copy_model(name, folder / "model");
     LoadedModelOptions options;
     options.model = folder / "model";
-    const auto engine = LoadedModel::load(options);
-    PromptBuilder builder(*engine);
-    const auto plans = make_plans(engine->model());
+    const auto loaded = LoadedModel::load(options);
+    PromptBuilder builder(*loaded);
+    const auto plans = make_plans(loaded->model());
     const auto prompt = [&](const Picture& second, bool exif = false) {
       return builder.raw("a <image> b <image> c", {one, second}, exif).tokens;
     };
@@ -156,12 +156,12 @@ TEST(Session, ThePrefixGoesUpToTheFirstOtherPicture) {
     unknown.pictures.clear();
     EXPECT_EQ(common_tokens(unknown, unknown), same.pictures[0].begin);
 
-    if (!same_rope(engine->config().text, same.size(), other.size())) continue;
-    const std::vector<float> expected = run(*engine, plans, other, 512);
+    if (!same_rope(loaded->config().text, same.size(), other.size())) continue;
+    const std::vector<float> expected = run(*loaded, plans, other, 512);
     PrefixCache cache;
     int64_t reused = -1;
-    EXPECT_NE(run(*engine, plans, same, 512, &cache), expected);
-    EXPECT_EQ(run(*engine, plans, other, 7, &cache, &reused), expected);
+    EXPECT_NE(run(*loaded, plans, same, 512, &cache), expected);
+    EXPECT_EQ(run(*loaded, plans, other, 7, &cache, &reused), expected);
     EXPECT_EQ(reused, same.pictures[1].begin);
   }
 }
@@ -169,8 +169,8 @@ TEST(Session, ThePrefixGoesUpToTheFirstOtherPicture) {
 // Two passes are the models' own; each further pass has KV rows of its own in the prompt.
 TEST(Session, EveryNumberOfPassesIsExactInChunksAndFromAPrefix) {
   for (const char* name : {"trol/phi3-vit", "trol/phi3-vit-window", "trol/internlm2-clip"}) {
-    const auto engine = load(name);
-    const TokenPrompt first = image_prompt(*engine, name);
+    const auto loaded = load(name);
+    const TokenPrompt first = image_prompt(*loaded, name);
     TokenPrompt second = first;
     second.ids.back() = first.ids.back() == 50 ? 51 : 50;
     second.ids.push_back(60);
@@ -178,19 +178,19 @@ TEST(Session, EveryNumberOfPassesIsExactInChunksAndFromAPrefix) {
     std::vector<std::vector<float>> results;
     for (const int passes : {1, 2, 3, 4}) {
       SCOPED_TRACE(fmt::format("{}, {} passes", name, passes));
-      const auto plans = make_plans(engine->model(), {{"passes", passes}});
-      const std::vector<float> expected = run(*engine, plans, second, 512);
+      const auto plans = make_plans(loaded->model(), {{"passes", passes}});
+      const std::vector<float> expected = run(*loaded, plans, second, 512);
       for (const int64_t chunk : {1, 3, 16}) {
-        EXPECT_EQ(run(*engine, plans, second, chunk), expected) << "chunks of " << chunk;
+        EXPECT_EQ(run(*loaded, plans, second, chunk), expected) << "chunks of " << chunk;
       }
       PrefixCache cache;
       int64_t reused = -1;
-      run(*engine, plans, first, 5, &cache);
-      EXPECT_EQ(run(*engine, plans, second, 6, &cache, &reused), expected);
+      run(*loaded, plans, first, 5, &cache);
+      EXPECT_EQ(run(*loaded, plans, second, 6, &cache, &reused), expected);
       EXPECT_EQ(reused, first.size() - 1);
       // Plans of other passes take nothing from it.
-      const auto others = make_plans(engine->model(), {{"passes", passes % 4 + 1}});
-      run(*engine, others, second, 512, &cache, &reused);
+      const auto others = make_plans(loaded->model(), {{"passes", passes % 4 + 1}});
+      run(*loaded, others, second, 512, &cache, &reused);
       EXPECT_EQ(reused, 0);
       for (const auto& earlier : results) EXPECT_NE(earlier, expected);
       results.push_back(expected);
@@ -199,35 +199,35 @@ TEST(Session, EveryNumberOfPassesIsExactInChunksAndFromAPrefix) {
 }
 
 TEST(Session, PrefixAcrossALengthWhereRopeChangesIsNotTaken) {
-  const auto engine = load("trol/phi3-vit");  // long factors beyond 32 tokens
-  const auto plans = make_plans(engine->model());
+  const auto loaded = load("trol/phi3-vit");  // long factors beyond 32 tokens
+  const auto plans = make_plans(loaded->model());
   TokenPrompt shorter, longer;
   for (int32_t i = 0; i < 40; ++i) longer.ids.push_back(20 + i);
   shorter.ids.assign(longer.ids.begin(), longer.ids.begin() + 25);
-  const std::vector<float> expected = run(*engine, plans, longer, 512);
+  const std::vector<float> expected = run(*loaded, plans, longer, 512);
   PrefixCache cache;
   int64_t reused = -1;
-  run(*engine, plans, shorter, 512, &cache);
-  EXPECT_EQ(run(*engine, plans, longer, 512, &cache, &reused), expected);
+  run(*loaded, plans, shorter, 512, &cache);
+  EXPECT_EQ(run(*loaded, plans, longer, 512, &cache, &reused), expected);
   EXPECT_EQ(reused, 0);
 }
 
 TEST(Session, OneTokenPromptsRunTheDecodePlan) {
-  const auto engine = load("trol/phi3-vit");
-  const auto plans = make_plans(engine->model());
-  const auto passes_off = make_plans(engine->model(), {{"passes", 1}});
+  const auto loaded = load("trol/phi3-vit");
+  const auto plans = make_plans(loaded->model());
+  const auto passes_off = make_plans(loaded->model(), {{"passes", 1}});
   TokenPrompt prompt;
   prompt.ids = {42};
-  EXPECT_EQ(run(*engine, plans, prompt, 512), run(*engine, passes_off, prompt, 512));
+  EXPECT_EQ(run(*loaded, plans, prompt, 512), run(*loaded, passes_off, prompt, 512));
   prompt.ids = {42, 43};
-  EXPECT_NE(run(*engine, plans, prompt, 512), run(*engine, passes_off, prompt, 512));
+  EXPECT_NE(run(*loaded, plans, prompt, 512), run(*loaded, passes_off, prompt, 512));
 }
 
 TEST(Session, KvOfTheSecondPassGoesWithThePrompt) {
-  const auto engine = load("trol/phi3-vit");
+  const auto loaded = load("trol/phi3-vit");
   TokenPrompt prompt;
   prompt.ids.assign(40, 9);
-  Session session(engine->model(), make_plans(engine->model()), 512);
+  Session session(loaded->model(), make_plans(loaded->model()), 512);
   session.prefill(prompt, [](int64_t, const Tensor&) {});
   const int64_t both = session.kv_bytes();
   session.end_prompt();
@@ -235,25 +235,25 @@ TEST(Session, KvOfTheSecondPassGoesWithThePrompt) {
 }
 
 TEST(Session, Errors) {
-  const auto engine = load("phantom/qwen2-vit");
-  const auto plans = make_plans(engine->model());
-  EXPECT_THAT([&] { Session(engine->model(), plans, 0); },
+  const auto loaded = load("phantom/qwen2-vit");
+  const auto plans = make_plans(loaded->model());
+  EXPECT_THAT([&] { Session(loaded->model(), plans, 0); },
               ThrowsMessage<Error>(HasSubstr("chunk")));
   const auto prefill = [&](const TokenPrompt& prompt) {
-    return [&] { Session(engine->model(), plans).prefill(prompt); };
+    return [&] { Session(loaded->model(), plans).prefill(prompt); };
   };
   EXPECT_THAT(prefill({}), ThrowsMessage<Error>(HasSubstr("empty")));
   TokenPrompt unknown;
   unknown.ids = {1, 100000};
   EXPECT_THAT(prefill(unknown), ThrowsMessage<Error>(HasSubstr("100000")));
-  TokenPrompt prompt = image_prompt(*engine, "phantom/qwen2-vit");
+  TokenPrompt prompt = image_prompt(*loaded, "phantom/qwen2-vit");
   prompt.is_image.assign(prompt.ids.size(), 0);
   EXPECT_THAT(prefill(prompt), ThrowsMessage<Error>(HasSubstr("0 image placeholders")));
 }
 
 TEST(Session, CancelledBetweenChunks) {
-  const auto engine = load("phantom/qwen2-vit");
-  Session session(engine->model(), make_plans(engine->model()), 4);
+  const auto loaded = load("phantom/qwen2-vit");
+  Session session(loaded->model(), make_plans(loaded->model()), 4);
   TokenPrompt prompt;
   prompt.ids.assign(20, 9);
   int asked = 0;

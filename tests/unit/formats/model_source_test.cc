@@ -13,6 +13,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::ElementsAre;
+using ::testing::Field;
 using ::testing::HasSubstr;
 
 TensorView tensor(const std::string& name) {
@@ -45,7 +46,8 @@ TEST(ModelSource, AGgufFileOfOurs) {
   EXPECT_THAT(source.config_where(), AllOf(HasSubstr("m.gguf"), HasSubstr("'reprise.config'")));
 
   source.add_tensors({tensor("b")});
-  EXPECT_THAT(source.weights().names(), ElementsAre("a", "b"));
+  EXPECT_THAT(source.weights().tensors(),
+              ElementsAre(Field(&TensorView::name, "a"), Field(&TensorView::name, "b")));
   EXPECT_THAT(error_of([&] { source.add_tensors({tensor("a")}); }),
               AllOf(HasSubstr("m.gguf"), HasSubstr("'a'"), HasSubstr("twice")));
 

@@ -10,10 +10,10 @@
 
 #include "base/json.h"
 #include "engine/generator.h"
-#include "trace/trace.h"
 #include "image/decode.h"
 #include "image/encode.h"
 #include "support/test_models.h"
+#include "trace/trace.h"
 
 namespace reprise {
 namespace {
@@ -45,7 +45,8 @@ class TracePageTest : public ::testing::Test {
     return prompt;
   }
   // Every intermediate result of the same prompt.
-  static std::map<std::string, std::vector<float>> traced(LoadedModel& engine, const TokenPrompt& prompt,
+  static std::map<std::string, std::vector<float>> traced(LoadedModel& loaded,
+                                                          const TokenPrompt& prompt,
                                                           const PlanOptions& plan = {}) {
     TokenInputs inputs;
     inputs.where = "test";
@@ -53,12 +54,11 @@ class TracePageTest : public ::testing::Test {
     TraceOptions options;
     options.plan = plan;
     std::map<std::string, std::vector<float>> values;
-    for (const TensorView& view : trace(engine, inputs, options))
+    for (const TensorView& view : trace(loaded, inputs, options))
       values[view.name] = to_floats(view);
     return values;
   }
-  const Picture picture_ =
-      Picture::read(test_data("golden/trol/phi3-vit-448/image.png"));
+  const Picture picture_ = Picture::read(test_data("golden/trol/phi3-vit-448/image.png"));
   TempFolder folder_;
 };
 
@@ -97,12 +97,12 @@ float value(const TraceMeasure& m, size_t column, int64_t token) {
 }
 
 TEST_F(TracePageTest, TrolShowsWeightsAndWhatTheyChanged) {
-  const auto engine = load("trol/phi3-vit");
+  const auto loaded = load("trol/phi3-vit");
   const TokenPrompt prompt = text_prompt();
-  const auto states = traced(*engine, prompt);
+  const auto states = traced(*loaded, prompt);
   const int64_t n = prompt.size();
   const std::vector<int32_t> answer = {100, 101, 102};
-  const TracePage page = collect_trace(*engine, prompt, answer, {});
+  const TracePage page = collect_trace(*loaded, prompt, answer, {});
   EXPECT_THAT(keys(page), ElementsAre("mix", "second_look", "update"));
   EXPECT_EQ(page.scheme, "trol");
   ASSERT_EQ(page.tokens.size(), static_cast<size_t>(n) + 3);
@@ -139,10 +139,10 @@ TEST_F(TracePageTest, TrolShowsWeightsAndWhatTheyChanged) {
 }
 
 TEST_F(TracePageTest, SkippedVisitsHaveNoUpdate) {
-  const auto engine = load("trol/phi3-vit");
+  const auto loaded = load("trol/phi3-vit");
   TraceRequest request;
   request.plan.set("adaptive", 0.5);
-  const TracePage page = collect_trace(*engine, text_prompt(), std::vector<int32_t>{100}, request);
+  const TracePage page = collect_trace(*loaded, text_prompt(), std::vector<int32_t>{100}, request);
   EXPECT_THAT(page.prefill, HasSubstr("w < 0.5"));
   const TraceMeasure &mix = find(page, "mix"), &second = find(page, "second_look"),
                      &update = find(page, "update");
@@ -159,27 +159,27 @@ TEST_F(TracePageTest, SkippedVisitsHaveNoUpdate) {
 }
 
 TEST_F(TracePageTest, MorePassesGetMoreColumns) {
-  const auto engine = load("trol/phi3-vit");
+  const auto loaded = load("trol/phi3-vit");
   TraceRequest request;
   request.plan.set("passes", 3);
-  const TracePage page = collect_trace(*engine, text_prompt(), std::vector<int32_t>{100}, request);
+  const TracePage page = collect_trace(*loaded, text_prompt(), std::vector<int32_t>{100}, request);
   const TraceMeasure& mix = find(page, "mix");
   EXPECT_THAT(briefs(mix), ElementsAre("0", "0 (3)", "1", "1 (3)", "2", "2 (3)"));
-  const auto states = traced(*engine, text_prompt(), request.plan);
+  const auto states = traced(*loaded, text_prompt(), request.plan);
   // The second weight of a layer is shown under the same name once more.
   EXPECT_EQ(value(mix, 0, 4), states.at("layer.0.mix_w")[4]);
   EXPECT_EQ(value(mix, 1, 4), states.at("layer.0.mix_w.2")[4]);
   request.plan.set("passes", 1);  // traversal off: no weights to show
-  EXPECT_THAT(keys(collect_trace(*engine, text_prompt(), std::vector<int32_t>{100}, request)),
+  EXPECT_THAT(keys(collect_trace(*loaded, text_prompt(), std::vector<int32_t>{100}, request)),
               ElementsAre("update"));
 }
 
 TEST_F(TracePageTest, PhantomShowsGatesByHead) {
-  const auto engine = load("phantom/qwen2-vit");
+  const auto loaded = load("phantom/qwen2-vit");
   const TokenPrompt prompt = text_prompt();
-  const auto states = traced(*engine, prompt);
+  const auto states = traced(*loaded, prompt);
   const int64_t n = prompt.size();
-  const TracePage page = collect_trace(*engine, prompt, std::vector<int32_t>{100, 101}, {});
+  const TracePage page = collect_trace(*loaded, prompt, std::vector<int32_t>{100, 101}, {});
   EXPECT_THAT(keys(page), ElementsAre("gate", "phantom", "update"));
   const TraceMeasure &gate = find(page, "gate"), &phantom = find(page, "phantom");
   ASSERT_EQ(gate.heads, 4);
@@ -210,13 +210,13 @@ TEST_F(TracePageTest, PhantomShowsGatesByHead) {
 }
 
 TEST_F(TracePageTest, ReplayIsFollowedThroughDampedSteps) {
-  const auto engine = load("rrt/llama");
+  const auto loaded = load("rrt/llama");
   TraceRequest request;
   request.plan.set("plan", "0-3,1-2*2,5");
   const TokenPrompt prompt = text_prompt();
-  const auto states = traced(*engine, prompt, request.plan);
+  const auto states = traced(*loaded, prompt, request.plan);
   const int64_t n = prompt.size();
-  const TracePage page = collect_trace(*engine, prompt, std::vector<int32_t>{100, 101}, request);
+  const TracePage page = collect_trace(*loaded, prompt, std::vector<int32_t>{100, 101}, request);
   EXPECT_THAT(keys(page), ElementsAre("update"));
   const TraceMeasure& update = page.measures[0];
   EXPECT_THAT(briefs(update),
@@ -242,13 +242,13 @@ TEST_F(TracePageTest, SameBitsForAnyChunksAndThreads) {
   for (const char* name : {"trol/phi3-vit", "phantom/qwen2-vit"}) {
     const std::vector<int32_t> answer = {100, 101};
     const auto collect = [&](int threads, int64_t chunk) {
-      const auto engine = load(name, threads);
-      PromptBuilder builder(*engine);
+      const auto loaded = load(name, threads);
+      PromptBuilder builder(*loaded);
       TraceRequest request;
       request.chunk = chunk;
       request.pictures = {picture_};
       const Prompt prompt = builder.raw("what shape", request.pictures);
-      TracePage page = collect_trace(*engine, prompt.tokens, answer, request);
+      TracePage page = collect_trace(*loaded, prompt.tokens, answer, request);
       page.backend = "";  // says how many threads
       return trace_html(page);
     };
@@ -259,14 +259,14 @@ TEST_F(TracePageTest, SameBitsForAnyChunksAndThreads) {
 }
 
 TEST_F(TracePageTest, HoldsPromptAndAnswerAsGenerated) {
-  const auto engine = load("phantom/qwen2-vit");
-  Generator generator(*engine, {});
-  PromptBuilder builder(*engine);
+  const auto loaded = load("phantom/qwen2-vit");
+  Generator generator(*loaded, {});
+  PromptBuilder builder(*loaded);
   GenerationOptions options;
   options.max_tokens = 6;
   const Prompt prompt = builder.chat({{"user", "what shape", {}}});
   const Generation result = generator.generate(prompt, options);
-  const TracePage page = collect_trace(*engine, prompt.tokens, result.tokens, {});
+  const TracePage page = collect_trace(*loaded, prompt.tokens, result.tokens, {});
   EXPECT_EQ(page.answer, result.text);
   std::vector<int32_t> expected = prompt.tokens.ids, found;
   expected.insert(expected.end(), result.tokens.begin(), result.tokens.end());
@@ -279,8 +279,8 @@ TEST_F(TracePageTest, HoldsPromptAndAnswerAsGenerated) {
 }
 
 TEST_F(TracePageTest, PicturesLieAsTheModelReadsThem) {
-  const auto engine = load("phantom/qwen2-vit");  // tiles of 112, up to 6, 16 tokens each
-  PromptBuilder builder(*engine);
+  const auto loaded = load("phantom/qwen2-vit");  // tiles of 112, up to 6, 16 tokens each
+  PromptBuilder builder(*loaded);
   TraceRequest request;
   Image wide(3000, 1000);
   wide.pixels.assign(wide.pixels.size(), 90);
@@ -288,7 +288,7 @@ TEST_F(TracePageTest, PicturesLieAsTheModelReadsThem) {
   write_file_atomically(path, encode_png(wide));
   request.pictures = {Picture::read(path), picture_};
   const Prompt prompt = builder.raw("<image> and <image>", request.pictures);
-  const TracePage page = collect_trace(*engine, prompt.tokens, std::vector<int32_t>{100}, request);
+  const TracePage page = collect_trace(*loaded, prompt.tokens, std::vector<int32_t>{100}, request);
   ASSERT_EQ(page.pictures.size(), 2u);
   const TracePicture& first = page.pictures[0];
   EXPECT_EQ(first.name, "wide <b>.png");
@@ -308,7 +308,7 @@ TEST_F(TracePageTest, PicturesLieAsTheModelReadsThem) {
 
   // Other pictures than the prompt was made with.
   request.pictures[0] = Picture("small.png", encode_png(Image(50, 50)));
-  EXPECT_THAT([&] { collect_trace(*engine, prompt.tokens, std::vector<int32_t>{100}, request); },
+  EXPECT_THAT([&] { collect_trace(*loaded, prompt.tokens, std::vector<int32_t>{100}, request); },
               ThrowsMessage<Error>(HasSubstr("--trace")));
 }
 

@@ -177,11 +177,11 @@ TEST_F(Assemble, StepOneLeavesTheLanguageModelAndExportsAnOrdinaryModel) {
     EXPECT_TRUE(trainer.run());
     LoadedModelOptions engine_options;
     engine_options.model = folder_ / scheme / "model.gguf";
-    const auto engine = LoadedModel::load(engine_options);
-    EXPECT_EQ(engine->config().scheme, scheme);
-    EXPECT_EQ(engine->chat_format()->name, "chatml-image");
-    EXPECT_EQ(engine->tokenizer().find("<image>"), 320);
-    EXPECT_EQ(engine->end_tokens(), std::vector<int32_t>{2});
+    const auto loaded = LoadedModel::load(engine_options);
+    EXPECT_EQ(loaded->config().scheme, scheme);
+    EXPECT_EQ(loaded->chat_format()->name, "chatml-image");
+    EXPECT_EQ(loaded->tokenizer().find("<image>"), 320);
+    EXPECT_EQ(loaded->end_tokens(), std::vector<int32_t>{2});
     // Traversal off, a TroL is the language model it was built around.
     if (scheme != "trol") continue;
     TokenInputs inputs;
@@ -192,7 +192,7 @@ TEST_F(Assemble, StepOneLeavesTheLanguageModelAndExportsAnOrdinaryModel) {
     TraceOptions off;
     off.plan.set("passes", 1);
     std::vector<float> logits[2];
-    for (const TensorView& tensor : trace(*engine, inputs, off))
+    for (const TensorView& tensor : trace(*loaded, inputs, off))
       if (tensor.name == "logits") logits[0] = to_floats(tensor);
     for (const TensorView& tensor : trace(*plain, inputs, {}))
       if (tensor.name == "logits") logits[1] = to_floats(tensor);

@@ -251,9 +251,9 @@ TEST_F(TrainerTest, TheModelFileAnswersOnTheCpuAsTheTrainerWould) {
     options.model = folder_ / "model/model.gguf";
     options.backend = backend;
     if (options.backend == "torch") options.compute.device = test::torch_device();
-    const auto engine = LoadedModel::load(options);
-    EXPECT_GT(engine->tokenizer().vocab_size(), 300);
-    for (const TensorView& tensor : trace(*engine, inputs, {}))
+    const auto loaded = LoadedModel::load(options);
+    EXPECT_GT(loaded->tokenizer().vocab_size(), 300);
+    for (const TensorView& tensor : trace(*loaded, inputs, {}))
       if (tensor.name == "logits") logits.push_back(to_floats(tensor));
   }
   ASSERT_EQ(logits.size(), 2u);
@@ -296,11 +296,11 @@ TEST_F(ReleaseTraining, WhatIsTrainedAnswersAndTrainsOn) {
   EXPECT_LT(seen.back(), seen.front());
   LoadedModelOptions options;
   options.model = folder_ / "first/model.gguf";
-  const auto engine = LoadedModel::load(options);
-  EXPECT_EQ(engine->chat_format()->name, "trol-internlm2");
-  EXPECT_EQ(engine->tokenizer().vocab_size(), 700);
+  const auto loaded = LoadedModel::load(options);
+  EXPECT_EQ(loaded->chat_format()->name, "trol-internlm2");
+  EXPECT_EQ(loaded->tokenizer().vocab_size(), 700);
   const auto expected = tokenizer_from_files(test::slow_tokenizer_files("trol-internlm2"));
-  EXPECT_EQ(engine->tokenizer().encode("what is this?"), expected->encode("what is this?"));
+  EXPECT_EQ(loaded->tokenizer().encode("what is this?"), expected->encode("what is this?"));
   // The exported file has all that a run needs.
   recipe_.config.clear();
   recipe_.tokenizer.clear();

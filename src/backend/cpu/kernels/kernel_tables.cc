@@ -11,17 +11,17 @@
 namespace reprise::cpu {
 
 const Kernels& scalar_kernels() {
-  static const Kernels table = {"scalar", matmul_scalar(), vector_scalar()};
+  static const Kernels table = {"scalar", kMatmulScalar, kVectorScalar};
   return table;
 }
 
 #if REPRISE_CPU_X86
 const Kernels* avx2_kernels() {
-  static const Kernels table = {"avx2", matmul_avx2(), vector_avx2()};
+  static const Kernels table = {"avx2", kMatmulAvx2, kVectorAvx2};
   return &table;
 }
 const Kernels* avx512_vnni_kernels() {
-  static const Kernels table = {"avx512-vnni", matmul_avx512_vnni(), vector_avx512_vnni()};
+  static const Kernels table = {"avx512-vnni", kMatmulAvx512Vnni, kVectorAvx512Vnni};
   return &table;
 }
 #else

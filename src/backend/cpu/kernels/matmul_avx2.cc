@@ -16,6 +16,6 @@ namespace {
 
 }  // namespace
 
-MatmulKernels matmul_avx2() { return matmul_table(); }
+constinit const MatmulKernels kMatmulAvx2 = kMatmulTable;
 
 }  // namespace reprise::cpu

@@ -20,6 +20,6 @@ namespace {
 
 }  // namespace
 
-MatmulKernels matmul_avx2_simde() { return matmul_table(); }
+constinit const MatmulKernels kMatmulAvx2Simde = kMatmulTable;
 
 }  // namespace reprise::cpu

@@ -16,6 +16,6 @@ namespace {
 
 }  // namespace
 
-MatmulKernels matmul_avx512_vnni() { return matmul_table(); }
+constinit const MatmulKernels kMatmulAvx512Vnni = kMatmulTable;
 
 }  // namespace reprise::cpu

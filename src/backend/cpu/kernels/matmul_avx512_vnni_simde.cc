@@ -20,6 +20,6 @@ namespace {
 
 }  // namespace
 
-MatmulKernels matmul_avx512_vnni_simde() { return matmul_table(); }
+constinit const MatmulKernels kMatmulAvx512VnniSimde = kMatmulTable;
 
 }  // namespace reprise::cpu

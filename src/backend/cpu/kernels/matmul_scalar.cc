@@ -127,6 +127,6 @@ void dense_f32(const float* x, int64_t m, int64_t ldx, const std::byte* w, DType
 
 }  // namespace
 
-MatmulKernels matmul_scalar() { return {0, quantize, packed_int8, packed_f32, dense_f32}; }
+constinit const MatmulKernels kMatmulScalar = {0, quantize, packed_int8, packed_f32, dense_f32};
 
 }  // namespace reprise::cpu

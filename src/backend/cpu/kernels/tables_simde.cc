@@ -7,9 +7,9 @@ namespace reprise::cpu {
 namespace {
 
 [[maybe_unused]] const bool added = [] {
-  static const Kernels avx2 = {"avx2-simde", matmul_avx2_simde(), vector_avx2_simde()};
-  static const Kernels avx512 = {"avx512-vnni-simde", matmul_avx512_vnni_simde(),
-                                 vector_avx512_vnni_simde()};
+  static const Kernels avx2 = {"avx2-simde", kMatmulAvx2Simde, kVectorAvx2Simde};
+  static const Kernels avx512 = {"avx512-vnni-simde", kMatmulAvx512VnniSimde,
+                                 kVectorAvx512VnniSimde};
   add_emulated_kernels(avx2);
   add_emulated_kernels(avx512);
   return true;

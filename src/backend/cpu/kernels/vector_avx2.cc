@@ -14,6 +14,6 @@ namespace {
 
 }  // namespace
 
-VectorKernels vector_avx2() { return vector_table(); }
+constinit const VectorKernels kVectorAvx2 = kVectorTable;
 
 }  // namespace reprise::cpu

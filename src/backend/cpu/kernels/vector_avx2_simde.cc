@@ -18,6 +18,6 @@ namespace {
 
 }  // namespace
 
-VectorKernels vector_avx2_simde() { return vector_table(); }
+constinit const VectorKernels kVectorAvx2Simde = kVectorTable;
 
 }  // namespace reprise::cpu

@@ -14,6 +14,6 @@ namespace {
 
 }  // namespace
 
-VectorKernels vector_avx512_vnni() { return vector_table(); }
+constinit const VectorKernels kVectorAvx512Vnni = kVectorTable;
 
 }  // namespace reprise::cpu

@@ -18,6 +18,6 @@ namespace {
 
 }  // namespace
 
-VectorKernels vector_avx512_vnni_simde() { return vector_table(); }
+constinit const VectorKernels kVectorAvx512VnniSimde = kVectorTable;
 
 }  // namespace reprise::cpu

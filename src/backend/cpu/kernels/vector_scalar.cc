@@ -146,18 +146,16 @@ void attend(const AttendQuery* queries, int64_t n, const KvRun* runs, int64_t n_
 
 }  // namespace
 
-VectorKernels vector_scalar() {
-  return {.add_scaled = add_scaled,
-          .mul = mul,
-          .scale = scale,
-          .lerp = lerp,
-          .unary = unary,
-          .glu = glu,
-          .to_f16 = to_f16,
-          .rms_norm = rms_norm,
-          .layer_norm = layer_norm,
-          .rope = rope,
-          .attend = attend};
-}
+constinit const VectorKernels kVectorScalar = {.add_scaled = add_scaled,
+                                               .mul = mul,
+                                               .scale = scale,
+                                               .lerp = lerp,
+                                               .unary = unary,
+                                               .glu = glu,
+                                               .to_f16 = to_f16,
+                                               .rms_norm = rms_norm,
+                                               .layer_norm = layer_norm,
+                                               .rope = rope,
+                                               .attend = attend};
 
 }  // namespace reprise::cpu
