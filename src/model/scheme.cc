@@ -117,6 +117,12 @@ std::string release_chat_format(const Json& config) {
   return format == formats.end() ? "" : format->second;
 }
 
+const SchemeType& looping_scheme() {
+  for (const SchemeType* type : scheme_types())
+    if (type->looping.section) return *type;
+  REPRISE_CHECK(false, "no scheme loops layers");
+}
+
 std::unique_ptr<Scheme> make_scheme(const ModelConfig& config) {
   const SchemeType* type = find_scheme(config.scheme);
   if (!type)

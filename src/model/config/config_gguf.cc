@@ -237,7 +237,10 @@ ModelConfig config_from_gguf(const GgufFile& file) {
                                              "'; this program reads " + gguf_architecture_names() +
                                              " and its own files (with key 'reprise.config')");
   const GgufKeys keys = {meta, name + "."};
-  ModelConfig config = config_from_json(decoder_keys(file, keys, *kind), meta.where());
+  Json json = decoder_keys(file, keys, *kind);
+  if (const auto own_keys = meta.find_string(kOwnKeysKey))
+    json["reprise"] = parse_json(*own_keys, fmt::format("{}: key '{}'", meta.where(), kOwnKeysKey));
+  ModelConfig config = config_from_json(json, meta.where());
   TextConfig& text = config.text;
   for (RopeConfig& rope : text.ropes) {
     rope.interleaved = kind->gguf.interleaved;

@@ -27,6 +27,22 @@
 namespace reprise {
 namespace {
 
+std::string adapter_name(const std::string& layer_prefix, int loop, const std::string& matrix) {
+  return fmt::format("{}lora.{}.{}", layer_prefix, loop, matrix);
+}
+
+Json recursive_section(const LoopShape& shape) {
+  Json ranks = Json::object();
+  bool alike = true;
+  for (const auto& [matrix, rank] : shape.ranks) {
+    ranks[matrix] = rank;
+    alike = alike && rank == shape.ranks.begin()->second;
+  }
+  if (alike) ranks = ranks.empty() ? 0 : shape.ranks.begin()->second;
+  return {
+      {"loops", shape.loops}, {"lora_rank", ranks}, {"first", shape.first}, {"last", shape.last}};
+}
+
 class Recursive : public Scheme {
  public:
   explicit Recursive(const ModelConfig& config) : Scheme(config) {
@@ -72,7 +88,7 @@ class Recursive : public Scheme {
         const int64_t rank = std::min({of_key->second, out, in});
         for (int loop = 0; loop < loops_; ++loop) {
           LowRank& adapter = weight->adapters[static_cast<size_t>(loop)];
-          const std::string name = fmt::format("{}lora.{}.{}", names.layer_prefix(k), loop, key);
+          const std::string name = adapter_name(names.layer_prefix(k), loop, key);
           visitor({name + ".A", {rank, in}, WeightUse::Matrix, Role::Adapter, &adapter.a});
           visitor({name + ".B", {out, rank}, WeightUse::Matrix, Role::Adapter, &adapter.b});
         }
@@ -125,7 +141,8 @@ const SchemeType& recursive_scheme() {
       .name = "recursive",
       .summary = "a block of layers looped, shared as it is or with low-rank adapters per loop",
       .make = make_as<Recursive>,
-      .options = {plan_option()}};
+      .options = {plan_option()},
+      .looping = {.section = recursive_section, .adapter = adapter_name}};
   return type;
 }
 
