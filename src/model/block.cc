@@ -5,10 +5,21 @@
 
 namespace reprise {
 
-void set_rms_norm(NormWeight& norm, const NormConfig& config) {
-  norm.kind = NormKind::Rms;
+void set_norm(NormWeight& norm, const NormConfig& config) {
+  norm.kind = config.kind;
   norm.eps = config.eps;
   norm.offset = config.offset;
+}
+
+void visit_norm(const std::string& name, const NormConfig& config, int64_t width, NormWeight& norm,
+                const TensorVisitor& visitor) {
+  visitor({.name = name + ".weight",
+           .shape = {width},
+           .use = WeightUse::Vector,
+           .role = Role::Norm,
+           .tensor = &norm.weight,
+           .offset = config.offset});
+  if (config.bias) visitor({name + ".bias", {width}, WeightUse::Vector, Role::Bias, &norm.bias});
 }
 
 void Block::visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
@@ -16,12 +27,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   const int64_t d = config.d;
   const BlockConfig& block = config.blocks[static_cast<size_t>(layer)];
   const auto norm = [&](const char* key, NormWeight& w, int64_t width) {
-    visitor({.name = names.of(key, layer) + ".weight",
-             .shape = {width},
-             .use = WeightUse::Vector,
-             .role = Role::Norm,
-             .tensor = &w.weight,
-             .offset = block.norm.offset});
+    visit_norm(names.of(key, layer), block.norm, width, w, visitor);
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
     const std::string name = names.of(key, layer) + names.matrix_suffix;
@@ -61,7 +67,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
 
 void Block::set_norms(const NormConfig& config) {
   for (NormWeight* norm : {&attn_norm, &attn.q_norm, &attn.k_norm, &mlp_norm})
-    set_rms_norm(*norm, config);
+    set_norm(*norm, config);
 }
 
 std::vector<std::pair<std::string, LinearWeight*>> Block::matrices(const TextConfig& config) {
@@ -181,8 +187,7 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
     mixed = be.gather_rows(mixed, rows.active);
     in = be.gather_rows(x, rows.active);
     if (!adapters.empty()) {
-      for (const int32_t row : rows.active)
-        of_active.push_back(adapters[static_cast<size_t>(row)]);
+      for (const int32_t row : rows.active) of_active.push_back(adapters[static_cast<size_t>(row)]);
       adapters = of_active;
     }
   }

@@ -28,7 +28,10 @@ struct MlpWeights {
 };
 
 // Kind, eps and offset of a norm.
-void set_rms_norm(NormWeight& norm, const NormConfig& config);
+void set_norm(NormWeight& norm, const NormConfig& config);
+// Its weight, and its bias where it has one.
+void visit_norm(const std::string& name, const NormConfig& config, int64_t width, NormWeight& norm,
+                const TensorVisitor& visitor);
 
 struct Block {
   NormWeight attn_norm;

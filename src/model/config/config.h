@@ -35,13 +35,15 @@ struct RopeConfig {
 };
 
 struct NormConfig {
+  NormKind kind = NormKind::Rms;
+  bool bias = false;  // NormKind::Layer only
   float eps = 0;
-  float offset = 0;  // added to the weight
+  float offset = 0;  // added to the weight; NormKind::Rms only
 };
 
 // What one block may have otherwise than its neighbours.
 struct BlockConfig {
-  NormConfig norm;       // RMS, before attention and before the MLP
+  NormConfig norm;       // before attention and before the MLP
   bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
   int rope = 0;          // of TextConfig::ropes
   float scale = 0;       // on q.k, before the softmax
@@ -122,8 +124,8 @@ struct ImageConfig {
 };
 
 struct ModelConfig {
-  std::string where;   // file the config came from, for messages
-  std::string scheme;  // a SchemeType's name
+  std::string where;        // file the config came from, for messages
+  std::string scheme;       // a SchemeType's name
   JsonValue scheme_config;  // the scheme's own keys; an object
   TextConfig text;
   std::optional<VisionConfig> vision;
