@@ -194,7 +194,8 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
   const Tensor attention = be.linear(mixed, block.attn.o, adapters);
   if (rows.all_active) rows.watch.value("attn", attention);
   const Tensor h = be.add(in, attention);
-  const Tensor out = be.add(h, mlp(be, config, block.mlp, adapters, be.norm(h, block.mlp_norm)));
+  const Tensor normed = be.norm(config.parallel_residual ? in : h, block.mlp_norm);
+  const Tensor out = be.add(h, mlp(be, config, block.mlp, adapters, normed));
   return rows.all_active ? out : be.replace_rows(x, rows.active, out);
 }
 

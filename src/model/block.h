@@ -88,7 +88,7 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
 
 // One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
 // KV rows.
-//   h = x + o(attention(norm(x))),  result = h + mlp(norm(h))
+//   h = x + o(attention(norm(x))),  result = h + mlp(norm(h)),  parallel: h + mlp(norm(x))
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x);
 

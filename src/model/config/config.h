@@ -73,9 +73,10 @@ struct TextConfig {
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
-  bool fused_qkv = false;      // one matrix: all q heads, all k heads, all v heads (Phi-3)
-  bool grouped_qkv = false;    // fused, by KV head: its q heads, its k, its v (InternLM2)
-  bool fused_gate_up = false;  // one matrix: gate half, up half (Phi-3)
+  bool fused_qkv = false;          // one matrix: all q heads, all k heads, all v heads (Phi-3)
+  bool grouped_qkv = false;        // fused, by KV head: its q heads, its k, its v (InternLM2)
+  bool fused_gate_up = false;      // one matrix: gate half, up half (Phi-3)
+  bool parallel_residual = false;  // attention and MLP both read a block's input (GPT-NeoX)
   bool tied_head = false;
   // The head is tied only where the file holds none of its own; else, where tied_head, a head of
   // other values than the embedding's counts all the same (Dialect).

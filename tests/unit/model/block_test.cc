@@ -213,5 +213,14 @@ TEST_F(WholeBlock, LayerNormsWithBiases) {
   EXPECT_TRUE(weights_.contains("model.norm.bias"));
 }
 
+TEST_F(WholeBlock, ParallelResidual) {
+  ModelConfig config = this->config();
+  use_layer_norm(config);
+  config.text.parallel_residual = true;
+  const std::vector<float> found = run(config);
+  const std::vector<float> h = sum(x_, attention(layer_norm(x_, "input_layernorm")));
+  expect_near(found, sum(h, gated_mlp(layer_norm(x_, "post_attention_layernorm"))), 1e-4);
+}
+
 }  // namespace
 }  // namespace reprise
