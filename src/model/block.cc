@@ -59,7 +59,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   if (config.fused_gate_up) {
     mlp_matrix("gate_up", mlp.gate_up);
   } else {
-    mlp_matrix("gate", mlp.gate);
+    if (config.gated_mlp) mlp_matrix("gate", mlp.gate);
     mlp_matrix("up", mlp.up);
   }
   mlp_matrix("down", mlp.down);
@@ -79,8 +79,10 @@ std::vector<std::pair<std::string, LinearWeight*>> Block::matrices(const TextCon
   list.push_back({"o", &attn.o});
   if (config.fused_gate_up)
     list.push_back({"gate_up", &mlp.gate_up});
-  else
+  else if (config.gated_mlp)
     list.insert(list.end(), {{"gate", &mlp.gate}, {"up", &mlp.up}});
+  else
+    list.push_back({"up", &mlp.up});
   list.push_back({"down", &mlp.down});
   return list;
 }
@@ -138,6 +140,8 @@ namespace {
 
 Tensor mlp(Backend& be, const TextConfig& config, const MlpWeights& w,
            std::span<const int32_t> adapters, const Tensor& h) {
+  if (!config.gated_mlp)
+    return be.linear(be.unary(be.linear(h, w.up, adapters), config.activation), w.down, adapters);
   if (config.fused_gate_up) {
     const Tensor both = be.linear(h, w.gate_up, adapters);  // [rows, 2 ffn]
     const Tensor gated = be.glu(be.slice(both, 1, 0, config.ffn),

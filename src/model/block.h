@@ -1,4 +1,4 @@
-// A decoder block: pre-norm attention and gated MLP, made of the parts that its architecture's file
+// A decoder block: pre-norm attention and MLP, made of the parts that its architecture's file
 // (arch/) names. Its weights don't know their index; KV rows and adapters come with the rows that
 // visit it.
 #pragma once
@@ -22,7 +22,7 @@ struct AttentionWeights {
 };
 
 struct MlpWeights {
-  LinearWeight gate, up;  // [ffn, d]
+  LinearWeight gate, up;  // [ffn, d]; no gate where TextConfig::gated_mlp is false
   LinearWeight gate_up;   // instead of the two where fused: [2 ffn, d]
   LinearWeight down;      // [d, ffn]
 };

@@ -75,6 +75,7 @@ struct TextConfig {
   bool mlp_bias = false;
   bool fused_qkv = false;          // one matrix: all q heads, all k heads, all v heads (Phi-3)
   bool grouped_qkv = false;        // fused, by KV head: its q heads, its k, its v (InternLM2)
+  bool gated_mlp = true;           // down(act(gate(x)) * up(x)); false: down(act(up(x)))
   bool fused_gate_up = false;      // one matrix: gate half, up half (Phi-3)
   bool parallel_residual = false;  // attention and MLP both read a block's input (GPT-NeoX)
   bool tied_head = false;

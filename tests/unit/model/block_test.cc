@@ -222,5 +222,23 @@ TEST_F(WholeBlock, ParallelResidual) {
   expect_near(found, sum(h, gated_mlp(layer_norm(x_, "post_attention_layernorm"))), 1e-4);
 }
 
+TEST_F(WholeBlock, MlpWithoutAGate) {
+  ModelConfig config = this->config();
+  use_layer_norm(config);
+  config.text.gated_mlp = false;
+  config.text.mlp_bias = config.text.o_bias = config.text.qkv_bias = true;
+  const std::vector<float> found = run(config);
+  const std::vector<float> h = sum(x_, attention(layer_norm(x_, "input_layernorm")));
+  std::vector<float> up = linear(layer_norm(h, "post_attention_layernorm"), "mlp.up_proj");
+  for (float& value : up) value /= 1 + std::exp(-value);  // SiLU
+  expect_near(found, sum(h, linear(up, "mlp.down_proj")), 1e-4);
+  EXPECT_FALSE(weights_.contains("model.layers.0.mlp.gate_proj.weight"));
+  EXPECT_TRUE(weights_.contains("model.layers.0.mlp.down_proj.bias"));
+  Block block;
+  std::vector<std::string> keys;
+  for (const auto& [key, matrix] : block.matrices(config.text)) keys.push_back(key);
+  EXPECT_EQ(keys, std::vector<std::string>({"q", "k", "v", "o", "up", "down"}));
+}
+
 }  // namespace
 }  // namespace reprise
