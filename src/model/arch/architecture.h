@@ -44,6 +44,7 @@ struct GgufForm {
   bool interleaved = false;        // rows of q and k are permuted for rope on pairs (2i, 2i + 1)
   bool norm_offset_added = false;  // norms hold offset + weight
   bool optional_biases = false;    // attention_bias, mlp_bias: told by the tensors that are there
+  const char* qkv = nullptr;       // "reprise.qkv", where not as in the architecture's folders
 };
 
 // The keys of one decoder.

@@ -73,6 +73,8 @@ struct TextConfig {
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
+  // How q, k and v are stored: as the architecture's files have them, or as the config's own key
+  // "reprise": {"qkv": "separate" | "fused" | "grouped"} says.
   bool fused_qkv = false;          // one matrix: all q heads, all k heads, all v heads (Phi-3)
   bool grouped_qkv = false;        // fused, by KV head: its q heads, its k, its v (InternLM2)
   bool gated_mlp = true;           // down(act(gate(x)) * up(x)); false: down(act(up(x)))

@@ -151,6 +151,7 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
     fail("{}: tensor 'token_embd.weight': expected two dimensions, found {}", meta.where(),
          shape_string(embedding.shape));
   json["vocab_size"] = embedding.shape[0];
+  if (kind.gguf.qkv) json["reprise"] = {{"qkv", kind.gguf.qkv}};
   json["tie_word_embeddings"] = file.weights.find("output.weight") == nullptr;
   // Tensors that a llama.cpp file has or has not, where config.json has a flag.
   json["attention_bias"] = kind.gguf.optional_biases && (file.weights.find("blk.0.attn_q.bias") ||

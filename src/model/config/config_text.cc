@@ -64,6 +64,25 @@ void refuse_unknown_parts(const JsonObject& json, const Architecture& kind) {
   }
 }
 
+// Where files store q, k and v otherwise than the architecture's own, their config says so: a model
+// whose fused matrix was taken apart, or a llama.cpp file that has the fused rows in another order.
+// False where it isn't known which tensors there are.
+bool read_qkv_layout(const JsonObject& json, TextConfig& text) {
+  const size_t before = json.problems();
+  const auto own = json.find_object("reprise");
+  if (!own || !own->has("qkv")) return json.problems() == before;
+  const std::string layout = own->get_string("qkv");
+  if (json.problems() != before) return false;
+  if (layout != "separate" && layout != "fused" && layout != "grouped") {
+    own->problem_at("qkv",
+                    "expected \"separate\", \"fused\" or \"grouped\", found \"" + layout + "\"");
+    return false;
+  }
+  text.fused_qkv = layout != "separate";
+  text.grouped_qkv = layout == "grouped";
+  return true;
+}
+
 }  // namespace
 
 double number_in(const JsonObject& json, const std::string& key, double low, double high) {
@@ -215,7 +234,8 @@ TextConfig read_text_config(const JsonObject& json, Dialect dialect, const Archi
   text.tied_head = json.find_bool("tie_word_embeddings").value_or(absent.tied_head);
   const bool head_known = json.problems() == before_head;
   kind.read(keys, text);
-  if (!head_known) text.layers = 0;  // decides which tensors there are
+  const bool qkv_known = read_qkv_layout(json, text);
+  if (!head_known || !qkv_known) text.layers = 0;  // decides which tensors there are
   refuse_unknown_parts(json, kind);
   if (sizes_known) read_ropes(json, dialect, text);
   return text;

@@ -135,6 +135,46 @@ TEST_F(BlockParts, ScaledEmbeddings) {
       << "the tied head is not scaled";
 }
 
+TEST_F(BlockParts, QkvInOneMatrixOrThree) {
+  TextConfig config = small_config();
+  config.qkv_bias = true;
+  const Block separate = make_block(config);
+  const Qkv expected = project(config, separate);
+  // Rows of q, k, v in the fused order: [4 heads, 2, 2] x 6, or by KV head its 2 heads, k, v.
+  const auto fuse = [&](bool grouped) {
+    const auto rows_of = [&](Tensor LinearWeight::*part, int64_t width) {
+      const std::vector<float> q = be_->to_host(separate.attn.q.*part);
+      const std::vector<float> k = be_->to_host(separate.attn.k.*part);
+      const std::vector<float> v = be_->to_host(separate.attn.v.*part);
+      std::vector<float> all;
+      const auto heads = [&](const std::vector<float>& from, int64_t first, int64_t count) {
+        all.insert(all.end(), from.begin() + first * 6 * width,
+                   from.begin() + (first + count) * 6 * width);
+      };
+      const int64_t groups = grouped ? 2 : 1;
+      for (int64_t group = 0; group < groups; ++group) {
+        heads(q, group * 4 / groups, 4 / groups);
+        heads(k, group * 2 / groups, 2 / groups);
+        heads(v, group * 2 / groups, 2 / groups);
+      }
+      return all;
+    };
+    Block block = separate;
+    block.attn.qkv.weight = be_->from_host(rows_of(&LinearWeight::weight, 16), {48, 16});
+    block.attn.qkv.bias = be_->from_host(rows_of(&LinearWeight::bias, 1), {48});
+    return block;
+  };
+  for (const bool grouped : {false, true}) {
+    SCOPED_TRACE(grouped);
+    config.fused_qkv = true;
+    config.grouped_qkv = grouped;
+    const Qkv found = project(config, fuse(grouped));
+    expect_near(be_->to_host(found.q), be_->to_host(expected.q));
+    expect_near(be_->to_host(found.k), be_->to_host(expected.k));
+    expect_near(be_->to_host(found.v), be_->to_host(expected.v));
+  }
+}
+
 // A whole block beside the arithmetic written out. One token at position 0 sees itself alone:
 // attention is its own value, and rope turns nothing.
 class WholeBlock : public BlockParts {

@@ -238,6 +238,29 @@ TEST(Config, BiasesOfLlamaAreTold) {
   EXPECT_THAT(error_of(other), HasSubstr("attention_bias")) << "its code has no such flag";
 }
 
+TEST(Config, QkvIsStoredAsItsOwnKeySays) {
+  using Layout = std::pair<bool, bool>;
+  Json json;
+  const auto layout = [&] {
+    const TextConfig text = config_from_json(json, "c").text;
+    return Layout(text.fused_qkv, text.grouped_qkv);
+  };
+  json = bare("InternLM2ForCausalLM");
+  EXPECT_EQ(layout(), Layout(true, true));
+  json["reprise"] = {{"qkv", "separate"}};
+  EXPECT_EQ(layout(), Layout(false, false));
+  json["reprise"] = {{"qkv", "fused"}};
+  EXPECT_EQ(layout(), Layout(true, false));
+  json = bare("LlamaForCausalLM");
+  EXPECT_EQ(layout(), Layout(false, false));
+  json["reprise"] = {{"qkv", "grouped"}};
+  EXPECT_EQ(layout(), Layout(true, true));
+  json["reprise"] = {{"qkv", "mixed"}};
+  EXPECT_THAT(error_of(json), HasSubstr("'reprise.qkv': expected \"separate\", \"fused\""));
+  json["reprise"] = {{"qkv", 3}};
+  EXPECT_THAT(error_of(json), HasSubstr("'reprise.qkv'"));
+}
+
 TEST(Config, AWindowOfWIsWKeys) {
   Json json = bare("Phi3ForCausalLM");
   json["sliding_window"] = 7;
