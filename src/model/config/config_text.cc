@@ -100,8 +100,9 @@ Unary activation(const JsonObject& json, const std::string& key, const std::stri
   if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast")
     return Unary::GeluTanh;
   if (name == "quick_gelu") return Unary::QuickGelu;
+  if (name == "relu") return Unary::Relu;
   json.problem_at(key, "unknown activation '" + name +
-                           "'; expected silu, gelu, gelu_pytorch_tanh or quick_gelu");
+                           "'; expected silu, gelu, gelu_pytorch_tanh, quick_gelu or relu");
   return Unary::Silu;
 }
 

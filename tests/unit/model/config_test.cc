@@ -140,7 +140,7 @@ TEST(Config, ContradictionsAndUnknownValuesAreRefused) {
   EXPECT_THAT(with("hidden_size", 0), HasSubstr("hidden_size"));
   EXPECT_THAT(with("hidden_size", -64), HasSubstr("hidden_size"));
   EXPECT_THAT(with("num_hidden_layers", 1e15), HasSubstr("num_hidden_layers"));
-  EXPECT_THAT(with("hidden_act", "relu"), HasSubstr("unknown activation 'relu'"));
+  EXPECT_THAT(with("hidden_act", "mish"), HasSubstr("unknown activation 'mish'"));
   EXPECT_THAT(with("architectures", {"FooForCausalLM"}), HasSubstr("LlamaForCausalLM"));
   EXPECT_THAT(with("attn_logit_softcapping", 50.0), HasSubstr("attn_logit_softcapping"));
   EXPECT_EQ(with("attn_logit_softcapping", nullptr), "");
