@@ -9,6 +9,7 @@
 #include "backend/factory.h"
 #include "base/json.h"
 #include "base/rng.h"
+#include "model/fused_qkv.h"
 #include "model/model.h"
 
 namespace reprise {
@@ -140,39 +141,33 @@ TEST_F(BlockParts, QkvInOneMatrixOrThree) {
   config.qkv_bias = true;
   const Block separate = make_block(config);
   const Qkv expected = project(config, separate);
-  // Rows of q, k, v in the fused order: [4 heads, 2, 2] x 6, or by KV head its 2 heads, k, v.
-  const auto fuse = [&](bool grouped) {
-    const auto rows_of = [&](Tensor LinearWeight::*part, int64_t width) {
-      const std::vector<float> q = be_->to_host(separate.attn.q.*part);
-      const std::vector<float> k = be_->to_host(separate.attn.k.*part);
-      const std::vector<float> v = be_->to_host(separate.attn.v.*part);
-      std::vector<float> all;
-      const auto heads = [&](const std::vector<float>& from, int64_t first, int64_t count) {
-        all.insert(all.end(), from.begin() + first * 6 * width,
-                   from.begin() + (first + count) * 6 * width);
-      };
-      const int64_t groups = grouped ? 2 : 1;
-      for (int64_t group = 0; group < groups; ++group) {
-        heads(q, group * 4 / groups, 4 / groups);
-        heads(k, group * 2 / groups, 2 / groups);
-        heads(v, group * 2 / groups, 2 / groups);
-      }
-      return all;
-    };
-    Block block = separate;
-    block.attn.qkv.weight = be_->from_host(rows_of(&LinearWeight::weight, 16), {48, 16});
-    block.attn.qkv.bias = be_->from_host(rows_of(&LinearWeight::bias, 1), {48});
-    return block;
-  };
   for (const bool grouped : {false, true}) {
     SCOPED_TRACE(grouped);
     config.fused_qkv = true;
     config.grouped_qkv = grouped;
-    const Qkv found = project(config, fuse(grouped));
+    std::vector<float> weight(48 * 16), bias(48);
+    for (const auto& [key, matrix] :
+         {std::pair{"q", &separate.attn.q}, {"k", &separate.attn.k}, {"v", &separate.attn.v}}) {
+      const std::vector<float> rows = be_->to_host(matrix->weight);
+      const std::vector<float> biases = be_->to_host(matrix->bias);
+      const std::vector<int64_t> to = fused_qkv_rows(config, key);
+      ASSERT_EQ(to.size(), biases.size());
+      for (size_t i = 0; i < to.size(); ++i) {
+        std::copy_n(rows.begin() + static_cast<int64_t>(i) * 16, 16, weight.begin() + to[i] * 16);
+        bias[static_cast<size_t>(to[i])] = biases[i];
+      }
+    }
+    Block block;
+    block.attn.qkv.weight = be_->from_host(weight, {48, 16});
+    block.attn.qkv.bias = be_->from_host(bias, {48});
+    const Qkv found = project(config, block);
     expect_near(be_->to_host(found.q), be_->to_host(expected.q));
     expect_near(be_->to_host(found.k), be_->to_host(expected.k));
     expect_near(be_->to_host(found.v), be_->to_host(expected.v));
   }
+  // By KV head: 2 q heads of 6, k, v.
+  EXPECT_EQ(fused_qkv_rows(config, "k"),
+            std::vector<int64_t>({12, 13, 14, 15, 16, 17, 36, 37, 38, 39, 40, 41}));
 }
 
 // A whole block beside the arithmetic written out. One token at position 0 sees itself alone:
