@@ -91,13 +91,13 @@ TEST(Config, EverythingWrongIsListedAtOnce) {
   Json json = golden("phantom/internlm2-vit");
   json["llm_config"]["hidden_size"] = "wide";
   json["llm_config"]["num_key_value_heads"] = 3;
-  json["llm_config"]["hidden_act"] = "relu";
+  json["llm_config"]["hidden_act"] = "mish";
   json["vision_config"].erase("patch_size");
   json["vision_config"]["norm_type"] = "rms";
   json["image_token_index"] = 100000;
   EXPECT_THAT(error_of(json),
               testing::AllOf(HasSubstr("llm_config.hidden_size"),
-                             HasSubstr("llm_config.num_key_value_heads"), HasSubstr("relu"),
+                             HasSubstr("llm_config.num_key_value_heads"), HasSubstr("mish"),
                              HasSubstr("vision_config.patch_size"),
                              HasSubstr("vision_config.norm_type"), HasSubstr("image_token_index")));
 }
