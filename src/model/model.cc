@@ -15,7 +15,7 @@ Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options,
   kv_spec_.type = options.kv_type;
   blocks_.resize(static_cast<size_t>(config_.text.layers));
   for (size_t i = 0; i < blocks_.size(); ++i) blocks_[i].set_norms(config_.text.blocks[i].norm);
-  set_rms_norm(final_norm_, config_.text.final_norm);
+  set_norm(final_norm_, config_.text.final_norm);
   scheme_->attach(blocks_);
   if (config_.vision) vision_.emplace(*config_.vision, config_.text.d);
 }
@@ -29,12 +29,7 @@ void Model::visit_tensors(const TensorVisitor& visitor) {
            &embed_.weight});
   for (size_t i = 0; i < blocks_.size(); ++i)
     blocks_[i].visit_tensors(text, names_, static_cast<int>(i), visitor);
-  visitor({.name = names_.of("final_norm") + ".weight",
-           .shape = {text.d},
-           .use = WeightUse::Vector,
-           .role = Role::Norm,
-           .tensor = &final_norm_.weight,
-           .offset = final_norm_.offset});
+  visit_norm(names_.of("final_norm"), text.final_norm, text.d, final_norm_, visitor);
   if (!text.tied_head)
     visitor({names_.of("head") + ".weight",
              {text.vocab, text.d},

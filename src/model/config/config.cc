@@ -17,6 +17,7 @@ constexpr int kMostOwnTiles = 64;  // as the image module's
 
 // Keys of our own, which any config.json may carry:
 //   "reprise": {"scheme": NAME, NAME: {...}, "chat_format": NAME,
+//               "qkv": NAME (beside the decoder's keys; config_text.cc),
 //               "image": {"kind": "square" | "tiles", "max_tiles": N, "mean": [..], "std": [..]}}
 void read_own_keys(const JsonObject& own, ModelConfig& config) {
   if (const auto scheme = own.find_string("scheme")) config.scheme = *scheme;
