@@ -112,9 +112,13 @@ class ConvertCommand : public Command {
                             " (default: stepwise, with adapters average)"));
     keep(app.add_option("--rank", loop_.rank, "Rank of every matrix's adapter, one a loop; 0: none")
              ->check(cli::Range(0, 1 << 20)));
-    keep(app.add_option("--rank-of", ranks_, "MATRIX=R: this rank for q, k, v, o, gate, up or down")
-             ->type_name("MATRIX=R")
-             ->repeatable());
+    keep(
+        app.add_option(
+               "--rank-of", ranks_,
+               "MATRIX=R: this rank for q, k, v, o, gate, up or down (qkv and gate_up where the model "
+               "stores them fused: one adapter each)")
+            ->type_name("MATRIX=R")
+            ->repeatable());
     keep(app.add_option("--adapters", adapters_,
                         "svd: what the block lacks of each layer, truncated; zero: B = 0; split "
                         "(two loops): each loop gets every other direction of their difference")
@@ -184,14 +188,16 @@ class ConvertCommand : public Command {
 
   void print_looped(const LoopedResult& looped) const {
     const LoopLayout& layout = looped.layout;
+    fmt::print("{}: {} layers, {} of them looped {} times{}\n", flags_.target, layout.layers(),
+               layout.blocks, layout.loops,
+               layout.first + layout.last > 0
+                   ? fmt::format(", {} first and {} last ones kept", layout.first, layout.last)
+                   : "");
     fmt::print(
-        "{}: {} layers, {} of them looped {} times{}; {} before, {} now ({:.0f}%)\n", flags_.target,
-        layout.layers(), layout.blocks, layout.loops,
-        layout.first + layout.last > 0
-            ? fmt::format(", {} first and {} last ones kept", layout.first, layout.last)
-            : "",
-        human_bytes(looped.dense_bytes), human_bytes(looped.result.bytes),
-        100.0 * static_cast<double>(looped.result.bytes) / static_cast<double>(looped.dense_bytes));
+        "weights: {} in {} before, {} in {} now ({:.0f}% of the weights)\n",
+        human_count(looped.dense_weights), human_bytes(looped.dense_bytes),
+        human_count(looped.weights()), human_bytes(looped.result.bytes),
+        100.0 * static_cast<double>(looped.weights()) / static_cast<double>(looped.dense_weights));
     for (size_t k = 0; k < layout.sources.size(); ++k) {
       std::vector<int> from, tied;
       for (const int layer : layout.sources[k]) from.push_back(layer + 1);

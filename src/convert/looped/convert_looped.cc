@@ -27,8 +27,8 @@ std::vector<int> like_layers(const LoopLayout& layout) {
 }
 
 // config.json of the looped model: the decoder's own, with the scheme's section.
-std::string looped_config(const ConversionSource& source, const LoopLayout& layout,
-                          const LoopShape& shape) {
+std::string looped_config(const ConversionSource& source, const LoopedModel& model) {
+  const LoopLayout& layout = model.layout();
   parse_json(source.config_text, source.path());  // checks what ordered_json would not: depth
   OrderedJson config = OrderedJson::parse(source.config_text);
   const OrderedJson whole = config;
@@ -59,7 +59,9 @@ std::string looped_config(const ConversionSource& source, const LoopLayout& layo
   for (const SchemeType* type : scheme_types()) own.erase(type->name);
   own.erase("image");
   own["scheme"] = looping_scheme().name;
-  own[looping_scheme().name] = OrderedJson::parse(looping_scheme().looping.section(shape).dump());
+  own[looping_scheme().name] =
+      OrderedJson::parse(looping_scheme().looping.section(model.shape()).dump());
+  if (model.stores_qkv_apart()) own["qkv"] = "separate";
   if (!own.contains("chat_format")) {
     const Json as_json = parse_json(whole.dump(), source.path());
     if (const std::string format = release_chat_format(as_json); !format.empty())
@@ -70,13 +72,14 @@ std::string looped_config(const ConversionSource& source, const LoopLayout& layo
 }
 
 // Keys of a llama.cpp file for the looped model.
-GgufMetadata looped_metadata(const ConversionSource& source, const LoopLayout& layout,
-                             const LoopShape& shape) {
+GgufMetadata looped_metadata(const ConversionSource& source, const LoopedModel& model) {
+  const LoopLayout& layout = model.layout();
   GgufMetadata metadata = source.model.gguf()->metadata;
   const std::string architecture = metadata.get_string("general.architecture");
   metadata.set(architecture + ".block_count", GgufValue(static_cast<uint32_t>(layout.layers())));
-  const Json own = {{"scheme", looping_scheme().name},
-                    {looping_scheme().name, looping_scheme().looping.section(shape)}};
+  Json own = {{"scheme", looping_scheme().name},
+              {looping_scheme().name, looping_scheme().looping.section(model.shape())}};
+  if (model.stores_qkv_apart()) own["qkv"] = "separate";
   metadata.set(kOwnKeysKey, own.dump());
   return metadata;
 }
@@ -128,10 +131,14 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
     all.result.bytes += entry.bytes;
     all.result.tensors.push_back(std::move(entry));
   }
+  const auto count = [&](const TensorView& tensor) {
+    all.dense_bytes += static_cast<int64_t>(tensor.data.size());
+    all.dense_weights += num_elements(tensor.shape);
+  };
   for (const TensorView& tensor : source.weights.tensors())
     if (const TensorSlot* slot = source.slot(tensor.name);
         slot && tensor.name.starts_with(source.config->tensor_prefix))
-      all.dense_bytes += static_cast<int64_t>(tensor.data.size());
+      count(tensor);
   all.result.source_bytes = all.dense_bytes;
 
   TensorConverter converter(options.threads);
@@ -148,17 +155,15 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
   const StoredFiles files = language_files(source);
   if (gguf) {
     GgufMetadata metadata =
-        others ? looped_metadata(source, model.layout(), model.shape())
-               : own_metadata(source, looped_config(source, model.layout(), model.shape()),
-                              looping_scheme().name, files);
+        others ? looped_metadata(source, model)
+               : own_metadata(source, looped_config(source, model), looping_scheme().name, files);
     set_file_type(metadata, tensors, others);
     write_gguf(target, metadata, tensors, writer);
   } else {
     std::map<std::string, std::string> metadata = source.weights_metadata;
     metadata.emplace("format", "pt");  // transformers asks for it
     write_folder_atomically(target, options.replace, [&](const std::filesystem::path& folder) {
-      write_file_atomically(folder / "config.json",
-                            looped_config(source, model.layout(), model.shape()));
+      write_file_atomically(folder / "config.json", looped_config(source, model));
       for (const auto& [name, bytes] : files) write_file_atomically(folder / name, bytes);
       write_safetensors_folder(folder, tensors, metadata, options.shard_bytes, writer);
       for (const auto& entry : std::filesystem::directory_iterator(folder))
@@ -173,6 +178,12 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
   return all;
 }
 
+int64_t LoopedResult::weights() const {
+  int64_t sum = 0;
+  for (const ConvertedTensor& tensor : result.tensors) sum += num_elements(tensor.shape);
+  return sum;
+}
+
 Json looped_report(const LoopedResult& result) {
   Json report = loop_layout_json(result.layout);
   report["adapters"] = Json::array();
@@ -185,6 +196,8 @@ Json looped_report(const LoopedResult& result) {
                                   {"missing", adapter.missing}});
   report["dropped"] = result.dropped;
   report["dense_bytes"] = result.dense_bytes;
+  report["dense_weights"] = result.dense_weights;
+  report["weights"] = result.weights();
   return report;
 }
 

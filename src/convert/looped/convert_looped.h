@@ -11,8 +11,9 @@ struct LoopedResult {
   LoopLayout layout;
   LoopShape shape;
   std::vector<AdapterReport> adapters;
-  std::map<std::string, int64_t> dropped;  // role and number of tensors
+  std::map<std::string, int64_t> dropped;      // role and number of tensors
   int64_t dense_bytes = 0, dense_weights = 0;  // of the source's language model
+  int64_t weights() const;                     // of the looped one
 };
 
 // `target` is a Hugging Face folder, or with `gguf` a GGUF file; of llama.cpp's GGUF files only the

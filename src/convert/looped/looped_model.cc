@@ -12,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "convert/looped/low_rank.h"
 #include "model/arch/architecture.h"
+#include "model/fused_qkv.h"
 #include "model/load.h"
 
 namespace reprise {
@@ -30,11 +31,6 @@ double norm_of(const std::vector<float>& values) {
   double squares = 0;
   for (const float x : values) squares += double{x} * x;
   return std::sqrt(squares);
-}
-
-std::string tensor_name(const TensorNames& names, const std::string& key, int layer,
-                        const char* end) {
-  return names.of(key, layer) + end;
 }
 
 }  // namespace
@@ -56,6 +52,8 @@ LoopedModel::LoopedModel(const ConversionSource& source, const LoopOptions& opti
     fail(
         "--adapters split: shares the directions of two layers out, expected --loops 2 and --init average");
   source_names_ = tensor_names(source.model, *source.config);
+  text_ = text;
+  if (text.fused_qkv && text.kind->looped_apart) text_.fused_qkv = text_.grouped_qkv = false;
   names_ = source_names_;
   names_.prefix = names_.matrix_suffix = "";
   check_alike();
@@ -100,10 +98,12 @@ std::string LoopedModel::name_in(const std::string& pattern, int layer) const {
 }
 
 void LoopedModel::list_layer_tensors() {
-  const TextConfig& text = source_.config->text;
   Block block;
-  std::map<const Tensor*, std::string> matrices;
-  for (const auto& [key, weight] : block.matrices(text)) matrices[&weight->weight] = key;
+  std::map<const Tensor*, std::string> matrices, biases;
+  for (const auto& [key, weight] : block.matrices(text_)) {
+    matrices[&weight->weight] = key;
+    biases[&weight->bias] = key;
+  }
   // A name with the layer's number taken out: it stands behind the prefix of all layers.
   const auto pattern = [](const std::string& name, const std::string& layer_prefix) {
     REPRISE_CHECK(name.starts_with(layer_prefix) && layer_prefix.ends_with("0."), "{}", name);
@@ -111,38 +111,57 @@ void LoopedModel::list_layer_tensors() {
            name.substr(layer_prefix.size());
   };
   std::vector<std::string> targets;
-  block.visit_tensors(text, names_, 0,
+  block.visit_tensors(text_, names_, 0,
                       [&](const TensorSlot& slot) { targets.push_back(slot.name); });
+  const std::map<std::string, const char*> norms = {
+      {"q", "attn_norm"},   {"k", "attn_norm"}, {"v", "attn_norm"},     {"qkv", "attn_norm"},
+      {"gate", "mlp_norm"}, {"up", "mlp_norm"}, {"gate_up", "mlp_norm"}};
+  const std::string prefix = source_names_.layer_prefix(0);
   size_t at = 0;
-  block.visit_tensors(text, source_names_, 0, [&](const TensorSlot& slot) {
+  block.visit_tensors(text_, source_names_, 0, [&](const TensorSlot& slot) {
     LayerTensor tensor;
-    tensor.source = pattern(slot.name, source_names_.layer_prefix(0));
     tensor.target = pattern(targets[at++], names_.layer_prefix(0));
     tensor.slot = slot;
     tensor.slot.tensor = nullptr;
-    tensor.is_norm = slot.role == Role::Norm;
+    tensor.is_norm = slot.role == Role::Norm && slot.name.ends_with(".weight");
+    std::string key;
     if (const auto found = matrices.find(slot.tensor); found != matrices.end())
-      tensor.matrix = found->second;
+      key = tensor.matrix = found->second;
+    else if (const auto bias = biases.find(slot.tensor); bias != biases.end())
+      key = tensor.bias_of = bias->second;
+    tensor.source = pattern(slot.name, prefix);
+    if (stores_qkv_apart() && (key == "q" || key == "k" || key == "v")) {
+      tensor.source = pattern(source_names_.of("qkv", 0) + source_names_.matrix_suffix +
+                                  (tensor.matrix.empty() ? ".bias" : ".weight"),
+                              prefix);
+      tensor.rows = fused_qkv_rows(source_.config->text, key);
+    }
+    if (const auto norm = norms.find(key); options_.fold_norms && norm != norms.end())
+      tensor.norm = norm->second;
     layer_tensors_.push_back(std::move(tensor));
   });
-  if (!options_.rank_of.empty()) {
-    std::string known;
-    for (const LayerTensor& tensor : layer_tensors_)
-      if (!tensor.matrix.empty()) known += (known.empty() ? "" : ", ") + tensor.matrix;
-    for (const auto& [matrix, rank] : options_.rank_of)
-      if (std::ranges::none_of(layer_tensors_,
-                               [&](const LayerTensor& t) { return t.matrix == matrix; }))
-        fail("--rank-of {}: {} has no such matrix, expected one of {}", matrix, source_.path(),
-             known);
-  }
-  if (!options_.fold_norms) return;
-  const std::map<std::string, const char*> in_front = {
-      {"q", "attn_norm"},   {"k", "attn_norm"}, {"v", "attn_norm"},     {"qkv", "attn_norm"},
-      {"gate", "mlp_norm"}, {"up", "mlp_norm"}, {"gate_up", "mlp_norm"}};
-  for (LayerTensor& tensor : layer_tensors_)
-    if (const auto norm = in_front.find(tensor.matrix); norm != in_front.end())
-      tensor.norm = pattern(tensor_name(source_names_, norm->second, 0, ".weight"),
-                            source_names_.layer_prefix(0));
+  const auto has = [&](const std::string& key, std::string LayerTensor::*of) {
+    return std::ranges::any_of(layer_tensors_,
+                               [&](const LayerTensor& tensor) { return tensor.*of == key; });
+  };
+  for (const LayerTensor& tensor : layer_tensors_)
+    if (!tensor.norm.empty() && !tensor.matrix.empty() && text_.blocks[0].norm.bias &&
+        !has(tensor.matrix, &LayerTensor::bias_of))
+      fail("--fold-norms: norms of {} have biases, but matrix '{}' has none to take them up",
+           source_.path(), tensor.matrix);
+  std::string known;
+  for (const LayerTensor& tensor : layer_tensors_)
+    if (!tensor.matrix.empty()) known += (known.empty() ? "" : ", ") + tensor.matrix;
+  for (const auto& [matrix, rank] : options_.rank_of)
+    if (!has(matrix, &LayerTensor::matrix))
+      fail("--rank-of {}: {} has no such matrix, expected one of {}", matrix, source_.path(),
+           known);
+}
+
+size_t LoopedModel::find_tensor(const std::string& source) const {
+  for (size_t i = 0; i < layer_tensors_.size(); ++i)
+    if (layer_tensors_[i].source == source) return i;
+  REPRISE_CHECK(false, "{}", source);
 }
 
 int64_t LoopedModel::rank_of(size_t tensor) const {
@@ -227,21 +246,58 @@ void LoopedModel::count_dropped() {
   }
 }
 
-// Of a dense layer, with the norm in front multiplied in where that was asked for.
+std::vector<float> LoopedModel::stored_values(int layer, size_t tensor) const {
+  const LayerTensor& of = layer_tensors_[tensor];
+  const TensorView& view = source_.weights.get(name_in(of.source, layer));
+  std::vector<float> values = to_floats(view);
+  if (of.rows.empty()) return values;
+  const size_t width = of.matrix.empty() ? 1 : static_cast<size_t>(of.slot.shape[1]);
+  std::vector<float> part;
+  part.reserve(of.rows.size() * width);
+  for (const int64_t row : of.rows) {
+    const auto begin = values.begin() + row * static_cast<std::ptrdiff_t>(width);
+    part.insert(part.end(), begin, begin + static_cast<std::ptrdiff_t>(width));
+  }
+  return part;
+}
+
+// Of a dense layer; with fold_norms what norms do to each component is done by the matrices and
+// biases behind them: W (g * x + s) + b = (W diag(g)) x + (W s + b).
 std::vector<float> LoopedModel::dense_values(int layer, size_t tensor) const {
   const LayerTensor& of = layer_tensors_[tensor];
-  std::vector<float> values = to_floats(source_.weights.get(name_in(of.source, layer)));
-  if (options_.fold_norms && of.is_norm && of.source.find("norm") != std::string::npos) {
-    const bool folded = std::ranges::any_of(
-        layer_tensors_, [&](const LayerTensor& t) { return t.norm == of.source; });
-    if (folded) std::fill(values.begin(), values.end(), 1 - of.slot.offset);
+  std::vector<float> values = stored_values(layer, tensor);
+  if (!options_.fold_norms) return values;
+  const std::string prefix =
+      source_names_.layer_prefix(0).substr(0, source_names_.layer_prefix(0).size() - 2);
+  const auto norm_name = [&](const std::string& key, const char* end) {
+    const std::string name = source_names_.of(key, 0) + end;
+    return prefix + "%." + name.substr(prefix.size() + 2);
+  };
+  for (const char* key : {"attn_norm", "mlp_norm"}) {
+    if (of.source == norm_name(key, ".weight"))
+      std::fill(values.begin(), values.end(), 1 - of.slot.offset);
+    if (of.source == norm_name(key, ".bias")) std::fill(values.begin(), values.end(), 0.0f);
   }
   if (of.norm.empty()) return values;
-  const auto norm = std::ranges::find_if(layer_tensors_,
-                                         [&](const LayerTensor& t) { return t.source == of.norm; });
-  const std::vector<float> weight = to_floats(source_.weights.get(name_in(of.norm, layer)));
-  const auto columns = static_cast<size_t>(of.slot.shape[1]);
-  for (size_t i = 0; i < values.size(); ++i) values[i] *= norm->slot.offset + weight[i % columns];
+  if (!of.matrix.empty()) {
+    const size_t norm = find_tensor(norm_name(of.norm, ".weight"));
+    const std::vector<float> weight = stored_values(layer, norm);
+    const float offset = layer_tensors_[norm].slot.offset;
+    for (size_t i = 0; i < values.size(); ++i) values[i] *= offset + weight[i % weight.size()];
+  } else if (text_.blocks[0].norm.bias) {
+    const auto matrix = static_cast<size_t>(
+        std::ranges::find_if(layer_tensors_,
+                             [&](const LayerTensor& t) { return t.matrix == of.bias_of; }) -
+        layer_tensors_.begin());
+    const std::vector<float> weights = stored_values(layer, matrix);
+    const std::vector<float> shift = stored_values(layer, find_tensor(norm_name(of.norm, ".bias")));
+    for (size_t row = 0; row < values.size(); ++row) {
+      double sum = values[row];
+      for (size_t i = 0; i < shift.size(); ++i)
+        sum += double{weights[row * shift.size() + i]} * shift[i];
+      values[row] = static_cast<float>(sum);
+    }
+  }
   return values;
 }
 

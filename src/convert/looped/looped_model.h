@@ -52,6 +52,7 @@ class LoopedModel {
 
   const LoopLayout& layout() const { return layout_; }
   LoopShape shape() const;
+  bool stores_qkv_apart() const { return source_.config->text.fused_qkv && !text_.fused_qkv; }
   // Tensors that come out, in the order in which they should be asked for. `view` has no data; its
   // type is that of the source's tensor (F32 where it was quantized).
   struct Output {
@@ -72,10 +73,12 @@ class LoopedModel {
   // One of the tensors that every layer has.
   struct LayerTensor {
     std::string source, target;  // names with %, see name_in
+    std::vector<int64_t> rows;   // those of the source's tensor that it is; empty: all
     TensorSlot slot;             // of layer 0
     std::string matrix;          // key of a block's matrix; empty for others
-    std::string norm;            // fold_norms: target of the norm in front of it
-    bool is_norm = false;
+    std::string bias_of;         // key of the matrix whose bias it is; empty for others
+    std::string norm;            // fold_norms: "attn_norm" or "mlp_norm" in front of the matrix
+    bool is_norm = false;        // a norm's weight
   };
   struct From {                          // where an output's values come from
     int layer = -1;                      // of the looped model; -1: not of a layer
@@ -95,7 +98,9 @@ class LoopedModel {
   void add_output(const TensorSlot& slot, DType type, From from);
   void count_dropped();
   void check_alike() const;
+  std::vector<float> stored_values(int layer, size_t tensor) const;
   std::vector<float> dense_values(int layer, size_t tensor) const;
+  size_t find_tensor(const std::string& source) const;
   std::vector<float> shared_values(int layer, size_t tensor) const;
   void compute_block(int layer);
   void add_adapters(int block, size_t tensor, int loop);
@@ -107,6 +112,7 @@ class LoopedModel {
   LoopOptions options_;
   LoopLayout layout_;
   int threads_;
+  TextConfig text_;  // of the looped model's blocks
   TensorNames source_names_, names_;
   std::vector<LayerTensor> layer_tensors_;
   std::vector<Output> outputs_;

@@ -58,6 +58,9 @@ struct Architecture {
   NormKind norm = NormKind::Rms;
   KeyDefaults defaults;
   RopeRules rope;
+  // A looped model made of one stores q, k and v apart, each with adapters of its own; else fused
+  // matrices stay fused, with one adapter.
+  bool looped_apart = false;
   GgufForm gguf;
   // Flags that `read` reads and that mean nothing this program knows elsewhere. GGUF files have
   // them under the same name, and must have them.

@@ -11,6 +11,7 @@
 #include "convert/looped/low_rank.h"
 #include "formats/safetensors.h"
 #include "support/golden.h"
+#include "support/paths.h"
 #include "unit/formats/test_files.h"
 
 namespace reprise::test {
@@ -288,7 +289,7 @@ TEST(LoopedConversion, GgufFilesOfEitherKind) {
   const TempFolder folder;
   convert(rrt("gemma") / "model", folder / "own.gguf", {.loops = 3, .rank = 2});
   EXPECT_EQ(open_source(folder / "own.gguf").config->scheme, looping_scheme().name);
-  const std::filesystem::path others = test_data("parity/architectures/qwen3-plain.gguf");
+  const std::filesystem::path others = data_dir() / "parity/architectures/qwen3-plain.gguf";
   convert(others, folder / "others.gguf", {.start = LoopStart::Average, .rank = 2});
   const ConversionSource made = open_source(folder / "others.gguf");
   EXPECT_EQ(made.model.kind(), ModelSource::Kind::OtherGguf);
@@ -314,11 +315,11 @@ TEST(LoopedConversion, NewWeightsFollowTheSeed) {
 TEST(LoopedConversion, TheLanguageModelOfAVisionLanguageModel) {
   const TempFolder folder;
   for (const char* model : {"phantom/qwen2-vit", "trol/internlm2-clip"}) {
-    const std::filesystem::path source = test_data(std::string("golden/") + model + "/model");
+    const std::filesystem::path source = data_dir() / "golden" / model / "model";
     if (!std::filesystem::exists(source)) continue;
     SCOPED_TRACE(model);
     const auto target = folder / std::filesystem::path(model).filename();
-    const LoopedResult result = convert(source, target, {.loops = 2, .rank = 2});
+    const LoopedResult result = convert(source, target, {.loops = 3, .rank = 2});
     EXPECT_FALSE(result.dropped.empty());
     const ConversionSource made = open_source(target);
     EXPECT_EQ(made.config->scheme, looping_scheme().name);
