@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <deque>
 #include <fstream>
 #include <numeric>
 #include <random>
@@ -195,7 +196,7 @@ class BenchCommand : public Command {
     Measurement& m = add_measurement(fmt::format("decode at {}", context), 1);
     std::vector<PrefixCache> prefixes(subjects_.size());
     for (int r = 0; r < repeat_; ++r) {
-      std::vector<Session> sessions;
+      std::deque<Session> sessions;  // they stay where they are made
       for (size_t i = 0; i < subjects_.size(); ++i) {
         sessions.emplace_back(subjects_[i].loaded->model(), subjects_[i].plans, chunk_);
         sessions.back().prefill(prompt, &prefixes[i]);
