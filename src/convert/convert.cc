@@ -187,6 +187,7 @@ ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesys
   }
   GgufMetadata metadata =
       source.model.gguf() ? source.model.gguf()->metadata : folder_metadata(source);
+  if (!options.config_text.empty()) metadata.set(kConfigKey, options.config_text);
   if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
   if (options.types.type || metadata.has("general.file_type")) {
     if (const auto number = file_type(conversion.partial()))
