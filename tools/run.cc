@@ -157,7 +157,7 @@ class RunCommand : public Command {
     TraceRequest request;
     request.plan = generator_.plan;
     request.chunk = generator_.chunk;
-    if (result.beams.empty()) request.exit = generation_.exit;
+    request.exit = generation_.exit;
     request.pictures = pictures_;
     request.apply_exif = exif_;
     TracePage page = collect_trace(*loaded_, prompt.tokens, result.tokens, request);

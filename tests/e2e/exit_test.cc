@@ -102,6 +102,29 @@ TEST_F(ExitTest, TheSummaryLineAndBeams) {
             run_json({"--beams", "3"})["tokens"]);
 }
 
+TEST_F(ExitTest, TheTracePageShowsDepths) {
+  const std::string page = (folder_ / "page.json").string();
+  const Json full = run_json({"--trace", page});
+  EXPECT_EQ(load_json(page)["measures"][0]["key"], "update");
+  const Json early = run_json({"--exit", "depth:1", "--trace", page});
+  const Json measures = load_json(page)["measures"];
+  const Json& depth = measures[0];
+  EXPECT_EQ(depth["key"], "depth");
+  EXPECT_EQ(depth["most"], 2);
+  const size_t prompt = early["prompt_tokens"].get<size_t>(), all = prompt + 12;
+  ASSERT_EQ(depth["values"], Json::array({depth["values"][0]}));
+  ASSERT_EQ(depth["values"][0].size(), all);
+  const Json& deepest = measures[1]["values"].back();
+  for (size_t i = 0; i < all; ++i) {
+    const Json& shown = depth["values"][0][i];
+    if (i + 1 == all)
+      EXPECT_TRUE(shown.is_null()) << "never run";
+    else
+      EXPECT_EQ(shown, i < prompt ? 2.0 : 1.0) << i;
+    EXPECT_EQ(deepest[i].is_null(), i >= prompt) << "left out";
+  }
+}
+
 TEST_F(ExitTest, WhatRunRefuses) {
   EXPECT_THAT(run_refusal(dense_, {"--exit", "confidence:0.9"}),
               AllOf(HasSubstr("--exit confidence:0.9: the plan has no loop end"),
@@ -134,6 +157,7 @@ TEST_F(ExitTest, TheStoredRuleIsTheDefaultOfRun) {
   EXPECT_EQ(stored["exit"]["kv"], "share");
   EXPECT_EQ(stored["mean_depth"], 1.0);
   EXPECT_EQ(run_json({"--exit-kv", "propagate"})["exit"]["kv"], "propagate");
+  EXPECT_THAT(run_program({"inspect", looped_}).out, HasSubstr("depth:1, KV share"));
   EXPECT_EQ(run_json({"--exit", "depth:2"})["exit"]["kv"], "exact") << "all of it is replaced";
   EXPECT_FALSE(run_json({"--exit", "none"}).contains("exit"));
   EXPECT_FALSE(run_json({"--plan", "0-5"}).contains("exit")) << "a plan without loops";
