@@ -54,6 +54,7 @@ std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
 void EarlyExits::visit(Cohort& cohort) {
   // The first of the rest waits for nobody, so this comes to an end.
   while (!runner_.ready(cohort)) {
+    REPRISE_CHECK(!rest_.empty(), "a token that waits for rows of somebody else's");
     runner_.visit(*rest_.front());
     std::erase_if(rest_, [](const auto& rest) { return rest->done(); });
   }

@@ -123,8 +123,8 @@ struct ImageConfig {
 };
 
 struct ModelConfig {
-  std::string where;   // file the config came from, for messages
-  std::string scheme;  // a SchemeType's name
+  std::string where;        // file the config came from, for messages
+  std::string scheme;       // a SchemeType's name
   JsonValue scheme_config;  // the scheme's own keys; an object
   TextConfig text;
   std::optional<VisionConfig> vision;

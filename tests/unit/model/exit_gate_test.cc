@@ -56,22 +56,33 @@ TEST(ExitGate, IsThereWhereTheConfigSaysSo) {
   EXPECT_THAT(error_of([&] { tiny_model(looped_config("yes"), be); }),
               AllOf(HasSubstr("reprise.recursive.exit_gate"), HasSubstr("\"yes\"")));
 
-  // A model whose file lacks what the config promises.
-  const TempFolder folder;
-  const auto model = tiny_model(looped_config(false), be);
-  std::vector<std::vector<float>> values;
-  std::vector<std::pair<std::string, Shape>> slots;
-  model->read_tensors([&](const TensorSlot& slot, const Tensor& bound) {
-    values.push_back(be.to_host(bound));
-    slots.emplace_back(slot.name, slot.shape);
-  });
-  std::vector<TensorView> tensors;
-  for (size_t i = 0; i < slots.size(); ++i)
-    tensors.push_back(
-        make_view(slots[i].first, slots[i].second, std::span<const float>(values[i])));
-  write_safetensors(folder / "model.safetensors", tensors);
-  write_file_atomically(folder / "config.json", looped_config(true).dump());
-  EXPECT_THAT(error_of([&] { Model::load(folder.path(), be); }),
+  // A file that has what the config promises, and one that lacks it.
+  const auto written = [&](const TempFolder& folder, bool gate) {
+    auto model = tiny_model(looped_config(gate), be);
+    std::vector<std::vector<float>> values;
+    std::vector<std::pair<std::string, Shape>> slots;
+    model->read_tensors([&](const TensorSlot& slot, const Tensor& bound) {
+      values.push_back(be.to_host(bound));
+      slots.emplace_back(slot.name, slot.shape);
+    });
+    std::vector<TensorView> tensors;
+    for (size_t i = 0; i < slots.size(); ++i)
+      tensors.push_back(
+          make_view(slots[i].first, slots[i].second, std::span<const float>(values[i])));
+    write_safetensors(folder / "model.safetensors", tensors);
+    write_file_atomically(folder / "config.json", looped_config(true).dump());
+    return model;
+  };
+  const TempFolder with, without;
+  const auto made = written(with, true);
+  const auto loaded = Model::load(with.path(), be);
+  ASSERT_TRUE(loaded->scheme().has_exit_gate());
+  const std::vector<float> ones(36, 1.0f);
+  const Tensor state = be.from_host(ones, {1, 36});
+  EXPECT_EQ(be.to_host(loaded->scheme().exit_gate(be, state)),
+            be.to_host(made->scheme().exit_gate(be, state)));
+  written(without, false);
+  EXPECT_THAT(error_of([&] { Model::load(without.path(), be); }),
               AllOf(HasSubstr("'reprise.exit_gate.weight' is missing, expected shape [1, 36]"),
                     HasSubstr("'reprise.exit_gate.bias' is missing, expected shape [1]")));
 }
