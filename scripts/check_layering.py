@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Checks that includes follow the layers of docs/architecture.md, nothing pointing up, and that
-nothing outside src/model/reuse knows a scheme by name.
+nothing outside src/model/reuse knows a scheme by name, nor outside src/model/arch an architecture.
 
 Usage: check_layering.py [repository root]; exits with 1 and a line per wrong include or name.
 """
@@ -42,6 +42,13 @@ NAMES_IN_STRINGS = [
     ("tools/", r"\btiny-trol\b"),
 ]
 
+# The same for architectures: one entry(name) a line. Chat formats and tokenizers have names of their
+# own that are often the same; releases are made of certain architectures.
+ARCH = "src/model/arch"
+ARCH_REGISTRY = f"{ARCH}/registry.cc"
+NAMES_ARCHITECTURES = ["src/text/", REUSE]
+ROPE_SCALING = re.compile(r"llama3", re.I)  # a kind of rope, whoever has it
+
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
 
 
@@ -69,6 +76,33 @@ def problems(root: pathlib.Path):
 # Comments, then strings (raw ones too) and characters.
 TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|R"(\w*)\(.*?\)\1"|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'',
                    re.S)
+
+
+def without_comments(text: str, string=lambda literal: literal) -> str:
+    """The same lines; `string` says what is left of each string."""
+    def keep(match: re.Match) -> str:
+        if match[0].startswith(("//", "/*")):
+            return "\n" * match[0].count("\n")
+        return string(match[0])
+
+    return TOKEN.sub(keep, text)
+
+
+def named_architectures(root: pathlib.Path):
+    names = re.findall(r"^\s+entry\((\w+)\)", (root / ARCH_REGISTRY).read_text(), re.M)
+    if len(names) < 2:
+        sys.exit(f"{ARCH_REGISTRY}: expected the architectures, a line entry(name) each")
+    # gpt_neox is GPTNeoX in config.json and gptneox in GGUF files.
+    name = re.compile("|".join(n.replace("_", "_?") for n in names), re.I)
+    for path in sorted(p for folder in ("src", "tools") for p in (root / folder).rglob("*")):
+        relative = path.relative_to(root).as_posix()
+        if path.suffix not in {".h", ".cc", ".inc"} or relative.startswith(ARCH) or \
+                any(relative.startswith(start) for start in NAMES_ARCHITECTURES):
+            continue
+        for number, line in enumerate(without_comments(path.read_text()).split("\n"), 1):
+            if found := name.search(ROPE_SCALING.sub("", line)):
+                yield (f"{relative}:{number}: names the architecture '{found[0]}': ask "
+                       f"model/arch/architecture.h, or move it to {ARCH}")
 
 
 def scheme_names(root: pathlib.Path) -> list[str]:
@@ -107,12 +141,7 @@ def named_schemes(root: pathlib.Path):
             return literal
 
         # Line by line what isn't comment, strings without what may stand in them.
-        def keep(match: re.Match) -> str:
-            if match[0].startswith(("//", "/*")):
-                return "\n" * match[0].count("\n")
-            return string(match[0])
-
-        code = TOKEN.sub(keep, text) if path.suffix not in {".html", ".txt"} else text
+        code = without_comments(text, string) if path.suffix not in {".html", ".txt"} else text
         code = re.sub(r"\bstd::(filesystem::)?recursive_\w+", "", code)
         for number, line in enumerate(code.split("\n"), 1):
             if name := names_scheme(line, names):
@@ -122,7 +151,7 @@ def named_schemes(root: pathlib.Path):
 
 def main() -> int:
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    found = list(problems(root)) + list(named_schemes(root))
+    found = list(problems(root)) + list(named_schemes(root)) + list(named_architectures(root))
     print("\n".join(found) if found else "layering: ok")
     return 1 if found else 0
 

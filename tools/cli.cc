@@ -60,6 +60,7 @@ Option* Option::repeatable() {
   return this;
 }
 size_t Option::count() const { return option_->count(); }
+std::string Option::name() const { return option_->get_name(); }
 
 App::~App() = default;
 

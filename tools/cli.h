@@ -56,6 +56,7 @@ class Option {
   // One value each time it is given, all of them kept: for vectors.
   Option* repeatable();
   size_t count() const;  // times given
+  std::string name() const;  // "--rank"
 
  private:
   CLI::Option* option_;

@@ -56,18 +56,19 @@ LoadOptions ConversionFlags::load_options() const {
 }
 
 bool run_conversion(ConvertOptions options,
-                    const std::function<void(const ConvertOptions&)>& convert) {
+                    const std::function<void(const ConvertOptions&)>& convert,
+                    const std::string& unit) {
   using Clock = std::chrono::steady_clock;
   constexpr auto kRedraw = std::chrono::milliseconds(100);
-  constexpr int64_t kMegabyte = 1'000'000;
+  const int64_t divisor = unit == "MB" ? 1'000'000 : 1;
   const InterruptScope interrupt;
-  Progress progress("MB");
+  Progress progress(unit);
   Clock::time_point drawn = Clock::now();
   options.progress = [&](int64_t done, int64_t total, const std::string& tensor) {
     if (interrupt.flag()) throw Interrupted();
     if (Clock::now() - drawn < kRedraw) return;
     drawn = Clock::now();
-    progress.update(done / kMegabyte, std::max<int64_t>(1, total / kMegabyte), tensor);
+    if (total > 0) progress.update(done / divisor, std::max<int64_t>(1, total / divisor), tensor);
   };
   try {
     convert(options);

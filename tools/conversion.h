@@ -28,7 +28,8 @@ struct ConversionFlags {
 // Runs convert(options) with a progress bar and Ctrl-C. Returns false when it was interrupted;
 // nothing is left of the target then.
 bool run_conversion(ConvertOptions options,
-                    const std::function<void(const ConvertOptions&)>& convert);
+                    const std::function<void(const ConvertOptions&)>& convert,
+                    const std::string& unit = "MB");
 
 inline constexpr int kInterrupted = 130;  // exit code
 

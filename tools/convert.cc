@@ -2,10 +2,18 @@
 #include "convert/convert.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <cmath>
+#include <map>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/json.h"
+#include "convert/looped/convert_looped.h"
 #include "convert/report.h"
+#include "model/scheme_type.h"
 #include "tools/commands.h"
 #include "tools/conversion.h"
 #include "tools/options.h"
@@ -25,7 +33,9 @@ class ConvertCommand : public Command {
         "Examples:\n"
         "  reprise convert FOLDER model.gguf\n"
         "  reprise convert model.gguf FOLDER-again --shard-size 2GB\n"
-        "  reprise convert FOLDER model-bf16.gguf --type bf16");
+        "  reprise convert FOLDER model-bf16.gguf --type bf16\n"
+        "  reprise convert DENSE LOOPED " +
+        flag() + " --loops 2 --init average --rank 64");
     flags_.add(app);
     app.add_option("--type", flags_.type,
                    "keep, f32, f16, bf16, or for GGUF " + type_options(/*quantized_only=*/true) +
@@ -37,6 +47,7 @@ class ConvertCommand : public Command {
         ->transform(cli::AsSizeValue(/*kb_is_1000=*/true))
         ->type_name("SIZE")
         ->default_str("5GB");
+    add_looping(app);
   }
 
   int run() override {
@@ -46,12 +57,16 @@ class ConvertCommand : public Command {
     options.shard_bytes = static_cast<int64_t>(shard_);
     const ConversionSource source = open_source(flags_.source, flags_.load_options());
     const bool gguf = to_.empty() ? flags_.target.ends_with(".gguf") : to_ == "gguf";
-    if (!gguf && to_.empty() && source.model.kind() == ModelSource::Kind::Folder)
+    if (!recursive_)
+      for (const cli::Option* option : looping_)
+        if (option->count() > 0) fail("{}: needs {}", option->name(), flag());
+    if (!recursive_ && !gguf && to_.empty() && source.model.kind() == ModelSource::Kind::Folder)
       fail("{}: expected a name that ends in .gguf (or --to folder, to write another folder)",
            flags_.target);
     if (!source.unknown.empty())
       fmt::print(stderr, "reprise: note: this program can't run the model, only convert it: {}\n",
                  source.unknown);
+    if (recursive_) return run_looped(source, gguf, options);
     ConvertResult result;
     const bool done = run_conversion(options, [&](const ConvertOptions& with_progress) {
       result = gguf ? convert_to_gguf(source, flags_.target, with_progress)
@@ -81,9 +96,152 @@ class ConvertCommand : public Command {
   }
 
  private:
+  // "--" and the name of the scheme whose layers are looped.
+  static std::string flag() { return "--" + looping_scheme().name; }
+
+  void add_looping(cli::App& app) {
+    app.add_flag(flag(), recursive_,
+                 "Makes a model of a dense one in which a block of layers is looped: a half or a "
+                 "third of its weights, with low-rank adapters per loop where asked for. Of a "
+                 "vision-language model its language model");
+    const auto keep = [&](cli::Option* option) { looping_.push_back(option); };
+    keep(app.add_option("--loops", loop_.loops, "How often the block is run")
+             ->check(cli::Range(1, 1000)));
+    keep(app.add_option("--init", start_,
+                        "What the block is to begin with: " + loop_start_names() +
+                            " (default: stepwise, with adapters average)"));
+    keep(app.add_option("--rank", loop_.rank, "Rank of every matrix's adapter, one a loop; 0: none")
+             ->check(cli::Range(0, 1 << 20)));
+    keep(
+        app.add_option(
+               "--rank-of", ranks_,
+               "MATRIX=R: this rank for q, k, v, o, gate, up or down (qkv and gate_up where the model "
+               "stores them fused: one adapter each)")
+            ->type_name("MATRIX=R")
+            ->repeatable());
+    keep(app.add_option("--adapters", adapters_,
+                        "svd: what the block lacks of each layer, truncated; zero: B = 0; split "
+                        "(two loops): each loop gets every other direction of their difference")
+             ->check(cli::IsMember({"svd", "zero", "split"})));
+    keep(app.add_flag("--fold-norms", loop_.fold_norms,
+                      "Multiplies norm weights into the matrices behind them first"));
+    keep(app.add_option("--keep-first", loop_.keep_first, "First layers that stay out of the loops")
+             ->check(cli::Range(0, 100000)));
+    keep(app.add_option("--keep-last", loop_.keep_last, "Last layers that stay out of the loops")
+             ->check(cli::Range(0, 100000)));
+    keep(app.add_option("--seed", loop_.seed, "Of new weights and of adapters that begin at zero"));
+    keep(app.add_option("--layers-out", layers_out_,
+                        "JSON file that says which layers went into which block")
+             ->type_name("FILE.json"));
+  }
+
+  LoopOptions loop_options() {
+    LoopOptions loop = loop_;
+    for (const std::string& text : ranks_) {
+      const size_t equals = text.find('=');
+      const std::string number = equals == std::string::npos ? "" : text.substr(equals + 1);
+      if (number.empty() || number.size() > 7 ||
+          number.find_first_not_of("0123456789") != std::string::npos)
+        fail("--rank-of {}: expected MATRIX=R with a number R, as in q=96", text);
+      loop.rank_of[text.substr(0, equals)] = std::stoll(number);
+    }
+    const bool adapters = loop.rank > 0 || std::ranges::any_of(loop.rank_of, [](const auto& entry) {
+                            return entry.second > 0;
+                          });
+    if (!adapters && !adapters_.empty())
+      fail("--adapters {}: needs adapters, expected --rank or --rank-of above 0", adapters_);
+    if (start_.empty()) start_ = adapters ? "average" : "stepwise";
+    loop.start = parse_loop_start(start_, "--init");
+    loop.adapters = adapters_ == "zero"    ? LoopAdapters::Zero
+                    : adapters_ == "split" ? LoopAdapters::Split
+                                           : LoopAdapters::Svd;
+    return loop;
+  }
+
+  int run_looped(const ConversionSource& source, bool gguf, const ConvertOptions& options) {
+    const LoopOptions loop = loop_options();
+    if (!layers_out_.empty()) check_output_path(layers_out_, "--layers-out");
+    LoopedResult looped;
+    const bool done = run_conversion(
+        options,
+        [&](const ConvertOptions& with_progress) {
+          looped = convert_looped(source, flags_.target, gguf, loop, with_progress);
+        },
+        /*unit=*/"matrices");
+    if (!done) {
+      fmt::print(stderr, "reprise: interrupted; nothing was written\n");
+      return kInterrupted;
+    }
+    if (!layers_out_.empty())
+      write_file_atomically(layers_out_, loop_layout_json(looped.layout).dump() + "\n");
+    if (flags_.json) {
+      Json report = conversion_report(looped.result, /*tensors=*/false);
+      report.update(looped_report(looped));
+      report["target"] = flags_.target;
+      report["files"] = looped.result.files;
+      print_json(report);
+      return 0;
+    }
+    print_looped(looped);
+    return 0;
+  }
+
+  void print_looped(const LoopedResult& looped) const {
+    const LoopLayout& layout = looped.layout;
+    fmt::print("{}: {} layers, {} of them looped {} times{}\n", flags_.target, layout.layers(),
+               layout.blocks, layout.loops,
+               layout.first + layout.last > 0
+                   ? fmt::format(", {} first and {} last ones kept", layout.first, layout.last)
+                   : "");
+    fmt::print(
+        "weights: {} in {} before, {} in {} now ({:.0f}% of the weights)\n",
+        human_count(looped.dense_weights), human_bytes(looped.dense_bytes),
+        human_count(looped.weights()), human_bytes(looped.result.bytes),
+        100.0 * static_cast<double>(looped.weights()) / static_cast<double>(looped.dense_weights));
+    for (size_t k = 0; k < layout.sources.size(); ++k) {
+      std::vector<int> from, tied;
+      for (const int layer : layout.sources[k]) from.push_back(layer + 1);
+      for (int loop = 0; loop < layout.loops; ++loop)
+        tied.push_back(layout.tied(loop, static_cast<int>(k)) + 1);
+      fmt::print("  block {:<3} from {:<24} for layers {}\n", k + 1,
+                 from.empty()       ? "nothing"
+                 : from.size() == 1 ? fmt::format("layer {}", from[0])
+                                    : fmt::format("the mean of {}", fmt::join(from, ", ")),
+                 fmt::join(tied, ", "));
+    }
+    if (!looped.adapters.empty()) {
+      // By matrix, over all blocks and loops: root of the sum of squares.
+      std::map<std::string, std::array<double, 3>> sums;
+      std::vector<std::string> order;
+      for (const AdapterReport& adapter : looped.adapters) {
+        if (!sums.contains(adapter.matrix)) order.push_back(adapter.matrix);
+        auto& sum = sums[adapter.matrix];
+        sum[0] += adapter.weight * adapter.weight;
+        sum[1] += adapter.residual * adapter.residual;
+        sum[2] += adapter.missing * adapter.missing;
+      }
+      fmt::print("{:<10}{:>8}{:>14}{:>14}{:>18}\n", "matrix", "rank", "norm", "residual",
+                 "after adapters");
+      for (const std::string& matrix : order) {
+        const auto& sum = sums[matrix];
+        fmt::print("{:<10}{:>8}{:>14.4g}{:>14.4g}{:>10.4g} ({:.1f}%)\n", matrix,
+                   looped.shape.ranks.at(matrix), std::sqrt(sum[0]), std::sqrt(sum[1]),
+                   std::sqrt(sum[2]), sum[0] > 0 ? 100 * std::sqrt(sum[2] / sum[0]) : 0.0);
+      }
+    }
+    for (const auto& [role, count] : looped.dropped)
+      fmt::print("note: left out: {} tensors of {}\n", count, role);
+    for (const std::string& note : conversion_notes(looped.result)) fmt::print("note: {}\n", note);
+  }
+
   ConversionFlags flags_;
   std::string to_;
   uint64_t shard_ = 5'000'000'000;
+  bool recursive_ = false;
+  std::vector<cli::Option*> looping_;  // options that need it
+  LoopOptions loop_;
+  std::string start_, adapters_, layers_out_;
+  std::vector<std::string> ranks_;
 };
 
 }  // namespace

@@ -10,18 +10,18 @@ from safetensors.torch import save_file
 
 from .reference import ref
 
-KINDS = ("llama", "qwen2", "phi3", "qwen3", "gemma", "replay", "recursive", "trol-phi3", "trol-internlm2",
-         "phantom-qwen2", "phantom-phi3", "phantom-internlm2")
+KINDS = ("llama", "qwen2", "phi3", "qwen3", "gemma", "neox", "replay", "recursive", "trol-phi3",
+         "trol-internlm2", "phantom-qwen2", "phantom-phi3", "phantom-internlm2")
 NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
          "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM",
-         "internlm2": "InternLM2ForCausalLM"}
+         "internlm2": "InternLM2ForCausalLM", "neox": "GPTNeoXForCausalLM"}
 IMAGE_LORA_RANK = 256  # a constant in the official code
 
 
 def random_config(kind, r):
     family = kind.split("-")[-1]
     if family not in NAMES:
-        family = r.choice(("llama", "qwen2", "phi3", "qwen3", "gemma"))
+        family = r.choice(("llama", "qwen2", "phi3", "qwen3", "gemma", "neox"))
     group = r.choice((1, 2, 3, 4))
     G = r.choice((1, 1, 2, 3))
     H, hd = G * group, r.choice((8, 10, 16, 24, 40, 72))
@@ -31,7 +31,14 @@ def random_config(kind, r):
              rms_norm_eps=r.choice((1e-5, 1e-6)), hidden_act="silu",
              rope_theta=r.choice((500.0, 1e4, 1e6)), max_position_embeddings=r.choice((24, 128, 4096)),
              tie_word_embeddings=r.random() < 0.3, bos_token_id=1, eos_token_id=2)
-    if r.random() < 0.4 and family != "internlm2":
+    if family == "neox":
+        H = c["num_attention_heads"] = c["num_key_value_heads"] = r.choice((1, 2, 3, 4))
+        parts = [part for part in (0.25, 0.5, 0.75, 1.0) if int(hd * part) % 2 == 0]
+        c |= {"hidden_size": H * hd, "partial_rotary_factor": r.choice(parts),
+              "hidden_act": r.choice(("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh",
+                                      "relu")),
+              "use_parallel_residual": r.random() < 0.7, "attention_bias": r.random() < 0.8}
+    elif r.random() < 0.4 and family != "internlm2":
         c["hidden_size"] = r.choice((20, 36, 72, 100))  # heads * head_dim is something else
     n = r.choice((1, 2, 5, 17, 33, 40))
     scaling, M = r.random(), c["max_position_embeddings"]
@@ -50,7 +57,8 @@ def random_config(kind, r):
             c["rope_scaling"] = {"type": r.choice(("su", "longrope", "yarn")), "short_factor": numbers(1, 1.4),
                                  "long_factor": numbers(1, 8)}
         c["sliding_window"] = r.choice((None, 262144, 1, 4, 9, n, n + 2))
-    elif scaling < (0.6 if family == "internlm2" else 0.2):
+    elif scaling < (0.6 if family == "internlm2" else 0.2) and \
+            hd * c.get("partial_rotary_factor", 1) >= 4:  # the formula divides by dim - 2
         c["rope_scaling"] = {"type": "dynamic", "factor": r.choice((2.0, 3.5))}
         c["max_position_embeddings"] = max(2, n + r.choice((-2, 0, 2)))
     elif scaling < 0.4 and family != "internlm2":
@@ -126,6 +134,11 @@ def hf_config(kind, c):
     """config.json as a release has it."""
     own = ("prefix", "vision", "image_token", "tiles", "trol", "eta", "loops", "lora_rank", "plan")
     text = {k: v for k, v in c.items() if k not in own and k not in ("window", "release")}
+    if "GPTNeoX" in c["architectures"][0]:
+        text |= {"layer_norm_eps": c["rms_norm_eps"], "rotary_emb_base": c["rope_theta"],
+                 "rotary_pct": c["partial_rotary_factor"]}
+        for key in ("rms_norm_eps", "rope_theta", "partial_rotary_factor", "num_key_value_heads"):
+            del text[key]
     wide = ("Qwen3ForCausalLM", "GemmaForCausalLM")  # whose default is another
     if c["hidden_size"] == c["head_dim"] * c["num_attention_heads"] and \
             c["architectures"][0] not in wide:
@@ -145,7 +158,34 @@ def hf_config(kind, c):
     if kind == "recursive":
         text["reprise"] = {"scheme": "recursive",
                            "recursive": {"loops": c["loops"], "lora_rank": c["lora_rank"]}}
+        if "GPTNeoX" in c["architectures"][0]:
+            text["reprise"]["qkv"] = "separate"
     return text
+
+
+def neox_shapes(c):
+    """One matrix by head, or three where adapters belong to each."""
+    d, ffn, V = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
+    qkv = {m: (f"attention.{n}", d, d) for m, n in (("q", "query"), ("k", "key"), ("v", "value"))} \
+        if c.get("loops") else {"qkv": ("attention.query_key_value", 3 * d, d)}
+    matrices = qkv | {"o": ("attention.dense", d, d), "up": ("mlp.dense_h_to_4h", ffn, d),
+                      "down": ("mlp.dense_4h_to_h", d, ffn)}
+    shapes = {"gpt_neox.embed_in.weight": (V, d)}
+    if not c["tie_word_embeddings"]:
+        shapes["embed_out.weight"] = (V, d)
+    norms = ["gpt_neox.final_layer_norm"]
+    for i in range(c["num_hidden_layers"]):
+        l = f"gpt_neox.layers.{i}."
+        norms += [l + "input_layernorm", l + "post_attention_layernorm"]
+        for key, (name, rows, cols) in matrices.items():
+            shapes[f"{l}{name}.weight"] = (rows, cols)
+            if c["attention_bias"] or "mlp" in name:
+                shapes[f"{l}{name}.bias"] = (rows,)
+            for loop in range(c.get("loops") or 0):
+                if rank := min(c["lora_rank"], rows, cols):
+                    shapes[f"{l}lora.{loop}.{key}.A"] = (rank, cols)
+                    shapes[f"{l}lora.{loop}.{key}.B"] = (rows, rank)
+    return shapes | {f"{n}.{m}": (d,) for n in norms for m in ("weight", "bias")}
 
 
 def internlm2_shapes(c):
@@ -199,9 +239,9 @@ def random_tensor(name, shape, g):
         return 1 + 0.2 * x
     if len(shape) == 1:
         return 0.3 * x
-    if "embedding" in name and "patch" not in name:
+    if "embed_in" in name or "embedding" in name and "patch" not in name:
         return 0.7 * x
-    scale = 2.5 if stem == "output" else 0.7 if "lora" in stem else 1.5
+    scale = 2.5 if stem in ("output", "embed_out") else 0.7 if "lora" in name else 1.5
     return x * scale / math.sqrt(x[0].numel())
 
 
@@ -223,6 +263,8 @@ def make_model(folder, kind, seed):
         pixels = torch.randn((tiles, 3, v["image_size"], v["image_size"]), generator=g)
     if kind.endswith("internlm2"):
         weights = {k: random_tensor(k, shape, g) for k, shape in internlm2_shapes(c).items()}
+    elif "GPTNeoX" in c["architectures"][0]:
+        weights = {k: random_tensor(k, shape, g) for k, shape in neox_shapes(c).items()}
     else:
         weights = ref.random_weights(c, seed)
         if "Gemma" in c["architectures"][0]:  # norms hold w of 1 + w

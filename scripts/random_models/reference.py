@@ -4,7 +4,8 @@ Written from the papers' formulas and the golden data's READMEs, with the offici
 cache: keys are kept as they were rotated, TroL's cache holds first passes only, Phantom's k* and v*
 are made anew in every call. Works in the dtype of its weights, float64 to judge.
 
-Weights have Llama's names. InternLM2's are brought to them by internlm2_weights.
+Weights have Llama's names. InternLM2's are brought to them by internlm2_weights, GPT-NeoX's by
+neox_weights.
 """
 
 import math
@@ -58,7 +59,33 @@ def internlm2_weights(w, c):
     return out
 
 
+def neox_weights(w, c):
+    """GPT-NeoX's tensors under Llama's names: query_key_value is [heads, 3, head_dim, ...]."""
+    names = {"gpt_neox.embed_in": "model.embed_tokens", "embed_out": "lm_head",
+             "gpt_neox.final_layer_norm": "model.norm", "attention.dense": "self_attn.o_proj",
+             "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
+             "attention.value": "self_attn.v_proj", "mlp.dense_h_to_4h": "mlp.up_proj",
+             "mlp.dense_4h_to_h": "mlp.down_proj"}
+    out = {}
+    for name, t in w.items():
+        stem, _, kind = name.rpartition(".")
+        if stem.endswith("query_key_value"):
+            layer = stem.replace("gpt_neox.", "model.").removesuffix("attention.query_key_value")
+            heads = t.unflatten(0, (c["num_attention_heads"], 3, -1))
+            for i, m in enumerate("qkv"):
+                out[f"{layer}self_attn.{m}_proj.{kind}"] = heads[:, i].flatten(0, 1)
+            continue
+        for of, to in names.items():
+            if stem == of or stem.endswith("." + of):
+                stem = stem.removesuffix(of) + to
+                break
+        out[f"{stem.replace('gpt_neox.layers', 'model.layers')}.{kind}"] = t
+    return out
+
+
 def llama_names(w, c):
+    if neox(c):
+        return neox_weights(w, c)
     return internlm2_weights(w, c) if "InternLM2" in c["architectures"][0] else w
 
 
@@ -122,8 +149,25 @@ def gemma(c):
     return "Gemma" in c["architectures"][0]
 
 
-def norm(x, weight, c):
+def neox(c):
+    return "GPTNeoX" in c["architectures"][0]
+
+
+def norm(x, w, name, c):
+    weight = w[name + ".weight"]
+    if neox(c):
+        return F.layer_norm(x, weight.shape, weight, w[name + ".bias"], c["rms_norm_eps"])
     return ref.rms(x, weight + 1 if gemma(c) else weight, c["rms_norm_eps"])
+
+
+def activate(x, c):
+    if gemma(c):  # whatever it says
+        return F.gelu(x, approximate="tanh")
+    if c["hidden_act"] == "silu":
+        return F.silu(x)
+    if c["hidden_act"] == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="none" if c["hidden_act"] == "gelu" else "tanh")
 
 
 def visit(w, c, layer, x, cache, start, total, adapter=None, show=None, image=None):
@@ -141,14 +185,14 @@ def visit(w, c, layer, x, cache, start, total, adapter=None, show=None, image=No
             return y
         return y + h @ (w[f"{p}lora.{adapter}.{key}.B"] @ w[f"{p}lora.{adapter}.{key}.A"]).T
 
-    h = norm(x, w[p + "input_layernorm.weight"], c)
+    h = norm(x, w, p + "input_layernorm", c)
     if fused:
         q, k, v = linear(h, "self_attn.qkv_proj", "qkv").split([H * hd, G * hd, G * hd], 1)
     else:
         q, k, v = (linear(h, f"self_attn.{m}_proj", m) for m in "qkv")
     q, k = q.view(n, H, hd), k.view(n, G, hd)
     if p + "self_attn.q_norm.weight" in w:
-        q, k = (norm(t, w[f"{p}self_attn.{m}_norm.weight"], c) for m, t in (("q", q), ("k", k)))
+        q, k = (norm(t, w, f"{p}self_attn.{m}_norm", c) for m, t in (("q", q), ("k", k)))
     q, k = rope(q, c, start, total), rope(k, c, start, total)
     v = v.reshape(n, G, hd)
     for name, t in (("k", k), ("v", v)):
@@ -177,16 +221,19 @@ def visit(w, c, layer, x, cache, start, total, adapter=None, show=None, image=No
         seen = {"qstar": star[0], "kstar": star[1][start:, heads], "gate_w": gate[..., 0],
                 "vstar": (V + star[2])[start:, heads], "o1": o1, "o2": o2}
     attention = linear(o.reshape(n, H * hd), "self_attn.o_proj", "o")
+    h = norm(x if c.get("use_parallel_residual") else x + attention, w,
+             p + "post_attention_layernorm", c)
     x = x + attention
-    h = norm(x, w[p + "post_attention_layernorm.weight"], c)
+    if show is not None:
+        show |= seen | {"attn": attention}
+    if neox(c):
+        h = activate(linear(h, "mlp.up_proj", "up"), c)
+        return x + linear(h, "mlp.down_proj", "down")
     if fused:
         gate, up = linear(h, "mlp.gate_up_proj", "gate_up").chunk(2, -1)
     else:
         gate, up = linear(h, "mlp.gate_proj", "gate"), linear(h, "mlp.up_proj", "up")
-    if show is not None:
-        show |= seen | {"attn": attention}
-    gate = F.gelu(gate, approximate="tanh") if gemma(c) else F.silu(gate)
-    return x + linear(gate * up, "mlp.down_proj", "down")
+    return x + linear(activate(gate, c) * up, "mlp.down_proj", "down")
 
 
 def forward(w, c, x, cache, start, total, traverse, image=None):
@@ -194,7 +241,7 @@ def forward(w, c, x, cache, start, total, traverse, image=None):
     out, depth = {}, 0
     p = c.get("prefix", "")
     L = c["num_hidden_layers"]
-    final = lambda t: norm(t, w[p + "model.norm.weight"], c)
+    final = lambda t: norm(t, w, p + "model.norm", c)
     head = w[p + ("model.embed_tokens" if c["tie_word_embeddings"] else "lm_head") + ".weight"]
 
     def step(layer, x, adapter=None):

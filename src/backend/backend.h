@@ -44,7 +44,7 @@ struct LinearWeight {
   std::vector<LowRank> adapters;  // by adapter id; one without `a` adds nothing
 };
 
-enum class Unary { Gelu, GeluTanh, QuickGelu, Silu, Sigmoid, Tanh };  // Gelu is the exact one (erf)
+enum class Unary { Gelu, GeluTanh, QuickGelu, Silu, Sigmoid, Tanh, Relu };  // Gelu: exact (erf)
 enum class NormKind { Rms, Layer };
 
 struct NormWeight {

@@ -9,6 +9,7 @@
 #include "base/folder.h"
 #include "base/json.h"
 #include "base/pattern.h"
+#include "convert/target.h"
 #include "formats/gguf_writer.h"
 #include "formats/safetensors_writer.h"
 #include "model/scheme_type.h"
@@ -100,50 +101,6 @@ TensorView gguf_form(const TensorView& tensor, OrderedJson& forms) {
   return view;
 }
 
-GgufMetadata folder_metadata(const ConversionSource& source) {
-  GgufMetadata metadata(source.path());
-  metadata.set("general.architecture", std::string("reprise"));
-  std::error_code ignored;
-  const auto whole = std::filesystem::weakly_canonical(source.path(), ignored);
-  metadata.set("general.name", whole.filename().string());
-  metadata.set(kConfigKey, source.config_text);
-  if (source.config) {
-    metadata.set("reprise.scheme", source.config->scheme);
-    if (!source.config->presets.empty()) metadata.set("reprise.presets", source.config->presets);
-  }
-  if (!source.weights_metadata.empty())
-    metadata.set(kWeightsMetadataKey, Json(source.weights_metadata).dump());
-  store_files(source.files, metadata);
-  return metadata;
-}
-
-void check_target(const ConversionSource& source, const std::filesystem::path& target,
-                  bool replace) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(target, ignored)) return;
-  if (std::filesystem::equivalent(source.path(), target, ignored))
-    fail("{}: is the model to be converted; it can't be the target too", target.string());
-  for (const TensorView& tensor : source.weights.tensors())  // parts of a split model
-    if (tensor.file && std::filesystem::equivalent(tensor.file->path(), target, ignored))
-      fail("{}: is a part of the model to be converted; it can't be the target too",
-           target.string());
-  const bool empty_folder =
-      std::filesystem::is_directory(target, ignored) && std::filesystem::is_empty(target, ignored);
-  if (!replace && !empty_folder) fail("{}: exists already (--force replaces it)", target.string());
-}
-
-// llama.cpp's number for the type of most weights (general.file_type), where it has one.
-std::optional<uint32_t> file_type(const ConvertResult& result) {
-  std::map<DType, int64_t> values;
-  for (const ConvertedTensor& tensor : result.tensors)
-    values[tensor.to] += num_elements(tensor.shape);
-  const auto most =
-      std::max_element(values.begin(), values.end(),
-                       [](const auto& a, const auto& b) { return a.second < b.second; });
-  if (most == values.end() || gguf_file_type(most->first) < 0) return std::nullopt;
-  return static_cast<uint32_t>(gguf_file_type(most->first));
-}
-
 // config.json with the type that from_pretrained(torch_dtype="auto") goes by. The text stays as it
 // is where there is nothing to change.
 std::string config_of_type(const std::string& text, std::optional<DType> type,
@@ -172,9 +129,7 @@ std::string config_of_type(const std::string& text, std::optional<DType> type,
 
 ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesystem::path& target,
                               const ConvertOptions& options) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(target, ignored)) fail("{}: is a folder", target.string());
-  check_target(source, target, options.replace);
+  check_target_gguf(source, target, options.replace);
   check_overrides(source, options.types);
   Conversion conversion(source, options);
   std::vector<OutputTensor> tensors;
@@ -185,17 +140,18 @@ ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesys
     const TensorView view = gguf_form(tensor, forms);
     tensors.push_back({view, view.type == tensor.type ? choice.type : view.type});
   }
-  GgufMetadata metadata =
-      source.model.gguf() ? source.model.gguf()->metadata : folder_metadata(source);
-  if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
-  if (options.types.type || metadata.has("general.file_type")) {
-    if (const auto number = file_type(conversion.partial()))
-      metadata.set("general.file_type", GgufValue(*number));
+  GgufMetadata metadata;
+  if (source.model.gguf()) {
+    metadata = source.model.gguf()->metadata;
+  } else {
+    metadata = own_metadata(source, source.config_text,
+                            source.config ? source.config->scheme : std::string(), source.files);
+    if (source.config && !source.config->presets.empty())
+      metadata.set("reprise.presets", source.config->presets);
   }
-  const auto& converted = conversion.partial().tensors;
-  if (std::any_of(converted.begin(), converted.end(),
-                  [](const ConvertedTensor& tensor) { return is_quantized(tensor.to); }))
-    metadata.set("general.quantization_version", GgufValue(uint32_t{2}));  // of ggml's blocks
+  if (!options.config_text.empty()) metadata.set(kConfigKey, options.config_text);
+  if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
+  set_file_type(metadata, tensors, options.types.type.has_value());
   write_gguf(target, metadata, tensors, conversion.writer());
   return std::move(conversion).result();
 }
@@ -210,14 +166,8 @@ ConvertResult convert_to_folder(const ConversionSource& source, const std::files
   if (options.types.type && is_quantized(*options.types.type))
     fail("--type: a Hugging Face folder has no type {}, expected keep, f32, f16 or bf16",
          dtype_name(*options.types.type));
-  check_target(source, target, options.replace);
+  check_target_folder(source, target, options.replace);
   check_overrides(source, options.types);
-  std::error_code ignored;
-  if (std::filesystem::is_directory(target, ignored) &&
-      !std::filesystem::is_empty(target, ignored) &&
-      !std::filesystem::exists(target / "config.json", ignored))
-    fail("{}: holds files but no config.json, so it is no model folder and is not replaced",
-         target.string());
   Conversion conversion(source, options);
   std::set<std::string> extra;  // tensors that go into files of the scheme
   const SchemeType* type = source.config ? find_scheme(source.config->scheme) : nullptr;

@@ -19,6 +19,9 @@ namespace reprise {
 
 // Key of a GGUF file of ours: config.json as it was.
 inline constexpr const char* kConfigKey = "reprise.config";
+// Of a file with llama.cpp's names and keys: what config.json would have under "reprise" (scheme),
+// a JSON object.
+inline constexpr const char* kOwnKeysKey = "reprise.keys";
 
 class ModelSource {
  public:

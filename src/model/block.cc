@@ -5,10 +5,21 @@
 
 namespace reprise {
 
-void set_rms_norm(NormWeight& norm, const NormConfig& config) {
-  norm.kind = NormKind::Rms;
+void set_norm(NormWeight& norm, const NormConfig& config) {
+  norm.kind = config.kind;
   norm.eps = config.eps;
   norm.offset = config.offset;
+}
+
+void visit_norm(const std::string& name, const NormConfig& config, int64_t width, NormWeight& norm,
+                const TensorVisitor& visitor) {
+  visitor({.name = name + ".weight",
+           .shape = {width},
+           .use = WeightUse::Vector,
+           .role = Role::Norm,
+           .tensor = &norm.weight,
+           .offset = config.offset});
+  if (config.bias) visitor({name + ".bias", {width}, WeightUse::Vector, Role::Bias, &norm.bias});
 }
 
 void Block::visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
@@ -16,12 +27,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   const int64_t d = config.d;
   const BlockConfig& block = config.blocks[static_cast<size_t>(layer)];
   const auto norm = [&](const char* key, NormWeight& w, int64_t width) {
-    visitor({.name = names.of(key, layer) + ".weight",
-             .shape = {width},
-             .use = WeightUse::Vector,
-             .role = Role::Norm,
-             .tensor = &w.weight,
-             .offset = block.norm.offset});
+    visit_norm(names.of(key, layer), block.norm, width, w, visitor);
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
     const std::string name = names.of(key, layer) + names.matrix_suffix;
@@ -53,7 +59,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   if (config.fused_gate_up) {
     mlp_matrix("gate_up", mlp.gate_up);
   } else {
-    mlp_matrix("gate", mlp.gate);
+    if (config.gated_mlp) mlp_matrix("gate", mlp.gate);
     mlp_matrix("up", mlp.up);
   }
   mlp_matrix("down", mlp.down);
@@ -61,7 +67,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
 
 void Block::set_norms(const NormConfig& config) {
   for (NormWeight* norm : {&attn_norm, &attn.q_norm, &attn.k_norm, &mlp_norm})
-    set_rms_norm(*norm, config);
+    set_norm(*norm, config);
 }
 
 std::vector<std::pair<std::string, LinearWeight*>> Block::matrices(const TextConfig& config) {
@@ -73,8 +79,10 @@ std::vector<std::pair<std::string, LinearWeight*>> Block::matrices(const TextCon
   list.push_back({"o", &attn.o});
   if (config.fused_gate_up)
     list.push_back({"gate_up", &mlp.gate_up});
-  else
+  else if (config.gated_mlp)
     list.insert(list.end(), {{"gate", &mlp.gate}, {"up", &mlp.up}});
+  else
+    list.push_back({"up", &mlp.up});
   list.push_back({"down", &mlp.down});
   return list;
 }
@@ -132,6 +140,8 @@ namespace {
 
 Tensor mlp(Backend& be, const TextConfig& config, const MlpWeights& w,
            std::span<const int32_t> adapters, const Tensor& h) {
+  if (!config.gated_mlp)
+    return be.linear(be.unary(be.linear(h, w.up, adapters), config.activation), w.down, adapters);
   if (config.fused_gate_up) {
     const Tensor both = be.linear(h, w.gate_up, adapters);  // [rows, 2 ffn]
     const Tensor gated = be.glu(be.slice(both, 1, 0, config.ffn),
@@ -181,15 +191,15 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
     mixed = be.gather_rows(mixed, rows.active);
     in = be.gather_rows(x, rows.active);
     if (!adapters.empty()) {
-      for (const int32_t row : rows.active)
-        of_active.push_back(adapters[static_cast<size_t>(row)]);
+      for (const int32_t row : rows.active) of_active.push_back(adapters[static_cast<size_t>(row)]);
       adapters = of_active;
     }
   }
   const Tensor attention = be.linear(mixed, block.attn.o, adapters);
   if (rows.all_active) rows.watch.value("attn", attention);
   const Tensor h = be.add(in, attention);
-  const Tensor out = be.add(h, mlp(be, config, block.mlp, adapters, be.norm(h, block.mlp_norm)));
+  const Tensor normed = be.norm(config.parallel_residual ? in : h, block.mlp_norm);
+  const Tensor out = be.add(h, mlp(be, config, block.mlp, adapters, normed));
   return rows.all_active ? out : be.replace_rows(x, rows.active, out);
 }
 

@@ -1,4 +1,4 @@
-// A decoder block: pre-norm attention and gated MLP, made of the parts that its architecture's file
+// A decoder block: pre-norm attention and MLP, made of the parts that its architecture's file
 // (arch/) names. Its weights don't know their index; KV rows and adapters come with the rows that
 // visit it.
 #pragma once
@@ -22,13 +22,16 @@ struct AttentionWeights {
 };
 
 struct MlpWeights {
-  LinearWeight gate, up;  // [ffn, d]
+  LinearWeight gate, up;  // [ffn, d]; no gate where TextConfig::gated_mlp is false
   LinearWeight gate_up;   // instead of the two where fused: [2 ffn, d]
   LinearWeight down;      // [d, ffn]
 };
 
 // Kind, eps and offset of a norm.
-void set_rms_norm(NormWeight& norm, const NormConfig& config);
+void set_norm(NormWeight& norm, const NormConfig& config);
+// Its weight, and its bias where it has one.
+void visit_norm(const std::string& name, const NormConfig& config, int64_t width, NormWeight& norm,
+                const TensorVisitor& visitor);
 
 struct Block {
   NormWeight attn_norm;
@@ -85,7 +88,7 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
 
 // One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
 // KV rows.
-//   h = x + o(attention(norm(x))),  result = h + mlp(norm(h))
+//   h = x + o(attention(norm(x))),  result = h + mlp(norm(h)),  parallel: h + mlp(norm(x))
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x);
 

@@ -16,7 +16,9 @@ namespace reprise {
 namespace {
 
 // Tensors that some files carry and that nothing here reads.
-bool ignorable(const std::string& name) {
+bool ignorable(const std::string& name, const Architecture& kind) {
+  for (const char* end : kind.unread)
+    if (name.ends_with(end)) return true;
   for (const char* end : {"rotary_emb.inv_freq", "position_ids", "rope_freqs.weight",
                           "rope_factors_long.weight", "rope_factors_short.weight",
                           // CLIP's last norm: the official code stops before it
@@ -126,7 +128,7 @@ void Model::check_tensors(const WeightFile& weights, const TensorCheck& check, P
   for (const TensorView& view : weights.tensors()) {
     const bool tied_copy =  // a tied head may be stored all the same
         config_.text.tied_head && view.name == names_.of("head") + ".weight";
-    if (!known.contains(view.name) && !ignorable(view.name) && !tied_copy)
+    if (!known.contains(view.name) && !ignorable(view.name, *config_.text.kind) && !tied_copy)
       problems.push_back(fmt::format("tensor '{}' is unexpected", view.name));
   }
   if (!problems.empty()) found.add(list_problems(weights.where(), problems));
@@ -172,7 +174,8 @@ std::unique_ptr<Model> Model::load(ModelSource source, Backend& backend, const L
     bool own_known = !own.read;
     if (own.read) {
       if (!layers_known) problems.attempt([&] { make_scheme(config); });  // its keys
-      own_known = problems.attempt([&] { extra = own.read(config, source.path(), options.scheme); });
+      own_known =
+          problems.attempt([&] { extra = own.read(config, source.path(), options.scheme); });
     }
     if (model) {
       check.may_be_missing = [&](const std::string& name) {

@@ -117,6 +117,12 @@ std::string release_chat_format(const Json& config) {
   return format == formats.end() ? "" : format->second;
 }
 
+const SchemeType& looping_scheme() {
+  for (const SchemeType* type : scheme_types())
+    if (type->looping.section) return *type;
+  REPRISE_CHECK(false, "no scheme loops layers");
+}
+
 std::unique_ptr<Scheme> make_scheme(const ModelConfig& config) {
   const SchemeType* type = find_scheme(config.scheme);
   if (!type)
@@ -164,6 +170,10 @@ Tensor Scheme::inject(Backend&, int index, const Tensor&, const Tensor&) const {
 
 Tensor Scheme::step_norm(Backend&, int index, const Tensor&) const {
   REPRISE_CHECK(false, "scheme '{}' has no norm {}", config_.scheme, index);
+}
+
+Tensor Scheme::exit_gate(Backend&, const Tensor&) const {
+  REPRISE_CHECK(false, "scheme '{}' has no exit gate", config_.scheme);
 }
 
 Tensor Scheme::initial_state(Backend&, int index, const Rows&) const {

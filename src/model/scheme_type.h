@@ -57,6 +57,24 @@ struct SchemeAssembly {
                                                       const SchemeOptions& options) = nullptr;
 };
 
+// The shape of a decoder whose layers are looped: `first` layers, the looped blocks `loops` times,
+// `last` layers.
+struct LoopShape {
+  int loops = 1;
+  int first = 0, last = 0;
+  std::map<std::string, int64_t> ranks =
+      {};  // of adapters by matrix ("q"); one that is 0 or absent: none
+};
+
+// How an ordinary decoder is converted into one of the scheme, its layers looped (convert/looped).
+struct SchemeLooping {
+  // The scheme's own section of config.json; null: no conversion makes such a model.
+  Json (*section)(const LoopShape& shape) = nullptr;
+  // Name of a looped layer's adapter without ".A" and ".B"; layer_prefix: as in TensorNames.
+  std::string (*adapter)(const std::string& layer_prefix, int loop,
+                         const std::string& matrix) = nullptr;
+};
+
 // What a trace shows of a scheme's work, in words for people. The numbers are the trace's own.
 struct SchemeMeasure {
   enum class Source {
@@ -82,6 +100,7 @@ struct SchemeType {
   SchemeFiles files = {};
   SchemeRelease release = {};
   SchemeAssembly assembly = {};
+  SchemeLooping looping = {};
   std::vector<SchemeMeasure> measures = {};
 
   // Null where it has none of that name.
@@ -92,6 +111,8 @@ struct SchemeType {
 // scheme of a model that names none.
 const std::vector<const SchemeType*>& scheme_types();
 const SchemeType& default_scheme();
+// The one that conversions loop an ordinary decoder's layers with (SchemeLooping).
+const SchemeType& looping_scheme();
 // Null for a name that this program doesn't know.
 const SchemeType* find_scheme(const std::string& name);
 // Names of those for which `holds`, for messages: "a, b and c".

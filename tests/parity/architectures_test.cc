@@ -6,6 +6,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "formats/safetensors.h"
+#include "model/arch/architecture.h"
+#include "model/fused_qkv.h"
 #include "support/golden.h"
 #include "support/paths.h"
 #include "support/test_models.h"
@@ -37,17 +39,21 @@ class Architectures : public ::testing::TestWithParam<std::string> {
   std::filesystem::path write_folder(const WeightFile& file, const Json& variant) const {
     const std::string prefix = variant["weights"].get<std::string>() + "/";
     const std::string head = variant["head"];
+    const NameTable& names =
+        *find_architecture(variant["config"]["architectures"][0].get<std::string>())->names;
+    const auto name_of = [&](const char* key) {
+      return names.names.at(key) + std::string(".weight");
+    };
     std::vector<TensorView> tensors;
     for (TensorView tensor : file.tensors()) {
       if (!tensor.name.starts_with(prefix)) continue;
       tensor.name = tensor.name.substr(prefix.size());
-      if (tensor.name == "lm_head.weight") continue;
+      if (tensor.name == name_of("head")) continue;
       tensors.push_back(tensor);
     }
     if (head != "none") {
-      TensorView tensor =
-          file.get(prefix + (head == "copy" ? "model.embed_tokens.weight" : "lm_head.weight"));
-      tensor.name = "lm_head.weight";
+      TensorView tensor = file.get(prefix + name_of(head == "copy" ? "embed" : "head"));
+      tensor.name = name_of("head");
       tensors.push_back(tensor);
     }
     const std::filesystem::path folder = temp_ / "model";
@@ -77,6 +83,47 @@ TEST_P(Architectures, EveryKeyMeansWhatItsOwnCodeMeans) {
     ++cases;
   }
   EXPECT_GE(cases, 7);
+}
+
+// A model whose fused matrix was taken apart: attention.query, .key, .value.
+TEST(Qkv, TakenApartIsTheSameModel) {
+  const WeightFile file = open_safetensors(root() / "gpt_neox.safetensors").weights;
+  const Json variant = load_json(root() / "gpt_neox.json")["plain"];
+  const std::string prefix = variant["weights"].get<std::string>() + "/";
+  Json config = variant["config"];
+  const TextConfig fused = config_from_json(config, "config").text;
+  config["reprise"] = {{"qkv", "separate"}};
+  std::vector<TensorView> tensors;
+  for (TensorView tensor : file.tensors()) {
+    if (!tensor.name.starts_with(prefix)) continue;
+    tensor.name = tensor.name.substr(prefix.size());
+    const std::string matrix = "query_key_value";
+    const size_t at = tensor.name.find(matrix);
+    if (at == std::string::npos) {
+      tensors.push_back(tensor);
+      continue;
+    }
+    const std::vector<float> values = to_floats(tensor);
+    const int64_t width = num_elements(tensor.shape) / tensor.shape[0];
+    for (const auto& [key, name] : {std::pair{"q", "query"}, {"k", "key"}, {"v", "value"}}) {
+      const std::vector<int64_t> rows = fused_qkv_rows(fused, key);
+      std::vector<float> own;
+      for (const int64_t row : rows)
+        own.insert(own.end(), values.begin() + row * width, values.begin() + (row + 1) * width);
+      Shape shape = tensor.shape;
+      shape[0] = std::ssize(rows);
+      std::string own_name = tensor.name;
+      tensors.push_back(make_view(own_name.replace(at, matrix.size(), name), shape, own));
+    }
+  }
+  const reprise::testing::TempFolder folder;
+  write_safetensors(folder / "model.safetensors", tensors);
+  write_file_atomically(folder / "config.json", config.dump());
+  for (const Machine& machine : machines())
+    EXPECT_LE(distance(logits_of(folder.path(), to_ints(file.get("ids")), machine),
+                       to_floats(file.get("logits/plain"))),
+              kTolerance)
+        << machine.name();
 }
 
 // One instruction set reads all the configs; every other one, and torch, runs what they lead to.

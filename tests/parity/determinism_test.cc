@@ -211,6 +211,11 @@ std::vector<Case> cases() {
   list.push_back({"qwen3", some_windows});
   list.push_back({"gemma", with(text("Gemma"), "hidden_act", "gelu")});
   list.push_back({"internlm2", with(text("InternLM2"), "bias", false)});
+  list.push_back({"gpt_neox", tiny_neox_config()});
+  list.push_back({"recursive_gpt_neox", with(tiny_neox_config(), "reprise",
+                                             {{"qkv", "separate"},
+                                              {"scheme", "recursive"},
+                                              {"recursive", {{"loops", 3}, {"lora_rank", 5}}}})});
   Json phantom = tiny_vision_language_config("phantom", text("Qwen2"));
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
   list.push_back({"phantom", phantom});

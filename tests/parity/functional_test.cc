@@ -33,6 +33,7 @@ std::vector<std::pair<std::string, Json>> models() {
           {"phi3 with a window", window},
           {"qwen3 with a window on one layer", some_windows},
           {"gemma", tiny_text_config("GemmaForCausalLM")},
+          {"gpt_neox", tiny_neox_config()},
           {"trol", tiny_vision_language_config("trol", tiny_text_config("Phi3ForCausalLM"))},
           {"phantom", phantom},
           {"recursive", recursive},

@@ -113,7 +113,7 @@ TEST_F(ReleaseFolder, AConfigThatContradictsItselfAndAMissingGate) {
   const auto model = copy("trol/phi3-vit");
   edit_json(model / "config.json", [](Json& json) {
     json["llm_config"]["num_key_value_heads"] = 3;
-    json["vision_config"]["hidden_act"] = "relu";
+    json["vision_config"]["hidden_act"] = "mish";
   });
   std::filesystem::remove(model / "trol_gating.pt");
   const std::string norm = "language_model.model.norm.";
@@ -122,12 +122,12 @@ TEST_F(ReleaseFolder, AConfigThatContradictsItselfAndAMissingGate) {
   });
   // Sizes that don't hold say nothing about shapes, but the names are known.
   EXPECT_THAT(refusal(model),
-              AllOf(HasSubstr("num_key_value_heads"), HasSubstr("relu"),
+              AllOf(HasSubstr("num_key_value_heads"), HasSubstr("mish"),
                     HasSubstr("trol_gating.pt: is missing"), HasSubstr(norm + "weight' is missing"),
                     HasSubstr(norm + "scale' is unexpected"), Not(HasSubstr("has shape"))));
   edit_json(model / "config.json", [](Json& json) { json["llm_config"]["num_hidden_layers"] = 0; });
   EXPECT_THAT(refusal(model),
-              AllOf(HasSubstr("num_hidden_layers"), HasSubstr("relu"),
+              AllOf(HasSubstr("num_hidden_layers"), HasSubstr("mish"),
                     HasSubstr("trol_gating.pt: is missing"), Not(HasSubstr("tensor"))));
   edit_json(model / "config.json",
             [](Json& json) { json["llm_config"]["architectures"] = {"MambaForCausalLM"}; });

@@ -40,7 +40,7 @@ class LoopedScheme : public Scheme {
   Tensor step_norm(Backend& be, int /*index*/, const Tensor& x) const override {
     NormWeight norm{.weight = be.from_host(std::vector<float>(static_cast<size_t>(x.dim(1)), 1.0f),
                                            {x.dim(1)})};
-    set_rms_norm(norm, {.eps = 1e-5f});
+    set_norm(norm, {.eps = 1e-5f});
     return be.norm(x, norm);
   }
   // By position and component alone.

@@ -33,6 +33,20 @@ inline Json tiny_text_config(const std::string& architecture, const TinyShape& s
           {"tie_word_embeddings", false}};
 }
 
+// GPT-NeoX has keys of its own and no grouped heads.
+inline Json tiny_neox_config(TinyShape shape = {}) {
+  shape.kv_heads = shape.heads;
+  shape.d = shape.heads * shape.head_dim;
+  Json json = tiny_text_config("GPTNeoXForCausalLM", shape);
+  for (const char* key : {"num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta"})
+    json.erase(key);
+  json["layer_norm_eps"] = 1e-5;
+  json["hidden_act"] = "gelu";
+  json["rotary_emb_base"] = 500;
+  json["rotary_pct"] = 0.6;
+  return json;
+}
+
 // model_type "trol" or "phantom" around a language model, with an InternViT tower.
 inline Json tiny_vision_language_config(const std::string& model_type, Json text) {
   return {{"model_type", model_type},

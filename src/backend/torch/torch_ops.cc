@@ -45,6 +45,8 @@ at::Tensor activate(const at::Tensor& x, Unary kind) {
       return at::sigmoid(x);
     case Unary::Tanh:
       return at::tanh(x);
+    case Unary::Relu:
+      return at::relu(x);
   }
   REPRISE_CHECK(false, "activation {}", static_cast<int>(kind));
   return x;

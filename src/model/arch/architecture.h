@@ -18,7 +18,7 @@ struct KeyDefaults {
   int kv_heads = 0;  // num_key_value_heads; 0, and null in the file: num_attention_heads
   int head_dim = 0;  // 0, and null in the file: hidden_size / num_attention_heads
   const char* activation = "silu";  // hidden_act
-  double norm_eps = 1e-6;           // rms_norm_eps
+  double norm_eps = 1e-6;           // see norm_eps_key
   int64_t max_position = 0;         // max_position_embeddings
   double rope_theta = 10000;
   bool tied_head = false;  // tie_word_embeddings
@@ -26,7 +26,11 @@ struct KeyDefaults {
 
 // What its code makes of rope's keys.
 struct RopeRules {
-  bool partial = false;  // rotates a part of a head (partial_rotary_factor)
+  // What rope_theta and partial_rotary_factor are called outside of rope_parameters. Null: its code
+  // rotates whole heads.
+  const char* theta_key = "rope_theta";
+  const char* partial_key = nullptr;
+  double partial = 1;  // of a head is rotated where the key is absent
   // "yarn" is its own name for LongRoPE with one set of factors for short and one for long
   // requests.
   bool yarn_is_long_rope = false;
@@ -40,6 +44,7 @@ struct GgufForm {
   bool interleaved = false;        // rows of q and k are permuted for rope on pairs (2i, 2i + 1)
   bool norm_offset_added = false;  // norms hold offset + weight
   bool optional_biases = false;    // attention_bias, mlp_bias: told by the tensors that are there
+  const char* qkv = nullptr;       // "reprise.qkv", where not as in the architecture's folders
 };
 
 // The keys of one decoder.
@@ -50,9 +55,18 @@ struct DecoderKeys {
 
 struct Architecture {
   const char* name;  // in config.json's "architectures"
+  NormKind norm = NormKind::Rms;
   KeyDefaults defaults;
   RopeRules rope;
+  // A looped model made of one stores q, k and v apart, each with adapters of its own; else fused
+  // matrices stay fused, with one adapter.
+  bool looped_apart = false;
   GgufForm gguf;
+  // Flags that `read` reads and that mean nothing this program knows elsewhere. GGUF files have
+  // them under the same name, and must have them.
+  std::vector<const char*> own_flags;
+  // Ends of names of tensors that old files hold and nothing reads.
+  std::vector<const char*> unread;
   const NameTable* names = &hugging_face_names();  // of a folder's tensors
   // Reads the keys that are its own and says what its blocks are made of. Sizes, and blocks that
   // are all alike (norm, scale, no window), have been read before.
@@ -70,6 +84,8 @@ std::string gguf_architecture_names();
 
 // ---- For the readers.
 
+// The key of norms' eps: rms_norm_eps or layer_norm_eps.
+const char* norm_eps_key(const Architecture& kind);
 // A flag; absent and null mean `absent`.
 bool read_flag(const DecoderKeys& keys, const char* key, bool absent = false);
 // Notes a problem where a flag is true that this program doesn't know in this architecture.

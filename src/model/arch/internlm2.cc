@@ -15,18 +15,22 @@ void read(const DecoderKeys& keys, TextConfig& text) {
 }
 
 const NameTable& names() {
-  static const NameTable table = {.layers = "model.layers.",
-                                  .attention = "attention.",
-                                  .names = {{"embed", "model.tok_embeddings"},
-                                            {"head", "output"},
-                                            {"final_norm", "model.norm"},
-                                            {"attn_norm", "attention_norm"},
-                                            {"mlp_norm", "ffn_norm"},
-                                            {"qkv", "attention.wqkv"},
-                                            {"o", "attention.wo"},
-                                            {"gate", "feed_forward.w1"},
-                                            {"up", "feed_forward.w3"},
-                                            {"down", "feed_forward.w2"}}};
+  static const NameTable table = {
+      .layers = "model.layers.",
+      .attention = "attention.",
+      .names = {{"embed", "model.tok_embeddings"},
+                {"head", "output"},
+                {"final_norm", "model.norm"},
+                {"attn_norm", "attention_norm"},
+                {"mlp_norm", "ffn_norm"},
+                {"q", "attention.wq"},  // in files of ours: "reprise": {"qkv": "separate"}
+                {"k", "attention.wk"},
+                {"v", "attention.wv"},
+                {"qkv", "attention.wqkv"},
+                {"o", "attention.wo"},
+                {"gate", "feed_forward.w1"},
+                {"up", "feed_forward.w3"},
+                {"down", "feed_forward.w2"}}};
   return table;
 }
 

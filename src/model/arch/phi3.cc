@@ -18,7 +18,9 @@ void read(const DecoderKeys& keys, TextConfig& text) {
 Architecture phi3() {
   return {.name = "Phi3ForCausalLM",
           .defaults = {.norm_eps = 1e-5, .max_position = 4096},
-          .rope = {.partial = true, .yarn_is_long_rope = true, .original_max_position = 4096},
+          .rope = {.partial_key = "partial_rotary_factor",
+                   .yarn_is_long_rope = true,
+                   .original_max_position = 4096},
           .gguf = {.name = "phi3"},
           .read = read};
 }

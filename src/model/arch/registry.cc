@@ -8,7 +8,8 @@
   entry(qwen3)                       \
   entry(phi3)                        \
   entry(gemma)                       \
-  entry(internlm2)
+  entry(internlm2)                   \
+  entry(gpt_neox)
 // clang-format on
 
 namespace reprise {

@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "base/json_fwd.h"
+#include "model/config/exit_config.h"
 
 namespace reprise {
 
@@ -35,13 +36,15 @@ struct RopeConfig {
 };
 
 struct NormConfig {
+  NormKind kind = NormKind::Rms;
+  bool bias = false;  // NormKind::Layer only
   float eps = 0;
-  float offset = 0;  // added to the weight
+  float offset = 0;  // added to the weight; NormKind::Rms only
 };
 
 // What one block may have otherwise than its neighbours.
 struct BlockConfig {
-  NormConfig norm;       // RMS, before attention and before the MLP
+  NormConfig norm;       // before attention and before the MLP
   bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
   int rope = 0;          // of TextConfig::ropes
   float scale = 0;       // on q.k, before the softmax
@@ -71,9 +74,13 @@ struct TextConfig {
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
-  bool fused_qkv = false;      // one matrix: all q heads, all k heads, all v heads (Phi-3)
-  bool grouped_qkv = false;    // fused, by KV head: its q heads, its k, its v (InternLM2)
-  bool fused_gate_up = false;  // one matrix: gate half, up half (Phi-3)
+  // How q, k and v are stored: as the architecture's files have them, or as the config's own key
+  // "reprise": {"qkv": "separate" | "fused" | "grouped"} says.
+  bool fused_qkv = false;          // one matrix: all q heads, all k heads, all v heads (Phi-3)
+  bool grouped_qkv = false;        // fused, by KV head: its q heads, its k, its v (InternLM2)
+  bool gated_mlp = true;           // down(act(gate(x)) * up(x)); false: down(act(up(x)))
+  bool fused_gate_up = false;      // one matrix: gate half, up half (Phi-3)
+  bool parallel_residual = false;  // attention and MLP both read a block's input (GPT-NeoX)
   bool tied_head = false;
   // The head is tied only where the file holds none of its own; else, where tied_head, a head of
   // other values than the embedding's counts all the same (Dialect).
@@ -122,8 +129,8 @@ struct ImageConfig {
 };
 
 struct ModelConfig {
-  std::string where;   // file the config came from, for messages
-  std::string scheme;  // a SchemeType's name
+  std::string where;        // file the config came from, for messages
+  std::string scheme;       // a SchemeType's name
   JsonValue scheme_config;  // the scheme's own keys; an object
   TextConfig text;
   std::optional<VisionConfig> vision;
@@ -134,6 +141,7 @@ struct ModelConfig {
   std::vector<int64_t> eos_tokens;
   int64_t bos_token = -1;
   std::string chat_format;           // named in the file, or empty
+  std::optional<ExitConfig> exit;    // how to leave early, where the file has an opinion
   std::string tensor_prefix;         // of the language model's tensors: "", "language_model."
   std::vector<std::string> presets;  // names of presets that supplied constants
   JsonValue source;                  // config.json as read (kept for export)

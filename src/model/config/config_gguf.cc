@@ -2,6 +2,7 @@
 // "reprise.config"; files of llama.cpp have keys by architecture. Those are turned into the keys
 // that config_from_json reads, so that there is one reader; what they leave out means what
 // llama.cpp means by that.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -36,7 +37,7 @@ struct GgufKeys {
 
 // Keys that other architectures of llama.cpp have and that would change what is computed. The
 // second value says that they don't, and so does 0 or false, but for attention.causal.
-void refuse_unknown_parts(const GgufKeys& keys) {
+void refuse_unknown_parts(const GgufKeys& keys, const Architecture& kind) {
   const std::pair<const char*, double> parts[] = {{"expert_count", 0},
                                                   {"expert_shared_count", 0},
                                                   {"attn_logit_softcapping", 0},
@@ -63,6 +64,7 @@ void refuse_unknown_parts(const GgufKeys& keys) {
                                                   {"swin_norm", 0},
                                                   {"pooling_type", 0}};
   for (const auto& [suffix, neutral] : parts) {
+    if (std::ranges::count(kind.own_flags, std::string_view(suffix)) > 0) continue;
     const GgufValue* value = keys.meta.find(keys.name(suffix));
     if (!value) continue;
     const bool* flag = std::get_if<bool>(value);
@@ -124,7 +126,7 @@ Json rope_scaling(const GgufKeys& keys, int64_t context) {
 
 Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture& kind) {
   const GgufMetadata& meta = file.metadata;
-  refuse_unknown_parts(keys);
+  refuse_unknown_parts(keys, kind);
   Json json;
   json["architectures"] = {kind.name};
   const int64_t layers = keys.get_int("block_count", 1, kMostLayers);
@@ -139,7 +141,9 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
   const int64_t head_dim = keys.find_int("attention.key_length").value_or(d / heads);
   if (keys.meta.has(keys.name("attention.key_length")) || d % heads == 0)
     json["head_dim"] = head_dim;
-  json["rms_norm_eps"] = keys.get_float("attention.layer_norm_rms_epsilon");
+  json[norm_eps_key(kind)] =
+      keys.get_float(kind.norm == NormKind::Layer ? "attention.layer_norm_epsilon"
+                                                  : "attention.layer_norm_rms_epsilon");
   json["max_position_embeddings"] = context;
   json["hidden_act"] = kind.defaults.activation;  // GGUF has no key for it
   const TensorView& embedding = file.weights.get("token_embd.weight");
@@ -147,9 +151,11 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
     fail("{}: tensor 'token_embd.weight': expected two dimensions, found {}", meta.where(),
          shape_string(embedding.shape));
   json["vocab_size"] = embedding.shape[0];
+  if (kind.gguf.qkv) json["reprise"] = {{"qkv", kind.gguf.qkv}};
   json["tie_word_embeddings"] = file.weights.find("output.weight") == nullptr;
   // Tensors that a llama.cpp file has or has not, where config.json has a flag.
-  json["attention_bias"] = kind.gguf.optional_biases && file.weights.find("blk.0.attn_q.bias");
+  json["attention_bias"] = kind.gguf.optional_biases && (file.weights.find("blk.0.attn_q.bias") ||
+                                                         file.weights.find("blk.0.attn_qkv.bias"));
   json["mlp_bias"] = kind.gguf.optional_biases && file.weights.find("blk.0.ffn_gate.bias");
   if (const int64_t window = keys.find_int("attention.sliding_window").value_or(0); window > 0) {
     json["sliding_window"] = window;
@@ -157,15 +163,14 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
     json["layer_types"] =
         std::vector<std::string>(static_cast<size_t>(layers), "sliding_attention");
   }
-  json["rope_theta"] = keys.find_float("rope.freq_base").value_or(10000.0);
-  if (const int64_t dim = keys.find_int("rope.dimension_count").value_or(head_dim);
-      dim != head_dim) {
-    if (dim < (kind.rope.partial ? 2 : head_dim) || dim > head_dim)
-      meta.fail_at(
-          keys.name("rope.dimension_count"),
-          fmt::format("expected {}{}, found {}", kind.rope.partial ? "2 to " : "", head_dim, dim));
-    json["partial_rotary_factor"] = partial_factor(dim, head_dim);
-  }
+  for (const char* flag : kind.own_flags) json[flag] = meta.get_bool(keys.name(flag));
+  json[kind.rope.theta_key] = keys.find_float("rope.freq_base").value_or(10000.0);
+  const bool partial = kind.rope.partial_key;
+  const int64_t dim = keys.find_int("rope.dimension_count").value_or(head_dim);
+  if (dim < (partial ? 2 : head_dim) || dim > head_dim)
+    meta.fail_at(keys.name("rope.dimension_count"),
+                 fmt::format("expected {}{}, found {}", partial ? "2 to " : "", head_dim, dim));
+  if (partial) json[kind.rope.partial_key] = partial_factor(dim, head_dim);
   if (const Json scaling = rope_scaling(keys, context); !scaling.is_null())
     json["rope_scaling"] = scaling;
   for (const char* special : {"bos", "eos"})
@@ -237,7 +242,10 @@ ModelConfig config_from_gguf(const GgufFile& file) {
                                              "'; this program reads " + gguf_architecture_names() +
                                              " and its own files (with key 'reprise.config')");
   const GgufKeys keys = {meta, name + "."};
-  ModelConfig config = config_from_json(decoder_keys(file, keys, *kind), meta.where());
+  Json json = decoder_keys(file, keys, *kind);
+  if (const auto own_keys = meta.find_string(kOwnKeysKey))
+    json["reprise"] = parse_json(*own_keys, fmt::format("{}: key '{}'", meta.where(), kOwnKeysKey));
+  ModelConfig config = config_from_json(json, meta.where());
   TextConfig& text = config.text;
   for (RopeConfig& rope : text.ropes) {
     rope.interleaved = kind->gguf.interleaved;

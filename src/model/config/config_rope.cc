@@ -22,16 +22,32 @@ struct RopeKeys {
   const JsonObject& top;
   const JsonObject* scaling;  // rope_parameters or rope_scaling; null: none
 
-  // The object that has the key; `top` where neither has. A problem where they disagree.
-  const JsonObject& holder(const char* key) const {
-    if (!scaling || !scaling->has(key)) return top;
-    if (top.has(key) && top.json()[key] != scaling->json()[key])
-      top.problem_at(key, "contradicts rope_parameters or rope_scaling, which have it too");
-    return *scaling;
+  // A key and the object that has it; `top` where neither has.
+  struct Place {
+    const JsonObject& object;
+    const char* key;
+    void problem(const std::string& text) const { object.problem_at(key, text); }
+  };
+
+  // `outside`: what it is called in `top`. A problem where the two disagree.
+  Place find(const char* key, const char* outside) const {
+    if (!scaling || !scaling->has(key)) return {top, outside};
+    if (top.has(outside) && top.json()[outside] != scaling->json()[key])
+      top.problem_at(outside, "contradicts rope_parameters or rope_scaling, which have it too");
+    return {*scaling, key};
   }
-  double number(const char* key, double absent, double low, double high) const {
-    const JsonObject& from = holder(key);
-    return from.has(key) ? number_in(from, key, low, high) : absent;
+  const JsonObject& holder(const char* key) const { return find(key, key).object; }
+  double number(const char* key, const char* outside, double absent, double low,
+                double high) const {
+    const Place place = find(key, outside);
+    const double value =
+        place.object.has(place.key) ? number_in(place.object, place.key, low, high) : absent;
+    // Its usual name isn't read where it has another one.
+    if (std::string_view(key) != outside && top.has(key) && top.json()[key] != value)
+      top.problem_at(
+          key, fmt::format("expected none, or {} as '{}' has it or means by being absent", value,
+                           outside));
+    return value;
   }
 };
 
@@ -122,7 +138,7 @@ void read_yarn(const RopeKeys& keys, const TextConfig& text, RopeConfig& rope) {
   else
     rope.factor = number_in(scaling, "factor", 1, kMostFactor);
   if (!(rope.theta > 1))
-    keys.holder("rope_theta").problem_at("rope_theta", "yarn needs one above 1");
+    keys.find("rope_theta", text.kind->rope.theta_key).problem("yarn needs one above 1");
   // 0 means the default in transformers.
   const auto number = [&](const char* key, double fallback) {
     const double value = scaling.has(key) ? number_in(scaling, key, 0, kMostRotations) : 0;
@@ -160,17 +176,18 @@ RopeConfig read_rope(const RopeKeys& keys, Dialect dialect, const TextConfig& te
   const RopeRules& rules = text.kind->rope;
   RopeConfig rope;
   rope.max_position = text.max_position;
-  rope.theta = keys.number("rope_theta", text.kind->defaults.rope_theta, 1, kMostTheta);
-  const double partial = keys.number("partial_rotary_factor", 1, 0, 1);
+  rope.theta =
+      keys.number("rope_theta", rules.theta_key, text.kind->defaults.rope_theta, 1, kMostTheta);
+  constexpr const char* kPartial = "partial_rotary_factor";
+  const char* partial_key = rules.partial_key ? rules.partial_key : kPartial;
+  const double partial = keys.number(kPartial, partial_key, rules.partial, 0, 1);
   rope.dim = static_cast<int>(text.head_dim * partial);
-  if (partial != 1 && !rules.partial)
-    keys.holder("partial_rotary_factor")
-        .problem_at("partial_rotary_factor",
-                    "expected 1: the code of " + text.architecture + " rotates whole heads");
+  if (partial != 1 && !rules.partial_key)
+    keys.find(kPartial, partial_key)
+        .problem("expected 1: the code of " + text.architecture + " rotates whole heads");
   else if (rope.dim < 2 || rope.dim % 2 != 0)
-    keys.holder("partial_rotary_factor")
-        .problem_at("partial_rotary_factor",
-                    fmt::format("gives {} rotated components, expected an even number", rope.dim));
+    keys.find(kPartial, partial_key)
+        .problem(fmt::format("gives {} rotated components, expected an even number", rope.dim));
   if (!keys.scaling) return rope;
   const JsonObject& scaling = *keys.scaling;
   check_known(scaling);

@@ -27,7 +27,7 @@ bool is_null(const JsonObject& json, const char* key) {
 
 // Keys with which other models' code, whose blocks are otherwise like these, computes something
 // that is not done here, and what they may be all the same.
-void refuse_unknown_parts(const JsonObject& json) {
+void refuse_unknown_parts(const JsonObject& json, const Architecture& kind) {
   const std::pair<const char*, double> keys[] = {{"attn_logit_softcapping", 0},
                                                  {"final_logit_softcapping", 0},
                                                  {"attention_multiplier", 0},
@@ -55,13 +55,32 @@ void refuse_unknown_parts(const JsonObject& json) {
                                                  {"parallel_attn", 0},
                                                  {"use_parallel_residual", 0}};
   for (const auto& [key, neutral] : keys) {
-    if (!json.has(key)) continue;
+    if (!json.has(key) || std::ranges::count(kind.own_flags, std::string_view(key)) > 0) continue;
     const Json& value = json.json()[key];
     const bool nothing = (value.is_boolean() && !value.get<bool>()) ||
                          (value.is_number() && (value == 0 || value == neutral)) ||
                          (value.is_structured() && value.empty());
     if (!nothing) json.problem_at(key, value.dump() + " is not supported: expected none");
   }
+}
+
+// Where files store q, k and v otherwise than the architecture's own, their config says so: a model
+// whose fused matrix was taken apart, or a llama.cpp file that has the fused rows in another order.
+// False where it isn't known which tensors there are.
+bool read_qkv_layout(const JsonObject& json, TextConfig& text) {
+  const size_t before = json.problems();
+  const auto own = json.find_object("reprise");
+  if (!own || !own->has("qkv")) return json.problems() == before;
+  const std::string layout = own->get_string("qkv");
+  if (json.problems() != before) return false;
+  if (layout != "separate" && layout != "fused" && layout != "grouped") {
+    own->problem_at("qkv",
+                    "expected \"separate\", \"fused\" or \"grouped\", found \"" + layout + "\"");
+    return false;
+  }
+  text.fused_qkv = layout != "separate";
+  text.grouped_qkv = layout == "grouped";
+  return true;
 }
 
 }  // namespace
@@ -81,8 +100,9 @@ Unary activation(const JsonObject& json, const std::string& key, const std::stri
   if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast")
     return Unary::GeluTanh;
   if (name == "quick_gelu") return Unary::QuickGelu;
+  if (name == "relu") return Unary::Relu;
   json.problem_at(key, "unknown activation '" + name +
-                           "'; expected silu, gelu, gelu_pytorch_tanh or quick_gelu");
+                           "'; expected silu, gelu, gelu_pytorch_tanh, quick_gelu or relu");
   return Unary::Silu;
 }
 
@@ -101,6 +121,10 @@ std::optional<std::vector<bool>> read_layer_types(const JsonObject& json, int la
                       "expected full_attention or sliding_attention, found " + types[i].dump());
   }
   return windowed;
+}
+
+const char* norm_eps_key(const Architecture& kind) {
+  return kind.norm == NormKind::Layer ? "layer_norm_eps" : "rms_norm_eps";
 }
 
 bool read_flag(const DecoderKeys& keys, const char* key, bool absent) {
@@ -193,9 +217,10 @@ TextConfig read_text_config(const JsonObject& json, Dialect dialect, const Archi
   text.ffn = static_cast<int>(json.get_int("intermediate_size", 1, kMostWidth * 16));
   text.vocab = json.get_int("vocab_size", 1, 1 << 24);
   text.embed_rows = text.vocab;
-  const double eps = json.has("rms_norm_eps") ? number_in(json, "rms_norm_eps", kLeastEps, kMostEps)
-                                              : absent.norm_eps;
-  text.final_norm.eps = static_cast<float>(eps);
+  const char* eps_key = norm_eps_key(kind);
+  text.final_norm.kind = kind.norm;
+  text.final_norm.eps = static_cast<float>(
+      json.has(eps_key) ? number_in(json, eps_key, kLeastEps, kMostEps) : absent.norm_eps);
   text.activation = activation(
       json, "hidden_act",
       json.has("hidden_act") ? json.get_string("hidden_act") : std::string(absent.activation));
@@ -210,8 +235,9 @@ TextConfig read_text_config(const JsonObject& json, Dialect dialect, const Archi
   text.tied_head = json.find_bool("tie_word_embeddings").value_or(absent.tied_head);
   const bool head_known = json.problems() == before_head;
   kind.read(keys, text);
-  if (!head_known) text.layers = 0;  // decides which tensors there are
-  refuse_unknown_parts(json);
+  const bool qkv_known = read_qkv_layout(json, text);
+  if (!head_known || !qkv_known) text.layers = 0;  // decides which tensors there are
+  refuse_unknown_parts(json, kind);
   if (sizes_known) read_ropes(json, dialect, text);
   return text;
 }

@@ -197,6 +197,7 @@ const std::vector<NamedPreTokenizer>& named_pre_tokenizers() {
         {"gpt-2", false, false, gpt2},
         {"default", false, false, gpt2},
         {"phi-2", false, false, gpt2},
+        {"olmo", true, false, gpt2},  // GPT-NeoX's, which OLMo took over
         {"qwen2", true, false, qwen2},
         {"deepseek-r1-qwen", true, false, qwen2},
         {"llama-bpe", false, true, llama3},

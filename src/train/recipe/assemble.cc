@@ -40,6 +40,7 @@ std::map<std::string, std::string> text_names(const TextConfig& text, const Tens
   std::map<std::string, std::string> names;
   for (const char* key : {"embed", "head", "final_norm"})
     names[to.of(key) + ".weight"] = from.of(key) + ".weight";
+  names[to.of("final_norm") + ".bias"] = from.of("final_norm") + ".bias";  // where it has one
   for (int layer = 0; layer < text.layers; ++layer) {
     std::vector<std::string> lists[2];
     for (const int side : {0, 1}) {

@@ -14,6 +14,7 @@ Every variant is loaded by from_pretrained from a folder, so that the defaults o
 those of the config class. --check exits with 1 where the installed transformers has other numbers;
 variants it refuses are named. Made with transformers 5.24.0. 4.57.6 knows no rope_parameters, ties
 whatever is stored, and takes Gemma's legacy "gelu" for the exact one; else it has the same numbers.
+GPT-NeoX's head is lm_head to transformers 5 and embed_out in files.
 """
 
 import json
@@ -32,6 +33,14 @@ BASE = dict(hidden_size=16, num_attention_heads=4, num_key_value_heads=2, interm
             max_position_embeddings=64, rope_theta=500.0, tie_word_embeddings=False, pad_token_id=0)
 DEFAULTED = ("rope_theta", "hidden_act", "rms_norm_eps", "max_position_embeddings",
              "tie_word_embeddings")
+NEOX = dict(hidden_size=16, num_attention_heads=2, intermediate_size=12, vocab_size=24,
+            num_hidden_layers=2, layer_norm_eps=1e-3, hidden_act="gelu",
+            max_position_embeddings=64, rotary_emb_base=10000, rotary_pct=0.5,
+            use_parallel_residual=True, attention_bias=True, tie_word_embeddings=False)
+# Buffers of old checkpoints, by the end of a layer's name.
+BUFFERS = {"attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool).tril(),
+           "attention.masked_bias": torch.tensor(-1e9),
+           "attention.rotary_emb.inv_freq": torch.tensor([1.0, 0.01])}
 # More heads than KV heads by default, and what a config without head_dim means.
 WIDE = dict(num_attention_heads=64, num_hidden_layers=1)
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -111,6 +120,35 @@ def variants(arch):
             ("partial-outside", (), dict(partial_rotary_factor=0.5, rope_parameters=dict(
                 rope_type="default", rope_theta=500.0)), "own", False),
         ]
+    if arch == "gpt_neox":
+        inside = ("rotary_emb_base", "rotary_pct")
+        return [
+            ("plain", (), {}, "own", True),
+            ("defaults", ("layer_norm_eps", "hidden_act", "max_position_embeddings",
+                          "rotary_emb_base", "rotary_pct", "use_parallel_residual",
+                          "attention_bias", "tie_word_embeddings"), {}, "own", False),
+            ("sequential", (), dict(use_parallel_residual=False, rotary_pct=0.25), "own", True),
+            ("whole-heads", (), dict(rotary_pct=1.0), "own", True),
+            ("base", (), dict(rotary_emb_base=500), "own", False),
+            ("parameters", inside, dict(rope_parameters=dict(
+                rope_type="linear", factor=2.0, rope_theta=700.0, partial_rotary_factor=0.75)),
+             "own", False),
+            ("parameters-outside", (), dict(rotary_emb_base=500, rope_parameters=dict(
+                rope_type="default")), "own", False),
+            ("linear", (), dict(rope_scaling=dict(type="linear", factor=2.0)), "own", False),
+            ("dynamic", (), dict(rope_scaling=dict(type="dynamic", factor=2.0),
+                                 max_position_embeddings=16), "own", False),
+            ("both-names", (), dict(rotary_emb_base=500, rope_theta=500, partial_rotary_factor=0.5),
+             "own", False),
+            ("no-attention-bias", (), dict(attention_bias=False), "own", True),
+            ("tied", (), dict(tie_word_embeddings=True), "none", True),
+            ("tied-copy", (), dict(tie_word_embeddings=True), "copy", False),
+            ("gelu-new", (), dict(hidden_act="gelu_new"), "own", False),
+            ("gelu-fast", (), dict(hidden_act="gelu_fast"), "own", False),
+            ("gelu-tanh", (), dict(hidden_act="gelu_pytorch_tanh"), "own", False),
+            ("relu", (), dict(hidden_act="relu"), "own", False),
+            ("buffers", (), {}, "own", False),
+        ]
     tanh = dict(hidden_act="gelu_pytorch_tanh", head_dim=6)
     return [  # gemma
         ("plain", ("tie_word_embeddings",), tanh, "none", True),
@@ -125,7 +163,10 @@ def variants(arch):
 
 
 NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
-         "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM"}
+         "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM",
+         "gpt_neox": "GPTNeoXForCausalLM"}
+HEADS = {arch: ("embed_out.weight", "gpt_neox.embed_in.weight") if arch == "gpt_neox" else
+         ("lm_head.weight", "model.embed_tokens.weight") for arch in NAMES}
 
 
 def random_weights(model, arch, seed):
@@ -139,16 +180,17 @@ def random_weights(model, arch, seed):
             x = 0.3 * x
         elif "embed" not in name:
             x = x * 1.7 / t.shape[1] ** 0.5
-        weights[name] = x.contiguous()
+        weights[name.replace("lm_head.weight", HEADS[arch][0])] = x.contiguous()
     return weights
 
 
-def with_head(weights, head):
+def with_head(weights, arch, head):
     weights = dict(weights)
+    name, embedding = HEADS[arch]
     if head == "none":
-        weights.pop("lm_head.weight", None)
+        weights.pop(name, None)
     if head == "copy":
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+        weights[name] = weights[embedding].clone()
     return weights
 
 
@@ -170,6 +212,8 @@ def write_gguf(path, arch, config, weights):
     import gguf
     from make_reference import permute
 
+    if arch == "gpt_neox":
+        return write_neox_gguf(path, config, weights)
     c = config
     heads = c["num_attention_heads"]
     head_dim = c.get("head_dim") or c["hidden_size"] // heads
@@ -211,10 +255,7 @@ def write_gguf(path, arch, config, weights):
         for which in ("long", "short"):
             writer.add_tensor(f"rope_factors_{which}.weight",
                               np.array(scaling[f"{which}_factor"], np.float32))
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH_NAMES_INVERSE[arch]
-                                     if hasattr(gguf, "MODEL_ARCH_NAMES_INVERSE") else
-                                     {v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[arch],
-                                     c["num_hidden_layers"])
+    names = tensor_names(arch, c["num_hidden_layers"])
     for name, tensor in weights.items():
         value = tensor.numpy()
         if arch == "llama" and ".q_proj." in name:
@@ -225,10 +266,46 @@ def write_gguf(path, arch, config, weights):
             value = value + 1
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")),
                           np.ascontiguousarray(value))
+    finish(writer)
+
+
+def tensor_names(arch, layers):
+    import gguf
+
+    return gguf.get_tensor_name_map({v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[arch], layers)
+
+
+def finish(writer):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_neox_gguf(path, c, weights):
+    """That converter leaves out rope's base, KV heads and head sizes, and has a layer's fused matrix
+    as all q, all k, all v."""
+    import gguf
+
+    heads = c["num_attention_heads"]
+    head_dim = c["hidden_size"] // heads
+    writer = gguf.GGUFWriter(str(path), "gptneox")
+    writer.add_context_length(c["max_position_embeddings"])
+    writer.add_embedding_length(c["hidden_size"])
+    writer.add_block_count(c["num_hidden_layers"])
+    writer.add_feed_forward_length(c["intermediate_size"])
+    writer.add_rope_dimension_count(int(c["rotary_pct"] * head_dim))
+    writer.add_head_count(heads)
+    writer.add_parallel_residual(c["use_parallel_residual"])
+    writer.add_layer_norm_eps(c["layer_norm_eps"])
+    names = tensor_names("gptneox", c["num_hidden_layers"])
+    for name, tensor in weights.items():
+        value = tensor.numpy()
+        if ".query_key_value." in name:
+            value = np.moveaxis(value.reshape(heads, 3, head_dim, -1), 1, 0).reshape(value.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")),
+                          np.ascontiguousarray(value))
+    finish(writer)
 
 
 def make(arch):
@@ -239,20 +316,23 @@ def make(arch):
     tensors, table, shapes = {"ids": ids}, {}, {}
     for name, absent, changes, head, as_gguf in variants(arch):
         usual = dict(head_dim=6) if arch == "qwen3" else {}
-        config = dict(model_type=arch, architectures=[NAMES[arch]]) | BASE | usual | changes
+        base = NEOX if arch == "gpt_neox" else BASE
+        config = dict(model_type=arch, architectures=[NAMES[arch]]) | base | usual | changes
         config = {k: v for k, v in config.items() if k not in absent}
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config))
             parsed = transformers.AutoConfig.from_pretrained(folder)
         model = getattr(transformers, NAMES[arch])(parsed)
-        key = str([(k, tuple(t.shape)) for k, t in model.state_dict().items()])
+        buffers = {f"gpt_neox.layers.{i}.{end}": t.clone() for i in range(2)
+                   for end, t in BUFFERS.items()} if name == "buffers" else {}
+        key = str([(k, tuple(t.shape)) for k, t in model.state_dict().items()] + list(buffers))
         if key not in shapes:
             shapes[key] = f"model.{len(shapes)}"
-            weights = random_weights(model, arch, 7 + len(shapes))
+            weights = random_weights(model, arch, 7 + len(shapes)) | buffers
             tensors |= {f"{shapes[key]}/{k}": t for k, t in weights.items()}
         prefix = shapes[key] + "/"
         weights = with_head({k[len(prefix):]: t for k, t in tensors.items()
-                             if k.startswith(prefix)}, head)
+                             if k.startswith(prefix)}, arch, head)
         logits = run(config, weights, ids)
         tensors[f"logits/{name}"] = logits
         table[name] = dict(weights=shapes[key], head=head, config=config, gguf=as_gguf)
@@ -270,7 +350,7 @@ def check():
         for name, v in json.loads(path.read_text()).items():
             prefix = v["weights"] + "/"
             weights = with_head({k[len(prefix):]: t for k, t in tensors.items()
-                                 if k.startswith(prefix)}, v["head"])
+                                 if k.startswith(prefix)}, path.stem, v["head"])
             try:
                 off = (run(v["config"], weights, tensors["ids"]) - tensors[f"logits/{name}"]).abs()
             except Exception as error:  # noqa: BLE001 (whatever it refuses a config with)

@@ -157,18 +157,33 @@ def variants():
     return data
 
 
+def neox():
+    """As GPT-NeoX and Pythia: NFC, GPT-2's pieces, and runs of 24 to 2 spaces that are added tokens,
+    normalized and not special, behind the vocabulary."""
+    tok = train(pre_tokenizers.ByteLevel(add_prefix_space=False), 500,
+                ["<|endoftext|>", "<|padding|>"], normalizer=normalizers.NFC())
+    tok.add_tokens([AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)])
+    tok.post_processor = processors.ByteLevel(trim_offsets=True)
+    return json.loads(tok.to_str())
+
+
+SPACES = ["a" + " " * n + "b" for n in (*range(1, 30), 47, 48, 49, 50, 73)] + [
+    "  a", "   ", " " * 25 + "\n", "\n" + " " * 26 + "x", "\t  \t   x", "e\u0301  e\u0301",
+    "\u00a0  \u3000   x", "  <|endoftext|>   <|padding|>", "if x:\n    y = 1\n        # deep\n"]
+
+
 def write(name, data, indent=None):
     text = json.dumps(data, ensure_ascii=False, indent=indent, separators=None if indent else (",", ":"))
     (HERE / name).write_text(text + "\n", encoding="utf-8")
 
 
 def tokenizers_data():
-    for make in (gpt2, qwen2, llama3, smollm2, variants):
+    for make in (gpt2, qwen2, llama3, smollm2, variants, neox):
         name = make.__name__
         write(name + ".json", make())
         tok = Tokenizer.from_file(str(HERE / (name + ".json")))
         cases = []
-        for text in TEXTS:
+        for text in TEXTS + (SPACES if make is neox else []):
             tok.encode_special_tokens = False
             ids = tok.encode(text, add_special_tokens=False).ids
             whole = tok.encode(text, add_special_tokens=True).ids

@@ -21,12 +21,14 @@ std::string unary_name(Unary kind) {
       return "sigmoid";
     case Unary::Tanh:
       return "tanh";
+    case Unary::Relu:
+      return "relu";
   }
   return "?";
 }
 
-constexpr Unary kUnaries[] = {Unary::Gelu, Unary::GeluTanh, Unary::QuickGelu,
-                              Unary::Silu, Unary::Sigmoid,  Unary::Tanh};
+constexpr Unary kUnaries[] = {Unary::Gelu,    Unary::GeluTanh, Unary::QuickGelu, Unary::Silu,
+                              Unary::Sigmoid, Unary::Tanh,     Unary::Relu};
 
 Operation norms() {
   Operation op = {"norm", 4e-6, {}};

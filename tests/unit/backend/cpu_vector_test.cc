@@ -47,12 +47,15 @@ double exact(UnaryKind kind, double x) {
       return sigmoid(x);
     case UnaryKind::Tanh:
       return std::tanh(x);
+    case UnaryKind::Relu:
+      return std::max(x, 0.0);
   }
   return 0;
 }
 
 constexpr UnaryKind kKinds[] = {UnaryKind::Gelu, UnaryKind::GeluTanh, UnaryKind::QuickGelu,
-                                UnaryKind::Silu, UnaryKind::Sigmoid,  UnaryKind::Tanh};
+                                UnaryKind::Silu, UnaryKind::Sigmoid,  UnaryKind::Tanh,
+                                UnaryKind::Relu};
 
 TEST(CpuVector, ActivationsAreAccurate) {
   on_every_table([](const VectorKernels& kernels) {

@@ -29,7 +29,8 @@ class TorchBlock : public ::testing::Test {
     model->visit_tensors([&](const TensorSlot& slot) {
       const bool outside = slot.role == Role::Embedding || slot.role == Role::Head ||
                            slot.role == Role::Vision || slot.role == Role::Projector;
-      const bool final_norm = slot.role == Role::Norm && slot.name.find("layers") == slot.name.npos;
+      const bool final_norm = (slot.role == Role::Norm || slot.role == Role::Bias) &&
+                              slot.name.find("layers") == slot.name.npos;
       if (outside || final_norm) return;
       be->set_trainable(*slot.tensor, true);
       weights.push_back(*slot.tensor);
@@ -77,6 +78,18 @@ TEST_F(TorchBlock, BiasesOfQkv) {
 TEST_F(TorchBlock, FusedMatrices) {
   make(block_config("Phi3ForCausalLM"));
   EXPECT_EQ(names.size(), 6u);  // qkv o gate_up down, two norms
+  check(model->prefill_plan());
+}
+
+// LayerNorms, a parallel residual, an MLP without a gate, a part of each head rotated.
+TEST_F(TorchBlock, GptNeox) {
+  Json config = test::tiny_neox_config(kShape);
+  config["layer_norm_eps"] = 1e-2;
+  make(config);
+  EXPECT_EQ(names.size(), 12u);  // qkv o up down, two norms; biases of all
+  check(model->prefill_plan());
+  config["use_parallel_residual"] = false;
+  make(config);
   check(model->prefill_plan());
 }
 

@@ -86,8 +86,8 @@ TEST_F(TorchGradients, Elementwise) {
   check({a, per_row}, [&] { return be->mul(a, per_row); });
   check({a}, [&] { return be->scale(a, 3); });
   check({a, other, per_row}, [&] { return be->lerp(a, other, per_row); });
-  for (const Unary kind :
-       {Unary::Gelu, Unary::GeluTanh, Unary::QuickGelu, Unary::Silu, Unary::Sigmoid, Unary::Tanh}) {
+  for (const Unary kind : {Unary::Gelu, Unary::GeluTanh, Unary::QuickGelu, Unary::Silu,
+                           Unary::Sigmoid, Unary::Tanh, Unary::Relu}) {
     SCOPED_TRACE(static_cast<int>(kind));
     check({a}, [&] { return be->unary(a, kind); });
     check({a, other}, [&] { return be->glu(a, other, kind); });

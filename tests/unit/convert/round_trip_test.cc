@@ -188,6 +188,42 @@ TEST(Convert, StoppedHalfway) {
 }
 
 // Types and shapes that GGUF has no words for come back as they were.
+// Fused matrices, names of its own, and buffers of old checkpoints that nothing reads.
+TEST(Convert, GptNeoxComesBack) {
+  const auto data = test::data_dir() / "parity/architectures";
+  const WeightFile file = open_safetensors(data / "gpt_neox.safetensors").weights;
+  const Json variant = load_json(data / "gpt_neox.json")["buffers"];
+  const std::string prefix = variant["weights"].get<std::string>() + "/";
+  const TempFolder folder;
+  std::filesystem::create_directory(folder / "model");
+  std::vector<TensorView> tensors;
+  for (TensorView tensor : file.tensors()) {
+    if (!tensor.name.starts_with(prefix)) continue;
+    tensor.name = tensor.name.substr(prefix.size());
+    tensors.push_back(tensor);
+  }
+  write_safetensors(folder / "model/model.safetensors", tensors);
+  write_file_atomically(folder / "model/config.json", variant["config"].dump());
+  convert_to_gguf(open_source(folder / "model"), folder / "m.gguf", {});
+  convert_to_folder(open_source(folder / "m.gguf"), folder / "back", {});
+  expect_same_model(folder / "model", folder / "back");
+  const std::string buffer = "gpt_neox.layers.1.attention.bias";
+  EXPECT_EQ(HfFolder::open(folder / "back").weights.get(buffer).type, DType::Bool);
+  const std::vector<int64_t> ids = to_ints(file.get("ids"));
+  TokenInputs inputs;
+  inputs.ids.assign(ids.begin(), ids.end());
+  for (const char* made : {"m.gguf", "back"}) {
+    const auto model = test::load_model(folder / made, {"cpu", "scalar"});
+    int found = 0;
+    for (const TensorView& tensor : trace(*model, inputs, {})) {
+      if (tensor.name != "logits") continue;
+      EXPECT_LE(test::distance(to_floats(tensor), to_floats(file.get("logits/buffers"))), 2e-4);
+      ++found;
+    }
+    EXPECT_EQ(found, 1) << made;
+  }
+}
+
 TEST(Convert, OddTensorsAreKept) {
   const TempFolder folder;
   std::filesystem::create_directory(folder / "model");

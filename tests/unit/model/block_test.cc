@@ -1,13 +1,15 @@
 // Parts of a block, each beside the same arithmetic written out.
-#include "base/json.h"
 #include "model/block.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "backend/factory.h"
+#include "base/json.h"
 #include "base/rng.h"
+#include "model/fused_qkv.h"
 #include "model/model.h"
 
 namespace reprise {
@@ -69,9 +71,10 @@ class BlockParts : public testing::Test {
     }
     return values;
   }
-  void expect_near(const std::vector<float>& a, const std::vector<float>& b) {
+  void expect_near(const std::vector<float>& a, const std::vector<float>& b,
+                   double tolerance = 1e-5) {
     ASSERT_EQ(a.size(), b.size());
-    for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5) << i;
+    for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], tolerance) << i;
   }
 
   std::unique_ptr<Backend> be_ =
@@ -131,6 +134,145 @@ TEST_F(BlockParts, ScaledEmbeddings) {
   const Tensor state = be_->from_host(random_values(16, 2), {1, 16});
   EXPECT_EQ(be_->to_host(scaled->logits(state)), be_->to_host(plain->logits(state)))
       << "the tied head is not scaled";
+}
+
+TEST_F(BlockParts, QkvInOneMatrixOrThree) {
+  TextConfig config = small_config();
+  config.qkv_bias = true;
+  const Block separate = make_block(config);
+  const Qkv expected = project(config, separate);
+  for (const bool grouped : {false, true}) {
+    SCOPED_TRACE(grouped);
+    config.fused_qkv = true;
+    config.grouped_qkv = grouped;
+    std::vector<float> weight(48 * 16), bias(48);
+    for (const auto& [key, matrix] :
+         {std::pair{"q", &separate.attn.q}, {"k", &separate.attn.k}, {"v", &separate.attn.v}}) {
+      const std::vector<float> rows = be_->to_host(matrix->weight);
+      const std::vector<float> biases = be_->to_host(matrix->bias);
+      const std::vector<int64_t> to = fused_qkv_rows(config, key);
+      ASSERT_EQ(to.size(), biases.size());
+      for (size_t i = 0; i < to.size(); ++i) {
+        std::copy_n(rows.begin() + static_cast<int64_t>(i) * 16, 16, weight.begin() + to[i] * 16);
+        bias[static_cast<size_t>(to[i])] = biases[i];
+      }
+    }
+    Block block;
+    block.attn.qkv.weight = be_->from_host(weight, {48, 16});
+    block.attn.qkv.bias = be_->from_host(bias, {48});
+    const Qkv found = project(config, block);
+    expect_near(be_->to_host(found.q), be_->to_host(expected.q));
+    expect_near(be_->to_host(found.k), be_->to_host(expected.k));
+    expect_near(be_->to_host(found.v), be_->to_host(expected.v));
+  }
+  // By KV head: 2 q heads of 6, k, v.
+  EXPECT_EQ(fused_qkv_rows(config, "k"),
+            std::vector<int64_t>({12, 13, 14, 15, 16, 17, 36, 37, 38, 39, 40, 41}));
+}
+
+// A whole block beside the arithmetic written out. One token at position 0 sees itself alone:
+// attention is its own value, and rope turns nothing.
+class WholeBlock : public BlockParts {
+ protected:
+  static ModelConfig config() {
+    const Json json = {{"architectures", {"LlamaForCausalLM"}},
+                       {"hidden_size", 12},
+                       {"vocab_size", 12},
+                       {"num_attention_heads", 2},
+                       {"intermediate_size", 8},
+                       {"num_hidden_layers", 1}};
+    return config_from_json(json, "config");
+  }
+  // What the block makes of x_.
+  std::vector<float> run(const ModelConfig& config) {
+    weights_.clear();
+    const auto model = Model::create(config, *be_, [&](const TensorSlot& slot) {
+      weights_[slot.name] = random_values(num_elements(slot.shape), weights_.size() + 1);
+      return weights_[slot.name];
+    });
+    Rows rows;
+    rows.positions = {0};
+    rows.segments = {{nullptr, 0, 1, 1, -1}};
+    return be_->to_host(model->forward(model->prefill_plan(), rows, be_->from_host(x_, {1, 12})));
+  }
+  const std::vector<float>& weight(const std::string& name) const {
+    return weights_.at("model.layers.0." + name);
+  }
+  std::vector<float> linear(const std::vector<float>& x, const std::string& name) const {
+    const std::vector<float>& w = weight(name + ".weight");
+    std::vector<float> y(w.size() / x.size());
+    if (weights_.contains("model.layers.0." + name + ".bias")) y = weight(name + ".bias");
+    for (size_t i = 0; i < y.size(); ++i)
+      for (size_t j = 0; j < x.size(); ++j) y[i] += w[i * x.size() + j] * x[j];
+    return y;
+  }
+  std::vector<float> layer_norm(std::vector<float> x, const std::string& name) const {
+    double mean = 0, squares = 0;
+    for (const float value : x) mean += value / static_cast<double>(x.size());
+    for (const float value : x)
+      squares += (value - mean) * (value - mean) / static_cast<double>(x.size());
+    for (size_t i = 0; i < x.size(); ++i)
+      x[i] = static_cast<float>((x[i] - mean) / std::sqrt(squares + 1e-5)) *
+                 weight(name + ".weight")[i] +
+             weight(name + ".bias")[i];
+    return x;
+  }
+  std::vector<float> attention(const std::vector<float>& h) const {
+    return linear(linear(h, "self_attn.v_proj"), "self_attn.o_proj");
+  }
+  std::vector<float> gated_mlp(const std::vector<float>& h) const {
+    std::vector<float> gate = linear(h, "mlp.gate_proj");
+    const std::vector<float> up = linear(h, "mlp.up_proj");
+    for (size_t i = 0; i < gate.size(); ++i) gate[i] *= up[i] / (1 + std::exp(-gate[i]));  // SiLU
+    return linear(gate, "mlp.down_proj");
+  }
+  static std::vector<float> sum(std::vector<float> a, const std::vector<float>& b) {
+    for (size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+    return a;
+  }
+  static void use_layer_norm(ModelConfig& config) {
+    config.text.final_norm = {.kind = NormKind::Layer, .bias = true, .eps = 1e-5f};
+    config.text.blocks[0].norm = config.text.final_norm;
+  }
+
+  const std::vector<float> x_ = random_values(12, 50);
+  std::map<std::string, std::vector<float>> weights_;
+};
+
+TEST_F(WholeBlock, LayerNormsWithBiases) {
+  ModelConfig config = this->config();
+  use_layer_norm(config);
+  const std::vector<float> found = run(config);
+  const std::vector<float> h = sum(x_, attention(layer_norm(x_, "input_layernorm")));
+  expect_near(found, sum(h, gated_mlp(layer_norm(h, "post_attention_layernorm"))), 1e-4);
+  EXPECT_TRUE(weights_.contains("model.norm.bias"));
+}
+
+TEST_F(WholeBlock, ParallelResidual) {
+  ModelConfig config = this->config();
+  use_layer_norm(config);
+  config.text.parallel_residual = true;
+  const std::vector<float> found = run(config);
+  const std::vector<float> h = sum(x_, attention(layer_norm(x_, "input_layernorm")));
+  expect_near(found, sum(h, gated_mlp(layer_norm(x_, "post_attention_layernorm"))), 1e-4);
+}
+
+TEST_F(WholeBlock, MlpWithoutAGate) {
+  ModelConfig config = this->config();
+  use_layer_norm(config);
+  config.text.gated_mlp = false;
+  config.text.mlp_bias = config.text.o_bias = config.text.qkv_bias = true;
+  const std::vector<float> found = run(config);
+  const std::vector<float> h = sum(x_, attention(layer_norm(x_, "input_layernorm")));
+  std::vector<float> up = linear(layer_norm(h, "post_attention_layernorm"), "mlp.up_proj");
+  for (float& value : up) value /= 1 + std::exp(-value);  // SiLU
+  expect_near(found, sum(h, linear(up, "mlp.down_proj")), 1e-4);
+  EXPECT_FALSE(weights_.contains("model.layers.0.mlp.gate_proj.weight"));
+  EXPECT_TRUE(weights_.contains("model.layers.0.mlp.down_proj.bias"));
+  Block block;
+  std::vector<std::string> keys;
+  for (const auto& [key, matrix] : block.matrices(config.text)) keys.push_back(key);
+  EXPECT_EQ(keys, std::vector<std::string>({"q", "k", "v", "o", "up", "down"}));
 }
 
 }  // namespace

@@ -26,6 +26,10 @@ GgufFile file_of(const std::string& architecture) {
   set("feed_forward_length", uint32_t{40});
   set("attention.head_count", uint32_t{4});
   set("attention.layer_norm_rms_epsilon", 1e-5f);
+  if (architecture == "gptneox") {
+    set("attention.layer_norm_epsilon", 1e-3f);
+    set("use_parallel_residual", true);
+  }
   file.weights = WeightFile(
       "file.gguf", {make_view("token_embd.weight", {50, 32}, std::vector<float>(50 * 32))});
   return file;
@@ -66,6 +70,30 @@ TEST(GgufConfig, EveryArchitectureOfTheRegistry) {
     EXPECT_EQ(config_from_gguf(file_of(known.gguf.name)).text.kind, &known);
     EXPECT_THAT(error_of(file_of("foo")), HasSubstr(known.gguf.name));
   }
+}
+
+TEST(GgufConfig, GptNeox) {
+  GgufFile file = file_of("gptneox");
+  const auto text = [&] { return config_from_gguf(file).text; };
+  EXPECT_FLOAT_EQ(text().final_norm.eps, 1e-3f);
+  EXPECT_EQ(text().activation, Unary::Gelu);
+  EXPECT_EQ(text().ropes.at(0).dim, 8) << "llama.cpp rotates whole heads where the key is absent";
+  EXPECT_TRUE(text().fused_qkv);
+  EXPECT_FALSE(text().grouped_qkv) << "rows are reordered";
+  EXPECT_TRUE(text().parallel_residual);
+  EXPECT_FALSE(text().qkv_bias) << "no tensor blk.0.attn_qkv.bias";
+  add_tensor(file, "blk.0.attn_qkv.bias", std::vector<float>(96));
+  EXPECT_TRUE(text().qkv_bias);
+  EXPECT_TRUE(text().o_bias);
+  file.metadata.set("gptneox.rope.dimension_count", uint32_t{2});
+  file.metadata.set("gptneox.use_parallel_residual", false);
+  EXPECT_EQ(text().ropes.at(0).dim, 2);
+  EXPECT_FALSE(text().parallel_residual);
+  file.metadata.set("gptneox.rope.dimension_count", uint32_t{10});
+  EXPECT_THAT(error_of(file), HasSubstr("gptneox.rope.dimension_count': expected 2 to 8"));
+  GgufFile other = file_of("llama");
+  other.metadata.set("llama.use_parallel_residual", true);
+  EXPECT_THAT(error_of(other), HasSubstr("llama.use_parallel_residual"));
 }
 
 TEST(GgufConfig, AWindowOfWIsWKeys) {

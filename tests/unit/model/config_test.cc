@@ -91,13 +91,13 @@ TEST(Config, EverythingWrongIsListedAtOnce) {
   Json json = golden("phantom/internlm2-vit");
   json["llm_config"]["hidden_size"] = "wide";
   json["llm_config"]["num_key_value_heads"] = 3;
-  json["llm_config"]["hidden_act"] = "relu";
+  json["llm_config"]["hidden_act"] = "mish";
   json["vision_config"].erase("patch_size");
   json["vision_config"]["norm_type"] = "rms";
   json["image_token_index"] = 100000;
   EXPECT_THAT(error_of(json),
               testing::AllOf(HasSubstr("llm_config.hidden_size"),
-                             HasSubstr("llm_config.num_key_value_heads"), HasSubstr("relu"),
+                             HasSubstr("llm_config.num_key_value_heads"), HasSubstr("mish"),
                              HasSubstr("vision_config.patch_size"),
                              HasSubstr("vision_config.norm_type"), HasSubstr("image_token_index")));
 }
@@ -140,7 +140,7 @@ TEST(Config, ContradictionsAndUnknownValuesAreRefused) {
   EXPECT_THAT(with("hidden_size", 0), HasSubstr("hidden_size"));
   EXPECT_THAT(with("hidden_size", -64), HasSubstr("hidden_size"));
   EXPECT_THAT(with("num_hidden_layers", 1e15), HasSubstr("num_hidden_layers"));
-  EXPECT_THAT(with("hidden_act", "relu"), HasSubstr("unknown activation 'relu'"));
+  EXPECT_THAT(with("hidden_act", "mish"), HasSubstr("unknown activation 'mish'"));
   EXPECT_THAT(with("architectures", {"FooForCausalLM"}), HasSubstr("LlamaForCausalLM"));
   EXPECT_THAT(with("attn_logit_softcapping", 50.0), HasSubstr("attn_logit_softcapping"));
   EXPECT_EQ(with("attn_logit_softcapping", nullptr), "");
@@ -186,6 +186,8 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
     Unary activation;
     int64_t max_position;
     bool tied;
+    int heads = 32;
+    int rotated = 0;  // 0: whole heads
   };
   const Expected all[] = {
       {"LlamaForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
@@ -194,9 +196,12 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
       {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
       {"GemmaForCausalLM", 16, 256, 1e-6f, Unary::GeluTanh, 8192, true},
       {"InternLM2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
+      {"GPTNeoXForCausalLM", 2, 32, 1e-5f, Unary::Gelu, 2048, false, 2, 8},
   };
   for (const Expected& expected : all) {
-    const ModelConfig config = config_from_json(bare(expected.name), "c");
+    Json json = bare(expected.name);
+    json["num_attention_heads"] = expected.heads;
+    const ModelConfig config = config_from_json(json, "c");
     const TextConfig& text = config.text;
     EXPECT_EQ(text.kv_heads, expected.kv_heads) << expected.name;
     EXPECT_EQ(text.head_dim, expected.head_dim) << expected.name;
@@ -206,7 +211,8 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
     EXPECT_EQ(text.tied_head, expected.tied) << expected.name;
     EXPECT_EQ(text.ropes.at(0).theta, 10000) << expected.name;
     EXPECT_EQ(text.ropes.at(0).kind, RopeConfig::Kind::Plain) << expected.name;
-    EXPECT_EQ(text.ropes.at(0).dim, expected.head_dim) << expected.name;
+    EXPECT_EQ(text.ropes.at(0).dim, expected.rotated ? expected.rotated : expected.head_dim)
+        << expected.name;
     EXPECT_EQ(windows(config), Windows({0, 0, 0})) << expected.name;
   }
   Json json = bare("Qwen2ForCausalLM");
@@ -236,6 +242,92 @@ TEST(Config, BiasesOfLlamaAreTold) {
   Json other = bare("Qwen2ForCausalLM");
   other["attention_bias"] = true;
   EXPECT_THAT(error_of(other), HasSubstr("attention_bias")) << "its code has no such flag";
+}
+
+TEST(Config, KeysOfGptNeox) {
+  Json json = bare("GPTNeoXForCausalLM");
+  json["num_attention_heads"] = 4;  // of 16
+  const auto text = [&] { return config_from_json(json, "c").text; };
+  EXPECT_TRUE(text().parallel_residual);
+  EXPECT_TRUE(text().qkv_bias && text().o_bias && text().mlp_bias);
+  EXPECT_FALSE(text().gated_mlp);
+  EXPECT_TRUE(text().fused_qkv && text().grouped_qkv);
+  EXPECT_EQ(text().final_norm.kind, NormKind::Layer);
+  EXPECT_TRUE(text().final_norm.bias && text().blocks.at(0).norm.bias);
+  EXPECT_EQ(text().ropes.at(0).dim, 4);
+  json["use_parallel_residual"] = false;
+  json["attention_bias"] = false;
+  json["rotary_pct"] = 0.5;
+  json["rotary_emb_base"] = 500;
+  json["layer_norm_eps"] = 1e-3;
+  json["rms_norm_eps"] = 7;  // nobody's key
+  EXPECT_FALSE(text().parallel_residual);
+  EXPECT_FALSE(text().qkv_bias || text().o_bias);
+  EXPECT_TRUE(text().mlp_bias) << "always there";
+  EXPECT_EQ(text().ropes.at(0).dim, 8);
+  EXPECT_EQ(text().ropes.at(0).theta, 500);
+  EXPECT_EQ(text().final_norm.eps, 1e-3f);
+  // transformers 4 saves the usual names too.
+  json["rope_theta"] = 500.0;
+  json["partial_rotary_factor"] = 0.5;
+  EXPECT_EQ(error_of(json), "");
+  json["rope_theta"] = 700;
+  EXPECT_THAT(error_of(json),
+              HasSubstr("'rope_theta': expected none, or 500 as 'rotary_emb_base'"));
+  json.erase("rope_theta");
+  json["partial_rotary_factor"] = 1;
+  EXPECT_THAT(error_of(json), HasSubstr("'partial_rotary_factor': expected none, or 0.5"));
+  json.erase("partial_rotary_factor");
+  json["rope_parameters"] = {{"rope_theta", 500}, {"partial_rotary_factor", 0.25}};
+  EXPECT_THAT(error_of(json), HasSubstr("'rotary_pct': contradicts rope_parameters"));
+  json.erase("rotary_pct");
+  EXPECT_EQ(text().ropes.at(0).dim, 4);
+  json["rope_parameters"]["partial_rotary_factor"] = 0.2;
+  EXPECT_THAT(error_of(json), HasSubstr("partial_rotary_factor': gives 3 rotated components"));
+}
+
+TEST(Config, WhatGptNeoxHasNoKeyForIsRefused) {
+  const auto with = [](const char* key, Json value) {
+    Json json = bare("GPTNeoXForCausalLM");
+    json["num_attention_heads"] = 4;
+    json[key] = std::move(value);
+    return error_of(json);
+  };
+  EXPECT_EQ(with("num_key_value_heads", 4), "");
+  EXPECT_THAT(with("num_key_value_heads", 2), HasSubstr("'num_key_value_heads': expected"));
+  EXPECT_EQ(with("head_dim", 16), "");
+  EXPECT_THAT(with("head_dim", 8), HasSubstr("'head_dim': expected hidden_size / num_attention"));
+  EXPECT_THAT(with("num_attention_heads", 5), HasSubstr("does not divide hidden_size"));
+  EXPECT_THAT(with("use_parallel_residual", 1), HasSubstr("'use_parallel_residual'"));
+  EXPECT_THAT(with("hidden_act", "gelu_10"), HasSubstr("unknown activation 'gelu_10'"));
+  EXPECT_THAT(with("parallel_attn", true), HasSubstr("parallel_attn"));
+  EXPECT_THAT(with("layer_norm_eps", 0), HasSubstr("layer_norm_eps"));
+  Json other = bare("LlamaForCausalLM");
+  other["use_parallel_residual"] = true;
+  EXPECT_THAT(error_of(other), HasSubstr("use_parallel_residual")) << "no flag of its code";
+}
+
+TEST(Config, QkvIsStoredAsItsOwnKeySays) {
+  using Layout = std::pair<bool, bool>;
+  Json json;
+  const auto layout = [&] {
+    const TextConfig text = config_from_json(json, "c").text;
+    return Layout(text.fused_qkv, text.grouped_qkv);
+  };
+  json = bare("InternLM2ForCausalLM");
+  EXPECT_EQ(layout(), Layout(true, true));
+  json["reprise"] = {{"qkv", "separate"}};
+  EXPECT_EQ(layout(), Layout(false, false));
+  json["reprise"] = {{"qkv", "fused"}};
+  EXPECT_EQ(layout(), Layout(true, false));
+  json = bare("LlamaForCausalLM");
+  EXPECT_EQ(layout(), Layout(false, false));
+  json["reprise"] = {{"qkv", "grouped"}};
+  EXPECT_EQ(layout(), Layout(true, true));
+  json["reprise"] = {{"qkv", "mixed"}};
+  EXPECT_THAT(error_of(json), HasSubstr("'reprise.qkv': expected \"separate\", \"fused\""));
+  json["reprise"] = {{"qkv", 3}};
+  EXPECT_THAT(error_of(json), HasSubstr("'reprise.qkv'"));
 }
 
 TEST(Config, AWindowOfWIsWKeys) {

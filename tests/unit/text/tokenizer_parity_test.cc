@@ -1,4 +1,4 @@
-// The same ids and the same text as the `tokenizers` package, for five small tokenizers.
+// The same ids and the same text as the `tokenizers` package, for six small tokenizers.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -69,7 +69,7 @@ TEST_P(TokenizerParity, SameTextBack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerParity,
-                         ::testing::Values("gpt2", "qwen2", "llama3", "smollm2", "variants"),
+                         ::testing::Values("gpt2", "qwen2", "llama3", "smollm2", "variants", "neox"),
                          [](const auto& info) { return std::string(info.param); });
 
 // Every text a tokenizer with all 256 bytes and no normalizer reads comes back as it was.
@@ -167,7 +167,7 @@ TEST(Tokenizer, InvalidUtf8IsReadAsReplacementCharacters) {
 }
 
 TEST(TokenizerGguf, RoundTripThroughMetadata) {
-  for (const char* name : {"qwen2", "llama3", "smollm2"}) {
+  for (const char* name : {"qwen2", "llama3", "smollm2", "neox"}) {
     TokenizerSpec spec = spec_from_json(tokenizer_json(name), nullptr, name);
     std::erase_if(spec.added, [](const AddedToken& t) { return t.normalized && t.special; });
     if (std::string(name) == "qwen2") spec.added.pop_back();  // GGUF has no normalized tokens

@@ -13,6 +13,7 @@
 #include "model/load.h"
 #include "support/golden.h"
 #include "support/test_models.h"
+#include "support/tiny_models.h"
 #include "text/tokenizer/tokenizer_gguf.h"
 #include "text/tokenizer/tokenizer_json.h"
 #include "trace/trace.h"
@@ -154,6 +155,63 @@ TEST_F(Assemble, NormsOfOnePlusTheWeightAreTheSameFromEveryFile) {
     ASSERT_EQ(found.size(), expected.size()) << name;
     for (size_t i = 0; i < found.size(); ++i)
       ASSERT_NEAR(found[i], expected[i], 2e-7) << name;  // (1 + w) - 1 is rounded
+  }
+}
+
+// LayerNorms with biases, and a llama.cpp file whose fused rows are in another order than a
+// folder's: the new model's config says so.
+TEST_F(Assemble, GptNeoxKeepsItsBiasesAndItsOrderOfRows) {
+  const Json json = test::tiny_neox_config({.vocab = 320});
+  const ModelConfig config = config_from_json(json, "config");
+  const TextConfig& text = config.text;
+  GgufMetadata metadata;
+  metadata.set("general.architecture", std::string("gptneox"));
+  const auto set = [&](const std::string& key, GgufValue value) {
+    metadata.set("gptneox." + key, std::move(value));
+  };
+  set("block_count", static_cast<uint32_t>(text.layers));
+  set("embedding_length", static_cast<uint32_t>(text.d));
+  set("feed_forward_length", static_cast<uint32_t>(text.ffn));
+  set("attention.head_count", static_cast<uint32_t>(text.heads));
+  set("context_length", static_cast<uint32_t>(text.max_position));
+  set("attention.layer_norm_epsilon", 1e-5f);
+  set("use_parallel_residual", true);
+  set("rope.dimension_count", uint32_t{6});
+  std::vector<GgufTensor> tensors;
+  const TensorNames folder = tensor_names(config, false), file = tensor_names(config, true);
+  const auto add = [&](const std::string& name, const TensorSlot& slot) {
+    tensors.push_back({make_view(name, slot.shape, test::tiny_values(slot)), DType::F32});
+  };
+  std::map<std::string, std::string> names;  // in a folder -> in the file
+  for (const char* key : {"embed", "head", "final_norm"})
+    for (const char* end : {".weight", ".bias"}) names[folder.of(key) + end] = file.of(key) + end;
+  for (int layer = 0; layer < text.layers; ++layer) {
+    std::vector<std::string> in_file;
+    Block block;
+    block.visit_tensors(text, file, layer,
+                        [&](const TensorSlot& slot) { in_file.push_back(slot.name); });
+    size_t i = 0;
+    block.visit_tensors(text, folder, layer,
+                        [&](const TensorSlot& slot) { names[slot.name] = in_file[i++]; });
+  }
+  const auto backend = make_cpu_backend({.threads = 1});
+  std::map<std::string, std::vector<float>> expected;
+  Model::create(config, *backend, [&](const TensorSlot& slot) {
+    add(names.at(slot.name), slot);
+    return expected[slot.name] = test::tiny_values(slot);
+  });
+  write_gguf(folder_ / "neox.gguf", metadata, tensors);
+
+  recipe_.assembly.backbone = folder_ / "neox.gguf";
+  recipe_.tokenizer = folder_ / "lm";
+  const Assembled parts = assemble(recipe_);
+  EXPECT_TRUE(parts.config.text.fused_qkv);
+  EXPECT_FALSE(parts.config.text.grouped_qkv);
+  const auto values = values_of(parts);
+  for (auto& [name, own] : expected) {
+    std::vector<float> found = values.at("language_model." + name);
+    if (found.size() == own.size() + static_cast<size_t>(text.d)) found.resize(own.size());
+    EXPECT_EQ(found, own) << name;
   }
 }
 

@@ -5,7 +5,7 @@
 
 namespace reprise::cpu {
 
-enum class UnaryKind { Gelu, GeluTanh, QuickGelu, Silu, Sigmoid, Tanh };
+enum class UnaryKind { Gelu, GeluTanh, QuickGelu, Silu, Sigmoid, Tanh, Relu };
 
 // Keys are taken in blocks of at most this many, so that a block stays in the nearest cache while
 // all queries of a call pass over it. A page of the KV cache holds one block.

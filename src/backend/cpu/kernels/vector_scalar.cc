@@ -45,6 +45,8 @@ float activate(UnaryKind kind, float x) {
       return sigmoid(x);
     case UnaryKind::Tanh:
       return std::tanh(x);
+    case UnaryKind::Relu:
+      return x < 0 ? 0 : x;
   }
   return 0;
 }

@@ -20,6 +20,8 @@ UnaryKind kernel_kind(Unary kind) {
       return UnaryKind::Sigmoid;
     case Unary::Tanh:
       return UnaryKind::Tanh;
+    case Unary::Relu:
+      return UnaryKind::Relu;
   }
   REPRISE_CHECK(false, "unknown activation");
   return UnaryKind::Gelu;
