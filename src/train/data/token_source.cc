@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
-#include <limits>
+#include <optional>
 #include <vector>
 
 #include "base/error.h"
@@ -39,6 +39,7 @@ class TokenFile : public TokenSource {
                options.vocab);
         hash_ = hash_word(static_cast<uint32_t>(id), hash_);
       }
+    if (tokens_.file) tokens_.file->release(tokens_.data);
   }
   int64_t rows() const override { return tokens_.shape[0]; }
   int64_t context() const override { return tokens_.shape[1] - 1; }
