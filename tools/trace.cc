@@ -12,6 +12,7 @@
 #include "tools/options.h"
 #include "trace/trace_beams.h"
 #include "trace/trace_exits.h"
+#include "train/lm_trace.h"
 #include "train/loss_trace.h"
 
 namespace reprise::tools {
@@ -28,6 +29,8 @@ class TraceCommand : public Command {
         "With --exit early.tokens [steps + 1], exit_loop, exit_logits, exit_hidden, confidence, k and\n"
         "v of tokens that leave early.\n"
         "Inputs with labels int64 [n] give loss and grad.<tensor> instead (--backend torch).\n"
+        "Inputs with tokens int64 [rows, context + 1] give loss.<name> and gradnorm.<name> of\n"
+        "language modelling (ce, exits, with --teacher divergences), with --loss grad.<tensor>.\n"
         "Example: reprise trace MODEL --inputs case.safetensors --out out.safetensors --steps 6");
     flags_.add(app);
     add_plan_options(app, options_.plan);
@@ -42,6 +45,10 @@ class TraceCommand : public Command {
     app.add_option("--chunk", options_.chunk, "Prompt tokens of one forward call")
         ->check(cli::Range(1, 1 << 30))
         ->capture_default_str();
+    app.add_option("--teacher", lm_.teacher, "Losses: a model of the same vocabulary to learn from")
+        ->type_name("MODEL");
+    app.add_option("--loss", lm_.loss, "Losses: the one whose gradients are written")
+        ->type_name("NAME");
   }
 
   int run() override {
@@ -52,6 +59,10 @@ class TraceCommand : public Command {
     if (exit_.given() && options_.steps == 0) fail("--exit: expected --steps, the tokens to run");
     const LoadedModelOptions options = flags_.options();
     check_output_path(out_, "--out");
+    if (has_lm_tokens(inputs_)) return run_lm_losses(options);
+    for (const auto& [name, given] :
+         {std::pair{"--teacher", !lm_.teacher.empty()}, std::pair{"--loss", !lm_.loss.empty()}})
+      if (given) fail("{}: expected inputs with tokens [rows, context + 1]", name);
     if (has_labels(inputs_)) return run_loss(options);
     const TokenInputs inputs = read_token_inputs(inputs_);
     const auto loaded = LoadedModel::load(options);
@@ -79,12 +90,24 @@ class TraceCommand : public Command {
     return 0;
   }
 
+  int run_lm_losses(const LoadedModelOptions& options) {
+    const auto loaded = LoadedModel::load(options);
+    const std::vector<TensorView> results = trace_lm_losses(*loaded, inputs_, lm_);
+    write_safetensors(out_, results, {{"model", flags_.model}});
+    Json summary = {{"tensors", results.size()}};
+    for (const TensorView& result : results)
+      if (result.name.starts_with("loss.")) summary[result.name] = to_floats(result)[0];
+    print_json(summary);
+    return 0;
+  }
+
   ModelFlags flags_;
   std::string inputs_;
   std::string out_;
   TraceOptions options_;
   BeamOptions beam_;
   ExitFlags exit_;
+  LmTraceOptions lm_;
   cli::Option* beams_ = nullptr;
 };
 

@@ -1,5 +1,11 @@
-// `reprise train`: supervised fine-tuning from a YAML recipe on the torch backend.
+// `reprise train`: fine-tuning, or language modelling with a teacher, from a YAML recipe on the
+// torch backend.
 #include <fmt/format.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include <climits>
 
 #include "backend/factory.h"
 #include "backend/train_backend.h"
@@ -17,11 +23,23 @@ std::string duration(double seconds) {
   return fmt::format("{}m{:02}s", whole / 60, whole % 60);
 }
 
+// A step allocates and frees the same large blocks again and again. glibc gives those back to the
+// system, which then clears their pages anew at each use: a tenth of a step's time on a CPU.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
+}
+
 class TrainCommand : public Command {
  public:
   void setup(cli::App& app) override {
     app.description("Trains a model from a recipe (needs the torch backend)");
     app.footer(
+        "Recipes say what is learned: answers to questions (loss: sft, sft+po) or texts (lm, with\n"
+        "distill from a teacher and early_exit for looped models).\n"
         "The folder gets log.jsonl, plot.svg, checkpoint.safetensors and, at the end, model.gguf.\n"
         "Ctrl-C stops after the current step and leaves a checkpoint; --resume goes on from it.\n"
         "Example: reprise train recipes/tiny-trol/recipe.yaml --out runs/tiny-trol");
@@ -39,6 +57,7 @@ class TrainCommand : public Command {
   }
 
   int run() override {
+    keep_freed_memory();
     const Recipe recipe = load_recipe(recipe_);
     const auto backend = make_torch_backend(backend_);
     const InterruptScope interrupt;
@@ -87,10 +106,8 @@ class TrainCommand : public Command {
     fmt::print("step {}/{}  {}  lr {:.2e}  gradient {:.2f}", report.step, report.steps, note,
                report.learning_rate, report.gradient_norm);
     for (const auto& [name, value] : report.values) fmt::print("  {} {:.4f}", name, value);
-    if (report.validation_loss)
-      fmt::print("  validation loss {:.4f}", *report.validation_loss);
-    if (report.validation_exact)
-      fmt::print(", exact {:.1f}%", 100 * *report.validation_exact);
+    if (report.validation_loss) fmt::print("  validation loss {:.4f}", *report.validation_loss);
+    if (report.validation_exact) fmt::print(", exact {:.1f}%", 100 * *report.validation_exact);
     fmt::print("\n");
     std::fflush(stdout);
   }

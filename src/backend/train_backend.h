@@ -24,6 +24,38 @@ struct AdamState {
   int64_t step = 0;
 };
 
+// How far one distribution over a vocabulary, q (the student's), is from another, p (the
+// teacher's); natural logarithms.
+enum class Divergence {
+  ForwardKl,  // KL(p, q) = sum p (log p - log q)
+  ReverseKl,  // KL(q, p)
+  Jsd,        // (KL(p, m) + KL(q, m)) / 2, m = (p + q) / 2: Jensen and Shannon's
+  Tvd         // sum |p - q| / 2: total variation
+};
+
+// One exit's share in a loss of language modelling.
+struct HeadExit {
+  Tensor state;   // [n, d], normed
+  double ce = 0;  // weight of the cross entropy there
+  double kd = 0;  // weight of KL(output, exit), the output as a constant; 0 for the output itself
+};
+
+// A model to learn from.
+struct HeadTeacher {
+  Tensor state;  // [n, its d], normed
+  Tensor head;   // [vocabulary, its d]
+  Divergence divergence = Divergence::ForwardKl;
+  float temperature = 1;
+  double weight = 0;
+};
+
+struct HeadLosses {
+  Tensor loss;                               // [1]: the weighted sum of the following ones
+  std::vector<double> ce, kd;                // by exit, sums over rows; kd 0 where it has no weight
+  double divergence = 0;                     // of the output from the teacher
+  std::vector<std::vector<int32_t>> tokens;  // by exit [n]: the likeliest ones, if asked for
+};
+
 // How far a weight in few bits is from what it was.
 struct QuantizationError {
   double relative_rms = 0;  // root of sum (w - w')^2 / sum w^2
@@ -44,6 +76,24 @@ class TrainBackend : public Backend {
   virtual Tensor cross_entropy_sum(const Tensor& logits, std::span<const int32_t> labels) = 0;
   // The same by row: [n], 0 where the label is -100.
   virtual Tensor cross_entropy_rows(const Tensor& logits, std::span<const int32_t> labels) = 0;
+  // Sum over rows of the divergence of q = softmax(student / temperature) from p = softmax(teacher
+  // / temperature): two of [n, vocabulary] -> scalar [1], in F32 whatever products are in. The
+  // teacher is a constant: no gradient flows to it, also where it comes from trained weights.
+  virtual Tensor divergence_sum(const Tensor& teacher, const Tensor& student, Divergence kind,
+                                float temperature) = 0;
+  // Cross entropy at the exits (the last one is the model's output), what they learn from the
+  // output and it from a teacher (or null), all through one head [vocabulary, d]: as
+  // cross_entropy_sum and divergence_sum of the logits give it, but [n, vocabulary] is never held,
+  // some rows are at a time. labels [n], all counted. `head` must be a plain weight: neither in few
+  // bits nor with an attached adapter (has_plain_values).
+  virtual HeadLosses head_losses(std::span<const HeadExit> exits, const Tensor& head,
+                                 const HeadTeacher* teacher, std::span<const int32_t> labels,
+                                 bool tokens) = 0;
+  virtual bool has_plain_values(const Tensor& weight) = 0;
+  // The same values as a constant of the graph.
+  virtual Tensor detach(const Tensor& x) = 0;
+  // Index of the largest value of each row of x [n, m]; the first of equal ones.
+  virtual std::vector<int32_t> argmax(const Tensor& x) = 0;
   // log sigmoid(x) by element, exact at both ends (no overflow, no log of 0).
   virtual Tensor log_sigmoid(const Tensor& x) = 0;
   // Sums of x [n] with constant weights [m, n], row-major -> [m]. Always in F32.

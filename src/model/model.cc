@@ -125,9 +125,7 @@ Tensor Model::embed(std::span<const int32_t> ids) const {
 
 Tensor Model::final_norm(const Tensor& x) const { return backend_.norm(x, final_norm_); }
 
-Tensor Model::logits(const Tensor& normed) const {
-  return backend_.linear(normed, config_.text.tied_head ? embed_ : head_);
-}
+Tensor Model::logits(const Tensor& normed) const { return backend_.linear(normed, head()); }
 
 std::vector<Tensor> Model::rope_angles(const Rows& rows) const {
   std::vector<Tensor> angles;

@@ -80,6 +80,7 @@ class Model {
               bool exits = false) const;
   Tensor final_norm(const Tensor& x) const;   // [rows, d]
   Tensor logits(const Tensor& normed) const;  // [rows, vocabulary]
+  const LinearWeight& head() const { return config_.text.tied_head ? embed_ : head_; }
   // One visit of a block; see block.h. `keep` lives as long as the visit may be run again.
   Tensor run_block(int block, const VisitRows& rows, const Tensor& x,
                    const std::shared_ptr<const Rows>& keep) const;

@@ -15,8 +15,8 @@ namespace reprise {
 struct TrainModel {
   std::unique_ptr<Model> model;
   TrainTokenizer tokenizer_files;
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::optional<ChatFormat> format;  // the recipe's, the model's or the tokenizer's; none known
+  std::unique_ptr<Tokenizer> tokenizer;  // null where there is none and the data are tokens
+  std::optional<ChatFormat> format;      // the recipe's, the model's or the tokenizer's; none known
 };
 
 // Throws Error naming recipe, key and file, also where the tokenizer has more tokens than the

@@ -36,11 +36,12 @@ Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions
   backend_.set_recording(true);
   backend_.set_bf16(recipe_.bf16);
   made_ = make_train_model(recipe_, backend_);
-  objective_ = make_objective(recipe_, backend_);
+  objective_ = make_objective(recipe_, backend_, {*made_.model, made_.tokenizer.get()});
   batches_ = make_batch_source(recipe_, {.config = made_.model->config(),
-                                         .tokenizer = *made_.tokenizer,
+                                         .tokenizer = made_.tokenizer.get(),
                                          .format = made_.format,
-                                         .wrong_answers = objective_->needs().wrong_answers});
+                                         .wrong_answers = objective_->needs().wrong_answers,
+                                         .cache = options_.output});
   plan_ = made_.model->prefill_plan();
   weights_ = choose_weights(recipe_, *made_.model, backend_);
   if (recipe_.quantize)
@@ -155,7 +156,7 @@ void Trainer::export_model() {
   SaveOptions save;
   save.name = recipe_.path.stem().string();
   save.chat_format = recipe_.chat_format;
-  made_.tokenizer_files.write(save.metadata);
+  if (made_.tokenizer) made_.tokenizer_files.write(save.metadata);
   save_gguf(*made_.model, file("model.gguf"), save);
 }
 

@@ -4,10 +4,7 @@
 // torch.
 //
 // The exit rule is the reference's: a token leaves at the first loop whose largest probability
-// reaches the threshold in index.json; the prompt runs at full depth. Blocks of early-stepwise-0 are
-// copies of dense layers, those of early-average-4 the means of the tied ones. Its factors come from
-// train-init (2x3), or from the stored products of 3x2, taken apart here: any factors of the same
-// product are the same function.
+// reaches the threshold in index.json; the prompt runs at full depth.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -17,6 +14,7 @@
 #include "base/json.h"
 #include "formats/safetensors.h"
 #include "support/golden.h"
+#include "support/rrt_models.h"
 #include "trace/trace_exits.h"
 #include "unit/formats/test_files.h"
 
@@ -24,115 +22,9 @@ namespace reprise::test {
 namespace {
 
 constexpr int kSteps = 12;
-constexpr int kRank = 4;
 constexpr double kLogits = 3e-4, kHidden = 5e-4, kKv = 2e-4, kConfidence = 1e-4;
 
-struct Case {
-  std::string model;  // folder below golden/rrt
-  int blocks = 0, loops = 0;
-  std::string init;  // "stepwise-0", "average-4"
-  std::string name() const { return fmt::format("{}_{}x{}_{}", model, blocks, loops, init); }
-  std::filesystem::path root() const { return golden_root() / "rrt" / model; }
-  std::string shape() const { return fmt::format("{}x{}", blocks, loops); }
-};
-
-using Matrices = std::map<std::string, std::pair<Shape, std::vector<float>>>;
-
-// A rank-4 product [out, in] as B [out, 4] A [4, in]: Gram-Schmidt on its columns, largest first.
-void take_apart(const TensorView& product, const std::string& name, Matrices& into) {
-  const int64_t out = product.shape[0], in = product.shape[1];
-  const std::vector<float> m = to_floats(product);
-  std::vector<double> rest(m.begin(), m.end());
-  std::vector<float> a(static_cast<size_t>(kRank * in)), b(static_cast<size_t>(out * kRank));
-  for (int r = 0; r < kRank; ++r) {
-    std::vector<double> sizes(static_cast<size_t>(in));
-    for (int64_t i = 0; i < out; ++i)
-      for (int64_t j = 0; j < in; ++j) {
-        const double x = rest[static_cast<size_t>(i * in + j)];
-        sizes[static_cast<size_t>(j)] += x * x;
-      }
-    const int64_t pivot = std::max_element(sizes.begin(), sizes.end()) - sizes.begin();
-    const double size = std::sqrt(sizes[static_cast<size_t>(pivot)]);
-    std::vector<double> direction(static_cast<size_t>(out));
-    for (int64_t i = 0; i < out; ++i)
-      direction[static_cast<size_t>(i)] =
-          size > 0 ? rest[static_cast<size_t>(i * in + pivot)] / size : 0.0;
-    for (int64_t j = 0; j < in; ++j) {
-      double dot = 0;
-      for (int64_t i = 0; i < out; ++i)
-        dot += direction[static_cast<size_t>(i)] * rest[static_cast<size_t>(i * in + j)];
-      a[static_cast<size_t>(r * in + j)] = static_cast<float>(dot);
-      for (int64_t i = 0; i < out; ++i)
-        rest[static_cast<size_t>(i * in + j)] -= direction[static_cast<size_t>(i)] * dot;
-    }
-    for (int64_t i = 0; i < out; ++i)
-      b[static_cast<size_t>(i * kRank + r)] = static_cast<float>(direction[static_cast<size_t>(i)]);
-  }
-  const double left = *std::max_element(rest.begin(), rest.end());
-  ASSERT_LT(left, 1e-5) << name << " has a higher rank";
-  into[name + ".A"] = {{kRank, in}, std::move(a)};
-  into[name + ".B"] = {{out, kRank}, std::move(b)};
-}
-
-// Writes the converted model into `folder`.
-void write_model(const Case& c, const std::filesystem::path& folder) {
-  const bool average = c.init == "average-4";
-  Json config = load_json(c.root() / "model/config.json");
-  const int dense_layers = config["num_hidden_layers"].get<int>();
-  config["num_hidden_layers"] = c.blocks;
-  config["reprise"] = {{"scheme", "recursive"},
-                       {"recursive", {{"loops", c.loops}, {"lora_rank", average ? kRank : 0}}}};
-  write_file_atomically(folder / "config.json", config.dump());
-
-  const WeightFile dense = open_safetensors(c.root() / "model/model.safetensors").weights;
-  Matrices made;
-  for (const TensorView& tensor : dense.tensors()) {
-    const std::string start = "model.layers.";
-    if (!tensor.name.starts_with(start)) {
-      made[tensor.name] = {tensor.shape, to_floats(tensor)};
-      continue;
-    }
-    const size_t dot = tensor.name.find('.', start.size());
-    const int layer = std::stoi(tensor.name.substr(start.size(), dot - start.size()));
-    const std::string rest = tensor.name.substr(dot);
-    const std::vector<float> values = to_floats(tensor);
-    if (average) {
-      auto& [shape, sum] = made[start + std::to_string(layer % c.blocks) + rest];
-      shape = tensor.shape;
-      sum.resize(values.size());
-      for (size_t i = 0; i < values.size(); ++i) sum[i] += values[i] / static_cast<float>(c.loops);
-    } else {
-      for (int block = 0; block < c.blocks; ++block)
-        if (layer == block * (dense_layers - 1) / (c.blocks - 1))
-          made[start + std::to_string(block) + rest] = {tensor.shape, values};
-    }
-  }
-  if (average) {
-    const bool stored = std::filesystem::exists(c.root() / c.shape() / "train-init.safetensors");
-    const WeightFile factors =
-        open_safetensors(c.root() / c.shape() /
-                         (stored ? "train-init.safetensors" : "convert-average-4.safetensors"))
-            .weights;
-    for (int loop = 0; loop < c.loops; ++loop)
-      for (int block = 0; block < c.blocks; ++block)
-        for (const char* key : {"q", "k", "v", "o", "gate", "up", "down"}) {
-          const std::string name = fmt::format("model.layers.{}.lora.{}.{}", block, loop, key);
-          const std::string part = fmt::format("{}.{}.{}", loop, block, key);
-          if (stored) {
-            for (const char* side : {"A", "B"}) {
-              const TensorView& factor = factors.get(fmt::format("lora.{}.{}", part, side));
-              made[fmt::format("{}.{}", name, side)] = {factor.shape, to_floats(factor)};
-            }
-          } else {
-            take_apart(factors.get("delta." + part), name, made);
-          }
-        }
-  }
-  std::vector<TensorView> tensors;
-  for (const auto& [name, tensor] : made)
-    tensors.push_back(make_view(name, tensor.first, std::span<const float>(tensor.second)));
-  write_safetensors(folder / "model.safetensors", tensors);
-}
+using Case = RrtCase;
 
 // [depths, kv_heads, positions, head_dim]
 std::pair<std::vector<float>, std::vector<float>> cache(Model& model, const Sequence& sequence) {
@@ -155,7 +47,7 @@ class EarlyExit : public testing::TestWithParam<Param> {};
 TEST_P(EarlyExit, AsTheReference) {
   const Case& c = GetParam().golden;
   const TempFolder folder;
-  ASSERT_NO_FATAL_FAILURE(write_model(c, folder.path()));
+  write_rrt_model(c, folder.path());
   const auto loaded = load_model(folder.path(), GetParam().machine);
   Model& model = loaded->model();
   const std::string name = fmt::format("{}/early-{}.safetensors", c.shape(), c.init);

@@ -6,6 +6,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/matmul.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
@@ -104,6 +105,15 @@ bool worth_it(const at::Tensor& x, const at::Tensor& weight, bool bf16) {
 }
 
 }  // namespace
+
+at::Tensor product_op(const at::Tensor& a, const at::Tensor& b, bool bf16) {
+  if (!worth_it(a, b, bf16)) {
+    if (!bf16) return at::matmul(a, b.t());
+    return at::matmul(a.to(at::kBFloat16), b.to(at::kBFloat16).t()).to(at::kFloat);
+  }
+  const at::ScalarType type = bf16 ? at::kBFloat16 : at::kFloat;
+  return product(a.to(type), b.to(type)).to(at::kFloat);
+}
 
 at::Tensor linear_op(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                      bool bf16) {

@@ -15,4 +15,7 @@ namespace reprise {
 at::Tensor linear_op(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                      bool bf16);
 
+// a [n, k], b [m, k], of any strides -> a b^T [n, m] in F32, without a graph.
+at::Tensor product_op(const at::Tensor& a, const at::Tensor& b, bool bf16);
+
 }  // namespace reprise

@@ -79,6 +79,14 @@ class TorchBackend final : public TrainBackend {
   void set_bf16(bool on) override { bf16_ = on; }
   Tensor cross_entropy_sum(const Tensor& logits, std::span<const int32_t> labels) override;
   Tensor cross_entropy_rows(const Tensor& logits, std::span<const int32_t> labels) override;
+  Tensor divergence_sum(const Tensor& teacher, const Tensor& student, Divergence kind,
+                        float temperature) override;
+  HeadLosses head_losses(std::span<const HeadExit> exits, const Tensor& head,
+                         const HeadTeacher* teacher, std::span<const int32_t> labels,
+                         bool tokens) override;
+  bool has_plain_values(const Tensor& weight) override;
+  Tensor detach(const Tensor& x) override;
+  std::vector<int32_t> argmax(const Tensor& x) override;
   Tensor log_sigmoid(const Tensor& x) override;
   Tensor weighted_sums(const Tensor& x, std::span<const float> weights) override;
   void backward(const Tensor& loss) override;

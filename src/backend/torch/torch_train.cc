@@ -1,6 +1,8 @@
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_sigmoid.h>
@@ -9,6 +11,8 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "backend/torch/autograd_ops.h"
+#include "backend/torch/divergence_op.h"
+#include "backend/torch/head_loss_op.h"
 #include "backend/torch/torch_backend.h"
 
 namespace reprise {
@@ -53,6 +57,64 @@ Tensor TorchBackend::cross_entropy_rows(const Tensor& logits, std::span<const in
                   label, logits.dim(1));
   return wrap(at::cross_entropy_loss(at_of(logits), index_tensor(labels).to(at::kLong), {},
                                      at::Reduction::None, kNotCounted));
+}
+
+Tensor TorchBackend::divergence_sum(const Tensor& teacher, const Tensor& student, Divergence kind,
+                                    float temperature) {
+  const auto guard = recording();
+  REPRISE_CHECK(student.rank() == 2 && teacher.shape() == student.shape(), "{} and {}",
+                shape_string(teacher.shape()), shape_string(student.shape()));
+  REPRISE_CHECK(temperature > 0, "temperature {}", temperature);
+  return wrap(divergence_op(at_of(teacher).detach(), at_of(student), kind, temperature));
+}
+
+HeadLosses TorchBackend::head_losses(std::span<const HeadExit> exits, const Tensor& head,
+                                     const HeadTeacher* teacher, std::span<const int32_t> labels,
+                                     bool tokens) {
+  const auto guard = recording();
+  REPRISE_CHECK(!exits.empty() && exits.back().kd == 0);
+  HeadLossInputs in;
+  std::vector<at::Tensor> states;
+  for (const HeadExit& exit : exits) {
+    REPRISE_CHECK(exit.state.shape() == (Shape{std::ssize(labels), head.dim(1)}), "{} for {} by {}",
+                  shape_string(exit.state.shape()), labels.size(), shape_string(head.shape()));
+    states.push_back(at_of(exit.state));
+    in.ce_weights.push_back(exit.ce);
+    in.kd_weights.push_back(exit.kd);
+  }
+  for (const int32_t label : labels)
+    REPRISE_CHECK(label >= 0 && label < head.dim(0), "label {} of {}", label, head.dim(0));
+  in.states = states.size() == 1 ? states[0] : at::cat(states, 0);
+  in.head = at_of(head);
+  in.labels = index_tensor(labels).to(at::kLong);
+  in.tokens = tokens;
+  in.bf16 = bf16_;
+  if (teacher) {
+    REPRISE_CHECK(teacher->state.dim(0) == std::ssize(labels) &&
+                  teacher->head.dim(0) == head.dim(0));
+    in.teacher_states = at_of(teacher->state).detach();
+    in.teacher_head = at_of(teacher->head).detach();
+    in.divergence = teacher->divergence;
+    in.temperature = teacher->temperature;
+    in.teacher_weight = teacher->weight;
+  }
+  HeadLossSums sums = head_loss_op(in);
+  return {wrap(std::move(sums.loss)), std::move(sums.ce), std::move(sums.kd), sums.divergence,
+          std::move(sums.tokens)};
+}
+
+bool TorchBackend::has_plain_values(const Tensor& weight) {
+  const TorchWeight& w = weight_of(weight);
+  return !w.low_bit && !w.adapter.a;
+}
+
+Tensor TorchBackend::detach(const Tensor& x) { return wrap_view(at_of(x).detach()); }
+
+std::vector<int32_t> TorchBackend::argmax(const Tensor& x) {
+  REPRISE_CHECK(x.rank() == 2);
+  const at::Tensor best = at::argmax(at_of(x).detach(), 1).to(at::kCPU, at::kInt).contiguous();
+  const int32_t* begin = best.const_data_ptr<int32_t>();
+  return {begin, begin + best.numel()};
 }
 
 Tensor TorchBackend::log_sigmoid(const Tensor& x) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,10 +42,11 @@ class BatchSource {
 
 // What a source may need beside the recipe.
 struct BatchSourceInputs {
-  const ModelConfig& config;  // as the tokenizer, it must outlive the source
-  const Tokenizer& tokenizer;
-  std::optional<ChatFormat> format;  // the recipe's, the model's or the tokenizer's; none known
-  bool wrong_answers = false;        // the objective compares right answers with wrong ones
+  const ModelConfig& config;             // as the tokenizer, it must outlive the source
+  const Tokenizer* tokenizer = nullptr;  // null: the model has none, and the data need none
+  std::optional<ChatFormat> format;      // the recipe's, the model's or the tokenizer's; none known
+  bool wrong_answers = false;            // the objective compares right answers with wrong ones
+  std::filesystem::path cache;           // folder for files that a source makes of its data
 };
 
 // Throws Error naming the file where data can't be trained on, before a run has begun. The recipe

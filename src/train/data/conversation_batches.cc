@@ -35,7 +35,7 @@ ConversationBatches::ConversationBatches(const Recipe& recipe, const BatchSource
     : recipe_(recipe),
       config_(inputs.config),
       wrong_answers_(inputs.wrong_answers),
-      tokenizer_(inputs.tokenizer, known_format(recipe, inputs), inputs.config,
+      tokenizer_(*inputs.tokenizer, known_format(recipe, inputs), inputs.config,
                  recipe.path.string()) {
   for (const DataSource& source : recipe.train) {
     sources_.push_back(source.generator.empty() ? load_question_file(source.file, source.images)

@@ -13,6 +13,7 @@ namespace reprise {
 double learning_rate(const OptimizerRecipe& o, int64_t step, int64_t steps, double at_least) {
   if (step < o.warmup_steps)
     return o.lr * static_cast<double>(step + 1) / static_cast<double>(o.warmup_steps);
+  if (o.constant) return o.lr;
   const int64_t span = std::max<int64_t>(1, steps - o.warmup_steps);
   const double progress = std::min(
       1.0,

@@ -6,8 +6,8 @@
 
 namespace reprise {
 
-// The learning rate of a step (0-based): linear warm-up, then a cosine from lr to min_lr that is
-// over at `steps`. at_least: share of it that is over by other means (the clock), 0 to 1.
+// The learning rate of a step (0-based): linear warm-up, then lr, or a cosine from lr to min_lr
+// that is over at `steps`. at_least: share of it that is over by other means (the clock), 0 to 1.
 double learning_rate(const OptimizerRecipe& optimizer, int64_t step, int64_t steps,
                      double at_least = 0);
 

@@ -15,6 +15,7 @@
 
 #include "backend/train_backend.h"
 #include "base/json_fwd.h"
+#include "text/tokenizer/tokenizer.h"
 #include "train/data/batch.h"
 #include "train/forward.h"
 
@@ -64,6 +65,14 @@ struct ObjectiveOptions {
   virtual ~ObjectiveOptions() = default;
   // Adds what must stay the same where a run is resumed, by key ("po.beta": 2).
   virtual void identify(Json& recipe) const = 0;
+  // Whether the model must have an exit gate: it gets one where it has none.
+  virtual bool exit_gate() const { return false; }
+};
+
+// What is trained.
+struct ObjectiveInputs {
+  Model& model;
+  const Tokenizer* tokenizer = nullptr;  // null: it has none
 };
 
 struct ObjectiveKind {
@@ -72,7 +81,10 @@ struct ObjectiveKind {
   // Reads them; folder: of the recipe, which paths are relative to. Null: it has no options.
   std::shared_ptr<const ObjectiveOptions> (*read)(Section& recipe,
                                                   const std::filesystem::path& folder);
-  std::unique_ptr<Objective> (*make)(const Recipe& recipe, TrainBackend& backend);
+  // Throws Error naming recipe and key where the model can't be trained so.
+  std::unique_ptr<Objective> (*make)(const Recipe& recipe, TrainBackend& backend,
+                                     const ObjectiveInputs& inputs);
+  bool on_texts = false;  // predicts every token of texts, not answers
 };
 
 std::span<const ObjectiveKind> objective_kinds();
@@ -81,8 +93,11 @@ const ObjectiveKind* find_objective(const std::string& name);
 // "sft, sft+po"
 std::string objective_names();
 // The objective that recipe.loss names; Error naming the recipe where it is unknown.
-std::unique_ptr<Objective> make_objective(const Recipe& recipe, TrainBackend& backend);
+std::unique_ptr<Objective> make_objective(const Recipe& recipe, TrainBackend& backend,
+                                          const ObjectiveInputs& inputs);
 
+// The rows of a state [rows, d] that the batch's targets are predicted by: [targets, d].
+Tensor target_states(Backend& backend, const Batch& batch, const Tensor& state);
 // Logits [targets, vocabulary] of the rows that the batch's targets are predicted by.
 Tensor target_logits(Model& model, const Batch& batch, const Tensor& state);
 

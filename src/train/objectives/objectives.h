@@ -7,5 +7,6 @@ namespace reprise {
 
 ObjectiveKind sft_objective();     // sft.cc
 ObjectiveKind sft_po_objective();  // sft_po.cc
+ObjectiveKind lm_objective();      // lm.cc
 
 }  // namespace reprise

@@ -23,7 +23,10 @@ class Sft : public Objective {
 }  // namespace
 
 ObjectiveKind sft_objective() {
-  return {"sft", {}, nullptr, [](const Recipe&, TrainBackend&) -> std::unique_ptr<Objective> {
+  return {"sft",
+          {},
+          nullptr,
+          [](const Recipe&, TrainBackend&, const ObjectiveInputs&) -> std::unique_ptr<Objective> {
             return std::make_unique<Sft>();
           }};
 }

@@ -56,7 +56,7 @@ std::shared_ptr<const ObjectiveOptions> read(Section& recipe, const std::filesys
   return options;
 }
 
-std::unique_ptr<Objective> make(const Recipe& recipe, TrainBackend&) {
+std::unique_ptr<Objective> make(const Recipe& recipe, TrainBackend&, const ObjectiveInputs&) {
   const auto* options = dynamic_cast<const PoOptions*>(recipe.loss_options.get());
   return std::make_unique<SftPo>(options ? options->po : PreferenceOptions());
 }

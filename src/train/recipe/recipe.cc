@@ -9,6 +9,7 @@
 #include "model/scheme_type.h"
 #include "train/objectives/objective.h"
 #include "train/recipe/section.h"
+#include "train/recipe/text_recipe.h"
 
 namespace reprise {
 namespace {
@@ -104,6 +105,7 @@ void read_data(Section section, Recipe& recipe, const std::string& where,
   const YAML::Node sources = section.node("train");
   if (!sources || !sources.IsSequence() || sources.size() == 0)
     section.bad("train", "expected a list of sources");
+  if (are_texts(sources)) return read_text_data(section, sources, recipe, where, folder);
   for (const YAML::Node& node : sources)
     recipe.train.push_back(read_source(node, where, recipe.train.size(), folder));
   section.read_path("validation", recipe.validation, folder);
@@ -120,6 +122,12 @@ void read_data(Section section, Recipe& recipe, const std::string& where,
 void read_optimizer(Section section, OptimizerRecipe& o) {
   section.read_number("lr", o.lr, 0);
   section.read_number("min_lr", o.min_lr, 0);
+  std::string schedule = "cosine";
+  section.read("schedule", schedule, "cosine or constant");
+  if (schedule != "cosine" && schedule != "constant")
+    section.bad("schedule", "expected cosine or constant, found '" + schedule + "'");
+  o.constant = schedule == "constant";
+  if (o.constant && section.has("min_lr")) section.bad("min_lr", "belongs to schedule cosine");
   section.read_int("warmup_steps", o.warmup_steps, 0);
   section.read_number("beta1", o.beta1, 0);
   section.read_number("beta2", o.beta2, 0);
@@ -144,6 +152,11 @@ void read_loss(Section& top, Recipe& recipe, const std::filesystem::path& folder
       if (std::ranges::find(chosen->sections, section) == chosen->sections.end() &&
           top.has(section))
         top.bad(section, fmt::format("is given, but loss is not {}", kind.name));
+  if (chosen->on_texts && recipe.texts.empty())
+    top.bad("data", fmt::format("loss {} trains on texts, expected text, jsonl or tokens sources",
+                                chosen->name));
+  if (!chosen->on_texts && !recipe.texts.empty())
+    top.bad("data", fmt::format("has texts, which loss {} doesn't train on", chosen->name));
   if (chosen->read) recipe.loss_options = chosen->read(top, folder);
 }
 
@@ -269,6 +282,7 @@ Json recipe_identity(const Recipe& recipe) {
   for (const DataSource& source : recipe.train)
     sources.push_back({name(source.file), name(source.images), source.generator,
                        source.wrong_answers, source.weight, source.flips, source.quarter_turns});
+  if (!recipe.texts.empty()) identify_texts(recipe, json);
   const OptimizerRecipe& o = recipe.optimizer;
   for (const auto& [key, value] :
        {std::pair{"lr", o.lr}, std::pair{"min_lr", o.min_lr}, std::pair{"beta1", o.beta1},
@@ -276,6 +290,7 @@ Json recipe_identity(const Recipe& recipe) {
         std::pair{"weight_decay", o.weight_decay}, std::pair{"clip", o.clip}})
     json[std::string("optimizer.") + key] = value;
   json["optimizer.warmup_steps"] = o.warmup_steps;
+  if (o.constant) json["optimizer.schedule"] = "constant";
   if (const auto& lora = recipe.lora) {
     json["lora.r"] = lora->rank;
     json["lora.alpha"] = lora->alpha;

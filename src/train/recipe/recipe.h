@@ -27,8 +27,21 @@ struct DataSource {
   bool quarter_turns = false;    // turned by 0, 90, 180 or 270 degrees
 };
 
+// Texts for language modelling, every token of which is predicted; see data/token_source.h.
+struct TextSource {
+  enum class Kind {
+    Text,       // documents with an empty line between them
+    JsonLines,  // a document a line
+    Tokens      // safetensors with "tokens" [rows, context + 1]
+  };
+  Kind kind = Kind::Text;
+  std::filesystem::path file;
+  std::string key;  // JsonLines: of the text
+};
+
 struct OptimizerRecipe {
   double lr = 1e-3;          // at the end of warm-up
+  bool constant = false;     // lr after the warm-up; else a cosine
   double min_lr = 0;         // at the end of the cosine
   int64_t warmup_steps = 0;  // linear from 0
   double beta1 = 0.9;
@@ -77,17 +90,22 @@ struct Recipe {
   std::string chat_format;
   double init_std = 0.02;  // of matrices and tables
 
+  // Either sources of questions and conversations, or texts.
   std::vector<DataSource> train;
-  std::filesystem::path validation;  // JSON lines as above; may be empty
+  std::vector<TextSource> texts;
+  std::vector<TextSource> validation_texts;  // may be empty
+  bool shuffle = true;                       // rows of texts, in another order each epoch
+  int64_t context = 0;                       // tokens of a row of texts; 0: the token files' own
+  std::filesystem::path validation;          // JSON lines as above; may be empty
   std::filesystem::path validation_images;
   int64_t validation_every = 500;  // steps
-  int64_t validation_limit = 200;  // pictures or conversations used for it
+  int64_t validation_limit = 200;  // pictures, conversations or rows used for it
 
   int64_t steps = 0;
   // 0: none. Else the run ends after so many minutes of training (over all resumes), and the cosine
   // follows the clock where it is ahead of the steps: such a run isn't reproducible to the bit.
   double minutes = 0;
-  int64_t batch = 32;               // pictures (or conversations) per forward call
+  int64_t batch = 32;               // pictures, conversations or rows of text per forward call
   int64_t accumulate = 1;           // forward calls per optimizer step
   int64_t questions_per_image = 8;  // at most, per picture and step
   OptimizerRecipe optimizer;

@@ -104,7 +104,7 @@ class Batches : public testing::Test {
     tokenizer_ = test::tokenizer_from_json(load_json(kRecipe / "tokenizer.json"), nullptr, "t");
   }
   BatchSourceInputs inputs(bool wrong_answers = false) const {
-    return {config_, *tokenizer_, kFormat, wrong_answers};
+    return {config_, tokenizer_.get(), kFormat, wrong_answers};
   }
   Recipe recipe_;
   ModelConfig config_;

@@ -82,7 +82,7 @@ class ConversationBatchesTest : public testing::TestWithParam<Kind> {
 };
 
 TEST_P(ConversationBatchesTest, EveryAnswerFollowsThePromptItWillFollow) {
-  const ConversationBatches maker(recipe_, {config_, *tokenizer_, format_});
+  const ConversationBatches maker(recipe_, {config_, tokenizer_.get(), format_});
   Batch batch;
   maker.add_example(example_, batch);
   ASSERT_EQ(batch.rows.segments.size(), 1u);
@@ -110,7 +110,7 @@ TEST_P(ConversationBatchesTest, EveryAnswerFollowsThePromptItWillFollow) {
 }
 
 TEST_P(ConversationBatchesTest, AQuestionAloneIsTheSameAsAConversationOfOneTurn) {
-  const ConversationBatches maker(recipe_, {config_, *tokenizer_, format_});
+  const ConversationBatches maker(recipe_, {config_, tokenizer_.get(), format_});
   Example question;
   question.images.assign(2, Image(64, 64));
   question.turns = {{messages_[0].content, messages_[1].content}};
@@ -143,7 +143,8 @@ TEST_P(ConversationBatchesTest, AWrongLastAnswerSharesAllThatComesBeforeIt) {
   recipe_.train[0].images = test::source_dir() / "models/demo";
   recipe_.batch = 1;
   const Batch batch =
-      ConversationBatches(recipe_, {config_, *tokenizer_, format_, /*wrong_answers=*/true}).make(0);
+      ConversationBatches(recipe_, {config_, tokenizer_.get(), format_, /*wrong_answers=*/true})
+          .make(0);
   ASSERT_EQ(batch.answers.size(), 3u) << "the first answer, the right and the wrong last one";
   EXPECT_EQ(batch.pairs(), 1);
   EXPECT_FALSE(batch.answers[1].rejected);
@@ -195,7 +196,8 @@ TEST(RejectedAnswer, ThatMergesWithThePromptSharesLess) {
   recipe.train[0].images = test::source_dir() / "models/demo";
   recipe.batch = 1;
   const Batch batch =
-      ConversationBatches(recipe, {config, *tokenizer, format, /*wrong_answers=*/true}).make(0);
+      ConversationBatches(recipe, {config, tokenizer.get(), format, /*wrong_answers=*/true})
+          .make(0);
   ASSERT_EQ(batch.answers.size(), 2u);
   EXPECT_EQ(batch.tiles, 1);
   EXPECT_EQ(std::ssize(batch.image_rows), config.vision->tokens_per_tile());
@@ -213,7 +215,7 @@ TEST(RejectedAnswer, ThatMergesWithThePromptSharesLess) {
 }
 
 TEST_P(ConversationBatchesTest, APlaceholderInTheTextIsRefused) {
-  const ConversationBatches maker(recipe_, {config_, *tokenizer_, format_});
+  const ConversationBatches maker(recipe_, {config_, tokenizer_.get(), format_});
   example_.conversation[2].content += format_.image_placeholder;
   Batch batch;
   EXPECT_THAT([&] { maker.add_example(example_, batch); },

@@ -146,7 +146,7 @@ TEST_F(ObjectiveSeam, TermsAtExitsHaveGradients) {
   std::vector<std::vector<float>> all;
   for (const Tensor& weight : weights_.trainable) all.push_back(be_->gradient(weight));
   Recipe sft;
-  const auto last = make_objective(sft, *be_);
+  const auto last = make_objective(sft, *be_, {*model_});
   EXPECT_EQ(last->needs().exits, false);
   const StepReport report = gradients(*last, 1);
   EXPECT_TRUE(report.values.empty());
@@ -160,7 +160,7 @@ TEST_F(ObjectiveSeam, TermsAtExitsHaveGradients) {
 }
 
 TEST(Objectives, AreChosenByName) {
-  EXPECT_EQ(objective_names(), "sft, sft+po");
+  EXPECT_EQ(objective_names(), "sft, sft+po, lm");
   EXPECT_EQ(find_objective("po"), nullptr);
   for (const ObjectiveKind& kind : objective_kinds()) EXPECT_EQ(find_objective(kind.name), &kind);
 }

@@ -147,7 +147,7 @@ void Packing::check_sum(const ::testing::Matcher<int64_t>& tiles) {
   recipe_.train[0].images = "/";
   recipe_.validation = recipe_.train[0].file;
   recipe_.validation_images = "/";
-  const ConversationBatches maker(recipe_, {config_, *tokenizer_, chat_format("plain-qa")});
+  const ConversationBatches maker(recipe_, {config_, tokenizer_.get(), chat_format("plain-qa")});
   Batch packed = maker.validation(0, maker.validation_size());
   // The generator's pictures are square (one tile); a picture twice as wide has three with its
   // thumbnail. Both stand in one batch.
@@ -228,7 +228,7 @@ TEST_P(Packing, CheckpointingChangesNothingButMemory) {
   recipe_.train[0].generator = "easy-vqa";
   recipe_.batch = 24;
   recipe_.questions_per_image = 6;
-  const ConversationBatches maker(recipe_, {config_, *tokenizer_, chat_format("plain-qa")});
+  const ConversationBatches maker(recipe_, {config_, tokenizer_.get(), chat_format("plain-qa")});
   const Batch batch = maker.make(0);
   std::vector<std::vector<float>> found[2];
   int64_t peak[2];
