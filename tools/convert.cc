@@ -57,16 +57,16 @@ class ConvertCommand : public Command {
     options.shard_bytes = static_cast<int64_t>(shard_);
     const ConversionSource source = open_source(flags_.source, flags_.load_options());
     const bool gguf = to_.empty() ? flags_.target.ends_with(".gguf") : to_ == "gguf";
-    if (!recursive_)
+    if (!looping_asked_)
       for (const cli::Option* option : looping_)
         if (option->count() > 0) fail("{}: needs {}", option->name(), flag());
-    if (!recursive_ && !gguf && to_.empty() && source.model.kind() == ModelSource::Kind::Folder)
+    if (!looping_asked_ && !gguf && to_.empty() && source.model.kind() == ModelSource::Kind::Folder)
       fail("{}: expected a name that ends in .gguf (or --to folder, to write another folder)",
            flags_.target);
     if (!source.unknown.empty())
       fmt::print(stderr, "reprise: note: this program can't run the model, only convert it: {}\n",
                  source.unknown);
-    if (recursive_) return run_looped(source, gguf, options);
+    if (looping_asked_) return run_looped(source, gguf, options);
     ConvertResult result;
     const bool done = run_conversion(options, [&](const ConvertOptions& with_progress) {
       result = gguf ? convert_to_gguf(source, flags_.target, with_progress)
@@ -100,7 +100,7 @@ class ConvertCommand : public Command {
   static std::string flag() { return "--" + looping_scheme().name; }
 
   void add_looping(cli::App& app) {
-    app.add_flag(flag(), recursive_,
+    app.add_flag(flag(), looping_asked_,
                  "Makes a model of a dense one in which a block of layers is looped: a half or a "
                  "third of its weights, with low-rank adapters per loop where asked for. Of a "
                  "vision-language model its language model");
@@ -237,7 +237,7 @@ class ConvertCommand : public Command {
   ConversionFlags flags_;
   std::string to_;
   uint64_t shard_ = 5'000'000'000;
-  bool recursive_ = false;
+  bool looping_asked_ = false;
   std::vector<cli::Option*> looping_;  // options that need it
   LoopOptions loop_;
   std::string start_, adapters_, layers_out_;
