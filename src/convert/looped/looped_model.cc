@@ -18,6 +18,9 @@
 namespace reprise {
 namespace {
 
+// Of alternating least squares; more bring little.
+constexpr int kFitRounds = 2;
+
 // Of new weights; as training begins with (train/train_model.h).
 constexpr float kNewDeviation = 0.02f;
 
@@ -31,6 +34,40 @@ double norm_of(const std::vector<float>& values) {
   double squares = 0;
   for (const float x : values) squares += double{x} * x;
   return std::sqrt(squares);
+}
+
+double missing(const LowRankFactors& factors) {
+  const double squares = factors.residual * factors.residual - factors.kept * factors.kept;
+  return std::sqrt(std::max(0.0, squares));
+}
+
+// Factors with weighted norms, and that of the layer's matrix.
+void report_weighted(const LowRankFactors& factors, double norm, AdapterReport& report) {
+  if (norm <= 0) return;
+  report.weighted_residual = factors.residual / norm;
+  report.weighted_missing = missing(factors) / norm;
+}
+
+// Frobenius norms of dense - shared, and of what is left of it.
+void report_plain(const std::vector<float>& dense, const std::vector<float>& shared,
+                  const LowRankFactors& factors, int64_t in, AdapterReport& report) {
+  std::vector<float> row(static_cast<size_t>(in));
+  double residual = 0, left = 0;
+  for (size_t begin = 0, j = 0; begin < dense.size(); begin += row.size(), ++j) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      row[i] = dense[begin + i] - shared[begin + i];
+      residual += double{row[i]} * row[i];
+    }
+    const auto rank = static_cast<size_t>(factors.rank);
+    for (size_t r = 0; r < rank; ++r) {
+      const float b = factors.b[j * rank + r];
+      const float* a = factors.a.data() + r * row.size();
+      for (size_t i = 0; i < row.size(); ++i) row[i] -= b * a[i];
+    }
+    for (const float x : row) left += double{x} * x;
+  }
+  report.residual = std::sqrt(residual);
+  report.missing = std::sqrt(left);
 }
 
 }  // namespace
@@ -47,10 +84,13 @@ LoopedModel::LoopedModel(const ConversionSource& source, const LoopOptions& opti
   const TextConfig& text = source.config->text;
   layout_ = make_loop_layout(options.start, text.layers, options.loops, options.keep_first,
                              options.keep_last, source.path());
-  if (options.adapters == LoopAdapters::Split &&
+  if ((options.adapters == LoopAdapters::Split ||
+       options.adapters == LoopAdapters::SplitWeighted) &&
       (options.loops != 2 || options.start != LoopStart::Average))
     fail(
-        "--adapters split: shares the directions of two layers out, expected --loops 2 and --init average");
+        "--adapters {}: shares the directions of two layers out, expected --loops 2 and --init average",
+        options.adapters == LoopAdapters::Split ? "split" : "split-weighted");
+  if (options.start == LoopStart::Fitted) options_.fold_norms = true;
   source_names_ = tensor_names(source.model, *source.config);
   text_ = text;
   if (text.fused_qkv && text.kind->looped_apart) text_.fused_qkv = text_.grouped_qkv = false;
@@ -60,6 +100,37 @@ LoopedModel::LoopedModel(const ConversionSource& source, const LoopOptions& opti
   list_layer_tensors();
   list_outputs();
   count_dropped();
+  check_calibration();
+}
+
+void LoopedModel::check_calibration() {
+  const bool fitted = options_.start == LoopStart::Fitted;
+  const std::string user = fitted                                        ? "--init fitted"
+                           : options_.adapters == LoopAdapters::Weighted ? "--adapters weighted"
+                           : options_.adapters == LoopAdapters::SplitWeighted
+                               ? "--adapters split-weighted"
+                               : "";
+  if (user.empty() && options_.calibrate)
+    fail(
+        "--calibrate {}: nothing weighs errors by a text, expected --init fitted, --adapters weighted "
+        "or --adapters split-weighted",
+        options_.calibrate->text.string());
+  if (user.empty()) return;
+  if (!options_.calibrate)
+    fail("{}: weighs errors by what {} does with a text, expected --calibrate TEXT", user,
+         source_.path());
+  options_.calibrate->fold_norms = options_.fold_norms;
+  calibration_.emplace(source_, *options_.calibrate);
+}
+
+void LoopedModel::run_calibration() {
+  if (!calibration_ || calibrated_) return;
+  const int last = layout_.dense - layout_.last;
+  calibration_->run(layout_.first, last, threads_, [&](int layer, int64_t) {
+    if (progress_)
+      progress_(done_, total_, fmt::format("calibration, layer {} of {}", layer + 1, last));
+  });
+  calibrated_ = true;
 }
 
 LoopShape LoopedModel::shape() const {
@@ -331,6 +402,7 @@ std::vector<float> LoopedModel::shared_values(int layer, size_t tensor) const {
 }
 
 void LoopedModel::compute_block(int layer) {
+  run_calibration();
   block_ = {.layer = layer};
   block_.tensors.resize(layer_tensors_.size());
   block_.a.resize(layer_tensors_.size());
@@ -351,17 +423,21 @@ void LoopedModel::compute_block(int layer) {
     int loop;
   };
   std::vector<Task> tasks;
+  const bool fitted = options_.start == LoopStart::Fitted;
+  const bool together = fitted || options_.adapters == LoopAdapters::SplitWeighted;
   for (const size_t i : order) {
-    if (rank_of(i) == 0) continue;
+    if (layer_tensors_[i].matrix.empty() || (rank_of(i) == 0 && !fitted)) continue;
     block_.a[i].resize(static_cast<size_t>(layout_.loops));
     block_.b[i].resize(static_cast<size_t>(layout_.loops));
-    const int parts = options_.adapters == LoopAdapters::Split ? 1 : layout_.loops;
+    const int parts = together || options_.adapters == LoopAdapters::Split ? 1 : layout_.loops;
     for (int loop = 0; loop < parts; ++loop) tasks.push_back({i, loop});
   }
   const size_t before = reports_.size();
   pool.run(static_cast<int64_t>(tasks.size()), [&](int64_t task, int) {
     const Task& of = tasks[static_cast<size_t>(task)];
-    if (options_.adapters == LoopAdapters::Split)
+    if (together)
+      fit(k, of.tensor);
+    else if (options_.adapters == LoopAdapters::Split)
       split_adapters(k, of.tensor);
     else
       add_adapters(k, of.tensor, of.loop);
@@ -369,6 +445,9 @@ void LoopedModel::compute_block(int layer) {
   std::ranges::stable_sort(
       reports_.begin() + static_cast<std::ptrdiff_t>(before), reports_.end(), std::less<>(),
       [](const AdapterReport& report) { return std::pair(report.matrix, report.loop); });
+  std::ranges::stable_sort(fits_, std::less<>(), [](const FitReport& report) {
+    return std::pair(report.block, report.matrix);
+  });
 }
 
 void LoopedModel::add_adapters(int block, size_t tensor, int loop) {
@@ -376,25 +455,67 @@ void LoopedModel::add_adapters(int block, size_t tensor, int loop) {
   const int64_t out = of.slot.shape[0], in = of.slot.shape[1], rank = rank_of(tensor);
   const uint64_t seed = options_.seed ^ stream_of(fmt::format("{}.{}.{}", block, loop, of.matrix));
   LowRankFactors factors;
-  const std::vector<float> dense = dense_values(layout_.tied(loop, block), tensor);
+  const int layer = layout_.tied(loop, block);
+  const std::vector<float> dense = dense_values(layer, tensor);
   const std::vector<float>& shared = block_.tensors[tensor];
   std::vector<double> residual(dense.size());
   for (size_t i = 0; i < dense.size(); ++i) residual[i] = dense[i] - shared[i];
-  if (options_.adapters == LoopAdapters::Zero) {
+  AdapterReport report = {
+      .block = block, .loop = loop, .matrix = of.matrix, .weight = norm_of(dense)};
+  if (options_.adapters == LoopAdapters::Weighted) {
+    const std::vector<float>& c = calibration_->moments(layer, of.matrix);
+    factors = weighted_low_rank(residual, out, in, c, rank, seed);
+    const std::vector<double> wide(dense.begin(), dense.end());
+    report_weighted(factors, std::sqrt(weighted_squares(wide, out, in, c)), report);
+    report_plain(dense, shared, factors, in, report);
+  } else if (options_.adapters == LoopAdapters::Zero) {
     factors = zero_low_rank(out, in, rank, seed);
     for (const double x : residual) factors.residual += x * x;
-    factors.residual = std::sqrt(factors.residual);
+    report.residual = report.missing = std::sqrt(factors.residual);
   } else {
     factors = low_rank(std::move(residual), out, in, rank, seed);
+    report.residual = factors.residual;
+    report.missing = missing(factors);
   }
   block_.a[tensor][static_cast<size_t>(loop)] = std::move(factors.a);
   block_.b[tensor][static_cast<size_t>(loop)] = std::move(factors.b);
-  const double squares = factors.residual * factors.residual - factors.kept * factors.kept;
   const std::lock_guard lock(report_mutex_);
-  reports_.push_back({block, loop, of.matrix, norm_of(dense), factors.residual,
-                      std::sqrt(std::max(0.0, squares))});
+  reports_.push_back(std::move(report));
   ++done_;
-  if (progress_) progress_(done_, total_);
+  if (progress_) progress_(done_, total_, "");
+}
+
+// The block's matrix and its adapters together, by weighted.h.
+void LoopedModel::fit(int block, size_t tensor) {
+  const LayerTensor& of = layer_tensors_[tensor];
+  const int64_t out = of.slot.shape[0], in = of.slot.shape[1], rank = rank_of(tensor);
+  std::vector<FitTarget> targets;
+  for (int loop = 0; loop < layout_.loops; ++loop) {
+    const int layer = layout_.tied(loop, block);
+    targets.push_back({dense_values(layer, tensor), calibration_->moments(layer, of.matrix)});
+  }
+  const int rounds = options_.start == LoopStart::Fitted ? kFitRounds : 0;
+  SharedFit fit =
+      fit_shared(targets, out, in, rank, layout_.loops == 2 ? FitStart::Split : FitStart::Mean,
+                 rounds, options_.seed ^ stream_of(fmt::format("{}.{}", block, of.matrix)));
+  std::vector<AdapterReport> reports;
+  for (int loop = 0; loop < layout_.loops && rank > 0; ++loop) {
+    const auto at = static_cast<size_t>(loop);
+    LowRankFactors& factors = fit.adapters[at];
+    AdapterReport report = {
+        .block = block, .loop = loop, .matrix = of.matrix, .weight = norm_of(targets[at].matrix)};
+    report_weighted(factors, fit.norms[at], report);
+    report_plain(targets[at].matrix, fit.shared, factors, in, report);
+    reports.push_back(std::move(report));
+    block_.a[tensor][at] = std::move(factors.a);
+    block_.b[tensor][at] = std::move(factors.b);
+  }
+  block_.tensors[tensor] = std::move(fit.shared);
+  const std::lock_guard lock(report_mutex_);
+  if (rounds > 0) fits_.push_back({block, of.matrix, fit.objective.front(), fit.objective.back()});
+  done_ += static_cast<int64_t>(reports.size());
+  std::ranges::move(reports, std::back_inserter(reports_));
+  if (progress_) progress_(done_, total_, "");
 }
 
 // W1 - W2 = D, nearly D_odd + D_even of twice the rank. The block W' = (W1 + W2) / 2 +
@@ -434,11 +555,10 @@ void LoopedModel::split_adapters(int block, size_t tensor) {
     reports_.push_back({block, loop, of.matrix, norm_of(dense[loop]), both.residual / 2,
                         std::sqrt(std::max(0.0, squares)) / 2});
   done_ += 2;
-  if (progress_) progress_(done_, total_);
+  if (progress_) progress_(done_, total_, "");
 }
 
-TensorView LoopedModel::values(size_t index,
-                               const std::function<void(int64_t, int64_t)>& progress) {
+TensorView LoopedModel::values(size_t index, const Progress& progress) {
   progress_ = progress;
   const Output& output = outputs_[index];
   const From& from = from_[index];
