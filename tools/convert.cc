@@ -130,7 +130,7 @@ class ConvertCommand : public Command {
                         "matrices are applied to. For --init fitted and weighted adapters")
              ->type_name("TEXT"));
     keep(app.add_option("--calibrate-tokens", calibration_.tokens,
-                        "Tokens of its beginning, in windows of 512")
+                        "So many tokens of it, in windows of 512 from all over the text")
              ->check(cli::Range(int64_t{1}, int64_t{1} << 24))
              ->capture_default_str());
     keep(app.add_flag("--fold-norms", loop_.fold_norms,

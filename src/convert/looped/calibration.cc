@@ -19,23 +19,38 @@ namespace {
 constexpr int64_t kWindow = 512;  // tokens that see each other
 constexpr float kDamping = 0.01f;
 
-// The beginning of a text, up to `tokens` tokens of it.
-std::vector<int32_t> first_tokens(const Tokenizer& tokenizer, const std::filesystem::path& path,
-                                  int64_t tokens) {
+// Windows of a text as CalibrationOptions says; the last one may be shorter.
+std::vector<std::vector<int32_t>> read_windows(const Tokenizer& tokenizer,
+                                               const std::filesystem::path& path, int64_t tokens,
+                                               int64_t window) {
+  constexpr int64_t kBytes = 16;  // a token of any usual text has fewer
   std::ifstream file(path, std::ios::binary);
   if (!file || std::filesystem::is_directory(path))
     fail("--calibrate {}: can't be read, expected a plain text file", path.string());
-  std::vector<int32_t> ids;
-  std::string text;
-  // A token is four to five bytes of most texts; files may be much longer than what is needed.
-  for (int64_t bytes = 8 * tokens; static_cast<int64_t>(ids.size()) < tokens && file; bytes *= 2) {
-    std::string more(static_cast<size_t>(bytes) - text.size(), '\0');
-    file.read(more.data(), static_cast<std::streamsize>(more.size()));
-    text.append(more, 0, static_cast<size_t>(file.gcount()));
-    ids = tokenizer.encode(text, {.parse_special = false});
+  const auto size = static_cast<int64_t>(std::filesystem::file_size(path));
+  const auto encode = [&](int64_t begin, int64_t bytes, bool from_line) {
+    std::string text(static_cast<size_t>(std::min(bytes, size - begin)), '\0');
+    file.seekg(begin);
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    if (const size_t line = text.find('\n'); from_line && line < text.size() / 2)
+      text.erase(0, line + 1);
+    return tokenizer.encode(text, {.parse_special = false});
+  };
+  const auto first = [](const std::vector<int32_t>& ids, int64_t begin, int64_t count) {
+    const auto end = std::min(begin + count, static_cast<int64_t>(ids.size()));
+    return std::vector<int32_t>(ids.begin() + begin, ids.begin() + end);
+  };
+  std::vector<std::vector<int32_t>> windows;
+  const int64_t count = std::max<int64_t>(1, tokens / window);
+  if (size < count * window * kBytes) {
+    const std::vector<int32_t> ids = encode(0, size, false);
+    for (int64_t w = 0; w < count && w * window < static_cast<int64_t>(ids.size()); ++w)
+      windows.push_back(first(ids, w * window, window));
+  } else {
+    for (int64_t w = 0; w < count; ++w)
+      windows.push_back(first(encode(size / count * w, window * kBytes, w > 0), 0, window));
   }
-  if (static_cast<int64_t>(ids.size()) > tokens) ids.resize(static_cast<size_t>(tokens));
-  return ids;
+  return windows;
 }
 
 // The input that a matrix shares with others, as run_block names it.
@@ -148,17 +163,16 @@ Calibration::Calibration(const ConversionSource& source, const CalibrationOption
   window_ = kWindow;
   if (const int64_t limit = source.config->text.max_position; limit > 0)
     window_ = std::min(window_, limit);
-  const std::vector<int32_t> ids =
-      first_tokens(*tokenizer, options.text, std::max(options.tokens, window_));
-  const auto found = static_cast<int64_t>(ids.size());
-  if (found < window_)
+  windows_ = read_windows(*tokenizer, options.text, options.tokens, window_);
+  const auto found = windows_.empty() ? 0 : static_cast<int64_t>(windows_[0].size());
+  std::erase_if(windows_,
+                [&](const auto& window) { return static_cast<int64_t>(window.size()) < window_; });
+  if (windows_.empty())
     fail("--calibrate {}: has {} tokens, expected at least one window of {}", file, found, window_);
   const std::vector<int32_t> added = tokenizer->encode("", {.add_special = true});
   const std::optional<int32_t> bos = tokenizer->ids().bos;
-  for (int64_t begin = 0; begin + window_ <= found; begin += window_) {
-    windows_.emplace_back(ids.begin() + begin, ids.begin() + begin + window_);
-    if (bos && !added.empty() && added[0] == *bos) windows_.back()[0] = *bos;
-  }
+  if (bos && !added.empty() && added[0] == *bos)
+    for (std::vector<int32_t>& window : windows_) window[0] = *bos;
 }
 
 int64_t Calibration::tokens() const { return static_cast<int64_t>(windows_.size()) * window_; }

@@ -15,8 +15,9 @@ namespace reprise {
 
 struct CalibrationOptions {
   std::filesystem::path text;  // a plain text file
-  int64_t tokens = 24576;      // of its beginning
-  bool fold_norms = false;     // inputs of the model whose norm weights are in its matrices
+  // In windows from all over it, evenly spaced; of a short text, its beginning or all of it.
+  int64_t tokens = 24576;
+  bool fold_norms = false;  // inputs of the model whose norm weights are in its matrices
 };
 
 class Calibration {

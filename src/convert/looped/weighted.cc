@@ -66,15 +66,6 @@ Eigen largest_eigenvalues(std::vector<double>& g, int64_t n, int64_t rank) {
   return e;
 }
 
-// target - B A, or + with sign 1.
-void add_product(std::vector<double>& target, const LowRankFactors& f, int64_t out, int64_t in,
-                 double sign) {
-  if (f.rank == 0) return;
-  const std::vector<double> a(f.a.begin(), f.a.end()), b(f.b.begin(), f.b.end());
-  cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(out), as_int(in), as_int(f.rank),
-              sign, b.data(), as_int(f.rank), a.data(), as_int(in), 1, target.data(), as_int(in));
-}
-
 std::vector<double> difference(const std::vector<float>& a, const std::vector<float>& b) {
   std::vector<double> d(a.size());
   for (size_t i = 0; i < d.size(); ++i) d[i] = double{a[i]} - b[i];
@@ -170,9 +161,10 @@ class Fit {
       : targets_(targets), out_(out), in_(in), rank_(std::min({rank, out, in})), seed_(seed) {
     for (const FitTarget& target : targets) {
       const std::vector<double> m(target.matrix.begin(), target.matrix.end());
-      const double squares = weighted_squares(m, out, in, target.c);
+      products_.push_back(times_symmetric(m, out, in, target.c));
+      const double squares = cblas_ddot(as_int(out * in), products_.back().data(), 1, m.data(), 1);
       weights_.push_back(squares > 0 ? 1 / squares : 0);
-      result_.norms.push_back(std::sqrt(squares));
+      result_.norms.push_back(std::sqrt(std::max(0.0, squares)));
     }
     // A matrix that is zero in every layer: whatever weight, the fit is zero.
     if (std::ranges::max(weights_) == 0) std::ranges::fill(weights_, 1.0);
@@ -180,21 +172,18 @@ class Fit {
   }
 
   void start_with_mean() {
-    result_.shared.assign(static_cast<size_t>(out_ * in_), 0.0f);
     const auto share = 1 / static_cast<double>(targets_.size());
-    std::vector<double> mean(result_.shared.size());
+    std::vector<double> mean(static_cast<size_t>(out_ * in_));
     for (const FitTarget& target : targets_)
       for (size_t i = 0; i < mean.size(); ++i) mean[i] += share * target.matrix[i];
-    std::ranges::transform(mean, result_.shared.begin(),
-                           [](double x) { return static_cast<float>(x); });
+    result_.shared.assign(mean.begin(), mean.end());
     solve_adapters();
   }
 
   void start_with_split() {
     REPRISE_CHECK(targets_.size() == 2);
     std::vector<float> c(targets_[0].c.size());
-    // Of any scale: adapters take up the difference's directions, not its inputs'.
-    const double sum = weights_[0] + weights_[1];
+    const double sum = weights_[0] + weights_[1];  // any scale does
     for (size_t i = 0; i < c.size(); ++i)
       c[i] = static_cast<float>((weights_[0] * targets_[0].c[i] + weights_[1] * targets_[1].c[i]) /
                                 sum);
@@ -211,44 +200,44 @@ class Fit {
         }
       }
     }
-    solve_shared();
-    for (size_t l = 0; l < targets_.size(); ++l) {
-      std::vector<double> error = difference(targets_[l].matrix, result_.shared);
-      LowRankFactors& half = result_.adapters[l];
-      const double residual = weighted_squares(error, out_, in_, targets_[l].c);
-      add_product(error, half, out_, in_, -1);
-      const double missing = weighted_squares(error, out_, in_, targets_[l].c);
-      half.residual = std::sqrt(residual);
-      half.kept = std::sqrt(std::max(0.0, residual - missing));
-    }
-    note_objective();
+    round();
   }
 
   void round() {
     solve_shared();
     solve_adapters();
   }
-  void solve_adapters() {
-    for (size_t l = 0; l < targets_.size(); ++l)
-      result_.adapters[l] = weighted_low_rank(difference(targets_[l].matrix, result_.shared), out_,
-                                              in_, targets_[l].c, rank_, seed_ + l);
-    note_objective();
-  }
 
   SharedFit take() && { return std::move(result_); }
 
  private:
+  void solve_adapters() {
+    double sum = 0;
+    for (size_t l = 0; l < targets_.size(); ++l) {
+      LowRankFactors& f = result_.adapters[l];
+      f = weighted_low_rank(difference(targets_[l].matrix, result_.shared), out_, in_,
+                            targets_[l].c, rank_, seed_ + l);
+      sum += weights_[l] * std::max(0.0, f.residual * f.residual - f.kept * f.kept);
+    }
+    result_.objective.push_back(sum / static_cast<double>(targets_.size()));
+  }
+
   // W' = (sum w_l (W_l - B_l A_l) C_l) (sum w_l C_l)^-1
   void solve_shared() {
-    const auto n = static_cast<size_t>(out_ * in_);
-    std::vector<double> sum(n), moments(static_cast<size_t>(in_ * in_));
+    std::vector<double> sum(static_cast<size_t>(out_ * in_));
+    std::vector<double> moments(static_cast<size_t>(in_ * in_));
     const double scale = 1 / std::ranges::max(weights_);
     for (size_t l = 0; l < targets_.size(); ++l) {
-      std::vector<double> rest(targets_[l].matrix.begin(), targets_[l].matrix.end());
-      add_product(rest, result_.adapters[l], out_, in_, -1);
-      const std::vector<double> product = times_symmetric(rest, out_, in_, targets_[l].c);
+      const LowRankFactors& f = result_.adapters[l];
       const double w = scale * weights_[l];
-      for (size_t i = 0; i < n; ++i) sum[i] += w * product[i];
+      cblas_daxpy(as_int(out_ * in_), w, products_[l].data(), 1, sum.data(), 1);
+      if (f.rank > 0) {
+        const std::vector<double> a(f.a.begin(), f.a.end()), b(f.b.begin(), f.b.end());
+        const std::vector<double> ac = times_symmetric(a, f.rank, in_, targets_[l].c);
+        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(out_), as_int(in_),
+                    as_int(f.rank), -w, b.data(), as_int(f.rank), ac.data(), as_int(in_), 1,
+                    sum.data(), as_int(in_));
+      }
       for (size_t i = 0; i < moments.size(); ++i) moments[i] += w * targets_[l].c[i];
     }
     // Row-major [out, in] is what LAPACK calls out right-hand sides.
@@ -256,24 +245,14 @@ class Fit {
                                           moments.data(), as_int(in_), sum.data(), as_int(in_));
     if (info != 0)
       fail("second moments of {} inputs aren't positive definite (dposv: {})", in_, info);
-    result_.shared.resize(n);
-    std::ranges::transform(sum, result_.shared.begin(),
-                           [](double x) { return static_cast<float>(x); });
-  }
-
-  void note_objective() {
-    double sum = 0;
-    for (size_t l = 0; l < targets_.size(); ++l) {
-      const LowRankFactors& f = result_.adapters[l];
-      sum += weights_[l] * (f.residual * f.residual - f.kept * f.kept);
-    }
-    result_.objective.push_back(sum / static_cast<double>(targets_.size()));
+    result_.shared.assign(sum.begin(), sum.end());
   }
 
   const std::vector<FitTarget>& targets_;
   int64_t out_, in_, rank_;
   uint64_t seed_;
-  std::vector<double> weights_;  // 1 / tr(M c M^T)
+  std::vector<std::vector<double>> products_;  // M c
+  std::vector<double> weights_;                // 1 / tr(M c M^T)
   SharedFit result_;
 };
 

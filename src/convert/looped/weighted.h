@@ -38,13 +38,14 @@ struct SharedFit {
 
 // How the matrix W' that layers share and their adapters begin.
 enum class FitStart {
-  Mean,   // the mean of the layers, and adapters for what it lacks of each
-  Split,  // of two: odd directions of their difference are one's adapter, even ones the other's
+  Mean,  // the mean of the layers, and adapters for what it lacks of each
+  // Of two layers: odd directions of their difference are one's adapter, even ones the other's; then
+  // one round. (The mean's adapters would be the same directions twice.)
+  Split,
 };
 
-// Then `rounds` of alternating least squares: the adapters for this W', then the W' for these
-// adapters; the objective never rises. Split ends its start with a W' for the adapters. Adapters
-// come last. rank 0: W' alone.
+// Then `rounds` of alternating least squares: the W' for these adapters, then the adapters for this
+// W'; the objective never rises. rank 0: W' alone.
 SharedFit fit_shared(const std::vector<FitTarget>& targets, int64_t out, int64_t in, int64_t rank,
                      FitStart start, int rounds, uint64_t seed);
 
