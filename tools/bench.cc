@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <deque>
 #include <fstream>
 #include <numeric>
 #include <random>
@@ -15,6 +16,7 @@
 #include "engine/images.h"
 #include "engine/session.h"
 #include "tools/commands.h"
+#include "tools/exit_options.h"
 #include "tools/options.h"
 
 namespace reprise::tools {
@@ -58,6 +60,7 @@ struct Subject {
   std::string name;
   std::shared_ptr<LoadedModel> loaded;
   std::shared_ptr<const Plans> plans;
+  ExitConfig exit = {};  // of decode
 };
 
 // One thing that was timed, for every subject: the seconds of each repetition.
@@ -78,9 +81,11 @@ class BenchCommand : public Command {
         "Examples:\n"
         "  reprise bench model.gguf --prefill 512 --decode 512 --decode 2000\n"
         "  reprise bench model.gguf --plan 0-23,10-14 --beside model.gguf\n"
-        "  reprise bench model.gguf --beside dense.gguf --decode 512 --json");
+        "  reprise bench model.gguf --beside dense.gguf --decode 512 --json\n"
+        "  reprise bench looped-model --decode 512 --exit depth:1 --beside looped-model");
     flags_.add(app);
     add_plan_options(app, plan_);
+    exit_.add(app, /*own_rule=*/false);
     beside_ = app.add_option("--beside", beside_model_, "A second model to alternate with")
                   ->type_name("MODEL");
     add_scheme_options(app, SchemeOption::When::Request, beside_plan_, "beside_");
@@ -149,6 +154,11 @@ class BenchCommand : public Command {
       subjects_.push_back({std::move(name), std::move(loaded), plans});
     };
     add(LoadedModel::load(options), plan_);
+    Subject& first = subjects_[0];
+    first.exit = exit_.resolve(first.loaded->model(), first.plans->decode);
+    if (first.exit.active())
+      first.name += fmt::format(" --exit {} --exit-kv {}", exit_text(first.exit),
+                                exit_kv_name(first.exit.kv));
     rss_after_load_ = status_bytes("VmHWM");
     if (beside_->count() == 0 && beside_plan_.empty() && beside_load_.empty()) return;
     if (beside_->count() == 0 && beside_load_.empty())
@@ -195,9 +205,10 @@ class BenchCommand : public Command {
     Measurement& m = add_measurement(fmt::format("decode at {}", context), 1);
     std::vector<PrefixCache> prefixes(subjects_.size());
     for (int r = 0; r < repeat_; ++r) {
-      std::vector<Session> sessions;
+      std::deque<Session> sessions;  // they stay where they are made
       for (size_t i = 0; i < subjects_.size(); ++i) {
-        sessions.emplace_back(subjects_[i].loaded->model(), subjects_[i].plans, chunk_);
+        sessions.emplace_back(subjects_[i].loaded->model(), subjects_[i].plans, chunk_,
+                              subjects_[i].exit);
         sessions.back().prefill(prompt, &prefixes[i]);
       }
       for (const int32_t id : next)
@@ -342,6 +353,7 @@ class BenchCommand : public Command {
 
   ModelFlags flags_;
   PlanOptions plan_;
+  ExitFlags exit_;  // of decode
   cli::Option* beside_ = nullptr;
   std::string beside_model_;
   SchemeOptions beside_plan_, beside_load_;

@@ -20,16 +20,17 @@ class Command {
   virtual int run() = 0;
 };
 
-#define REPRISE_COMMANDS(X)                                           \
-  X(run)      /* answers a prompt, or chats */                        \
-  X(inspect)  /* what a model file is, its plan, its memory */        \
-  X(eval)     /* perplexity and question answering */                 \
-  X(bench)    /* speed and memory */                                  \
-  X(train)    /* fine-tuning from a recipe */                         \
-  X(convert)  /* Hugging Face folders to GGUF and back */             \
-  X(quantize) /* fewer bits a weight, and what they cost */           \
-  X(trace)    /* intermediate results of a forward pass, for tests */ \
-  X(tokenize) /* text to token ids, for tests */
+#define REPRISE_COMMANDS(X)                                                  \
+  X(run)             /* answers a prompt, or chats */                        \
+  X(inspect)         /* what a model file is, its plan, its memory */        \
+  X(eval)            /* perplexity and question answering */                 \
+  X(bench)           /* speed and memory */                                  \
+  X(train)           /* fine-tuning from a recipe */                         \
+  X(convert)         /* Hugging Face folders to GGUF and back */             \
+  X(quantize)        /* fewer bits a weight, and what they cost */           \
+  X(trace)           /* intermediate results of a forward pass, for tests */ \
+  X(tokenize)        /* text to token ids, for tests */                      \
+  X(train_tokenizer) /* a tokenizer from text */
 
 #define REPRISE_DECLARE_COMMAND(name) std::unique_ptr<Command> make_##name##_command();
 REPRISE_COMMANDS(REPRISE_DECLARE_COMMAND)

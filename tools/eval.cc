@@ -1,4 +1,5 @@
-// `reprise eval`: perplexity of a text, or exact match of generated answers about pictures.
+// `reprise eval`: perplexity of a text, exact match of generated answers about pictures, or how
+// early the tokens of a text may leave a looped model.
 #include <fmt/format.h>
 
 #include "base/file.h"
@@ -6,6 +7,7 @@
 #include "eval/perplexity.h"
 #include "eval/qa.h"
 #include "tools/beam_options.h"
+#include "tools/calibrate_exit.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
 #include "tools/options.h"
@@ -16,7 +18,8 @@ namespace {
 class EvalCommand : public Command {
  public:
   void setup(cli::App& app) override {
-    app.description("Measures a model: perplexity of a text, or answers to questions");
+    app.description(
+        "Measures a model: perplexity of a text, answers to questions, or when to leave loops");
     app.footer(
         "With int8 activations the KL divergence to F32 ones is reported too, which runs the\n"
         "model twice; --no-kl leaves it out.\n"
@@ -24,7 +27,8 @@ class EvalCommand : public Command {
         "  reprise eval model.gguf --perplexity wiki.txt --ctx 512 --json\n"
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --json\n"
         "  reprise eval tiny-trol.gguf --qa test.jsonl --images pictures --blind\n"
-        "  reprise eval model.gguf --qa test.jsonl --images pictures --beams 5");
+        "  reprise eval model.gguf --qa test.jsonl --images pictures --beams 5\n"
+        "  reprise eval looped-model --calibrate-exit wiki.txt --agreement 0.98 --store");
     flags_.add(app);
     flags_.add_chat_template(app);
     add_plan_options(app, generator_.plan);
@@ -33,6 +37,7 @@ class EvalCommand : public Command {
     auto* qa = what->add_option("--qa", questions_,
                                 "Questions: one {\"image\", \"question\", \"answer\"} a line");
     qa->type_name("FILE.jsonl");
+    calibration_.add(app, *what);
     what->require_option(1);
     app.add_option("--ctx", context_, "Tokens of one window of the text")
         ->check(cli::Range(int64_t{4}, int64_t{1} << 24))
@@ -59,7 +64,10 @@ class EvalCommand : public Command {
     app.add_flag("--json", json_, "One JSON object instead of text");
   }
 
-  int run() override { return text_.empty() ? answer() : measure_perplexity(); }
+  int run() override {
+    if (calibration_.asked()) return calibration_.run(flags_, generator_.plan, context_, json_);
+    return text_.empty() ? answer() : measure_perplexity();
+  }
 
  private:
   // The same model with F32 activations, where that makes a difference; else null.
@@ -182,6 +190,7 @@ class EvalCommand : public Command {
   ModelFlags flags_;
   GeneratorOptions generator_;
   QaOptions qa_{.generation = {.max_tokens = kDefaultAnswerTokens}};
+  ExitCalibration calibration_;
   std::string text_, questions_, images_, predictions_;
   int64_t context_ = 512;
   int64_t limit_ = 0;

@@ -84,6 +84,8 @@ class InspectCommand : public Command {
     facts["presets"] = config.presets;
     facts["backend"] = loaded.backend().description();
     facts["chat_format"] = chat_format_name(loaded);
+    if (config.exit)
+      facts["exit"] = {{"rule", exit_text(*config.exit)}, {"kv", exit_kv_name(config.exit->kv)}};
     facts["text"] = {{"blocks", text.layers},
                      {"d", text.d},
                      {"heads", text.heads},
@@ -208,6 +210,9 @@ class InspectCommand : public Command {
                        v.image_size, v.image_size, v.tokens_per_tile(), config.image.max_tiles));
     }
     line("presets", join(config.presets, "none"));
+    if (config.exit)
+      line("early exit",
+           fmt::format("{}, KV {}", exit_text(*config.exit), exit_kv_name(config.exit->kv)));
     line("chat format",
          facts["chat_format"].is_null() ? "none" : facts["chat_format"].get<std::string>());
     line("backend", loaded.backend().description());

@@ -77,7 +77,8 @@ int run_program(int argc, char** argv) {
   };
   std::vector<Added> commands;
   std::vector<std::string> names;
-  const auto add = [&](const std::string& name, std::unique_ptr<Command> command) {
+  const auto add = [&](std::string name, std::unique_ptr<Command> command) {
+    std::replace(name.begin(), name.end(), '_', '-');
     CLI::App* sub = app.add_subcommand(name);
     commands.push_back({sub, std::make_unique<cli::App>(sub), std::move(command)});
     commands.back().command->setup(*commands.back().options);

@@ -10,6 +10,7 @@
 #include "engine/generator.h"
 #include "tools/beam_options.h"
 #include "tools/commands.h"
+#include "tools/exit_options.h"
 #include "tools/interrupt.h"
 #include "tools/line_editor.h"
 #include "tools/options.h"
@@ -33,6 +34,7 @@ class RunCommand : public Command {
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour?\" --trace t.html\n"
         "  reprise run model.gguf --plan 0-23,10-14 --temperature 0.8 --top-p 0.95 --seed 1\n"
         "  reprise run model.gguf --image photo.png --prompt \"What is this?\" --beams 5\n"
+        "  reprise run looped-model --prompt \"Why is the sky blue?\" --exit confidence:0.9\n"
         "  echo \"Once upon a time\" | reprise run model.gguf --raw");
     flags_.add(app);
     flags_.add_chat_template(app);
@@ -70,6 +72,7 @@ class RunCommand : public Command {
                    "Makes tokens seen before less likely; 1: off")
         ->capture_default_str();
     add_beam_options(app, generation_.beam);
+    exit_.add(app, /*own_rule=*/true);
     app.add_option("--seed", sampler.seed, "Seed of the random choice")
         ->capture_default_str()
         ->check(cli::NonNegativeNumber());
@@ -121,6 +124,7 @@ class RunCommand : public Command {
     }
     generator_.reuse_prefix = chat;
     Generator generator(loaded, generator_);
+    generation_.exit = exit_.resolve(loaded.model(), generator.plans().decode);
     PromptBuilder builder(loaded);
     if (chat) return converse(generator, builder, plain);
 
@@ -153,6 +157,7 @@ class RunCommand : public Command {
     TraceRequest request;
     request.plan = generator_.plan;
     request.chunk = generator_.chunk;
+    request.exit = generation_.exit;
     request.pictures = pictures_;
     request.apply_exif = exif_;
     TracePage page = collect_trace(*loaded_, prompt.tokens, result.tokens, request);
@@ -209,6 +214,8 @@ class RunCommand : public Command {
     std::string line =
         fmt::format("\n[depth {} of {} blocks", prefill.visits(), loaded_->config().text.layers);
     if (decode.visits() != prefill.visits()) line += fmt::format(", decode {}", decode.visits());
+    if (result.loops > 0)
+      line += fmt::format(", mean {:.2f} of {} loops", result.mean_depth, result.loops);
     line += fmt::format(" | prompt {} tokens", result.prompt_tokens);
     if (result.reused_tokens > 0) line += fmt::format(" ({} reused)", result.reused_tokens);
     line += fmt::format(" {:.1f} tokens/s | answer {} tokens {:.1f} tokens/s",
@@ -244,37 +251,46 @@ class RunCommand : public Command {
     const BackendStats stats = loaded_->backend().stats();
     const Plan& prefill = generator.plans().prefill;
     const Plan& decode = generator.plans().decode;
-    return {{"text", result.text},
-            {"stop", stop_reason_name(result.stop)},
-            {"tokens", result.tokens},
-            {"prompt_tokens", result.prompt_tokens},
-            {"generated_tokens", result.tokens.size()},
-            {"prompt_ids", prompt.tokens.ids},
-            {"tiles", prompt.tiles},
-            {"depth",
-             {{"blocks", loaded_->config().text.layers},
-              {"prefill_visits", prefill.visits()},
-              {"decode_visits", decode.visits()},
-              {"plan", plan_summary(prefill)}}},
-            {"seconds",
-             {{"load", loaded_->load_seconds()},
-              {"vision", prompt.vision_seconds},
-              {"prefill", result.prefill_seconds},
-              {"first_token", result.first_token_seconds},
-              {"decode", result.decode_seconds}}},
-            {"prefill_tokens_per_second", result.prefill_rate()},
-            {"decode_tokens_per_second", result.decode_rate()},
-            {"memory",
-             {{"weight_bytes", stats.weight_bytes},
-              {"kv_bytes", result.kv_bytes},
-              {"workspace_peak", stats.workspace_peak},
-              {"peak_rss", peak_rss()}}},
-            {"backend", loaded_->backend().description()}};
+    Json json = {{"text", result.text},
+                 {"stop", stop_reason_name(result.stop)},
+                 {"tokens", result.tokens},
+                 {"prompt_tokens", result.prompt_tokens},
+                 {"generated_tokens", result.tokens.size()},
+                 {"prompt_ids", prompt.tokens.ids},
+                 {"tiles", prompt.tiles},
+                 {"depth",
+                  {{"blocks", loaded_->config().text.layers},
+                   {"prefill_visits", prefill.visits()},
+                   {"decode_visits", decode.visits()},
+                   {"plan", plan_summary(prefill)}}},
+                 {"seconds",
+                  {{"load", loaded_->load_seconds()},
+                   {"vision", prompt.vision_seconds},
+                   {"prefill", result.prefill_seconds},
+                   {"first_token", result.first_token_seconds},
+                   {"decode", result.decode_seconds}}},
+                 {"prefill_tokens_per_second", result.prefill_rate()},
+                 {"decode_tokens_per_second", result.decode_rate()},
+                 {"memory",
+                  {{"weight_bytes", stats.weight_bytes},
+                   {"kv_bytes", result.kv_bytes},
+                   {"workspace_peak", stats.workspace_peak},
+                   {"peak_rss", peak_rss()}}},
+                 {"backend", loaded_->backend().description()}};
+    if (result.loops > 0) {
+      json["exit"] = {{"rule", exit_text(generation_.exit)},
+                      {"kv", exit_kv_name(generation_.exit.kv)},
+                      {"loops", result.loops}};
+      json["mean_depth"] = result.mean_depth;
+      if (result.beams.empty()) json["exit_loops"] = result.exit_loops;
+    }
+    return json;
   }
 
   ModelFlags flags_;
   GeneratorOptions generator_;
   GenerationOptions generation_;
+  ExitFlags exit_;
   cli::Option* prompt_option_ = nullptr;
   std::string prompt_;
   std::string system_;

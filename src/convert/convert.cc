@@ -149,6 +149,7 @@ ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesys
     if (source.config && !source.config->presets.empty())
       metadata.set("reprise.presets", source.config->presets);
   }
+  if (!options.config_text.empty()) metadata.set(kConfigKey, options.config_text);
   if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
   set_file_type(metadata, tensors, options.types.type.has_value());
   write_gguf(target, metadata, tensors, conversion.writer());

@@ -23,6 +23,8 @@ struct ConvertOptions {
   TypeRules types;
   int threads = 1;
   bool replace = false;  // what is at the target already
+  // To GGUF: kept instead of the source's config.json; empty: that one.
+  std::string config_text = {};
   // Data of one safetensors file at most (a larger tensor has one of its own); above it, shards
   // with an index.
   int64_t shard_bytes = 5'000'000'000;

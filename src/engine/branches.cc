@@ -24,6 +24,16 @@ std::vector<float> Branches::step(std::span<const int> parents, std::span<const 
   branches_ = std::move(next);
   Rows rows;
   for (Sequence& branch : branches_) rows.append(branch, 1, branch.length + 1);
+  if (exits_) {
+    std::vector<float> logits;
+    for (const LoopExit& exit : exits_->run(std::move(rows), model_.embed(tokens))) {
+      logits.insert(logits.end(), exit.logits.begin(), exit.logits.end());
+      loops_run_ += exit.loop + 1;
+      ++tokens_run_;
+    }
+    exits_->finish();  // the sequences are about to move
+    return logits;
+  }
   const Tensor state = model_.forward(plans_->decode, rows, model_.embed(tokens));
   return be.to_host(model_.logits(model_.final_norm(state)));
 }

@@ -80,7 +80,14 @@ Generation Generator::generate(const Prompt& prompt, const GenerationOptions& op
   Request request{options, on_text, new_answer(prompt, options)};
   Generation result;
   result.prompt_tokens = input.size();
-  Session session(loaded_.model(), plans_, options_.chunk);
+  // Beams decode by themselves.
+  const ExitConfig exit = options.beam.beams > 1 ? ExitConfig() : options.exit;
+  Session session(loaded_.model(), plans_, options_.chunk, exit);
+  if (options.exit.active()) {
+    loaded_.model().check_exit(options.exit, plans_->decode);
+    result.loops = plans_->decode.loops();
+    result.mean_depth = result.loops;
+  }
   request.start = request.chosen = Clock::now();
   result.first_logits = session.prefill(input, options_.reuse_prefix ? &prefix_ : nullptr,
                                         [&] { return request.cancelled(); });
@@ -107,15 +114,28 @@ void Generator::decode_stream(Session& session, Request& request, Generation& re
   const auto hand_out = [&](const std::string& text) {
     if (request.on_text && !text.empty()) request.on_text(text);
   };
+  const bool leaves_early = result.loops > 0;
   std::vector<float> logits = result.first_logits;
+  int64_t loops_run = 0;
+  int exit_loop = result.loops - 1;
   while (!request.cancelled()) {
     const AnswerEvent event = answer.push(logits);
     if (answer.tokens().size() == 1) request.chosen = Clock::now();
+    if (leaves_early) result.exit_loops.push_back(exit_loop);
     hand_out(event.text);
     if (event.end) break;
-    logits = session.decode(event.token);
+    if (leaves_early) {
+      LoopExit exit = session.decode_exit(event.token);
+      logits = std::move(exit.logits);
+      exit_loop = exit.loop;
+      loops_run += exit.loop + 1;
+    } else {
+      logits = session.decode(event.token);
+    }
     ++result.decode_steps;
   }
+  if (leaves_early && result.decode_steps > 0)
+    result.mean_depth = static_cast<double>(loops_run) / static_cast<double>(result.decode_steps);
   if (!answer.end()) hand_out(answer.finish(StopReason::Cancelled));
   result.tokens = answer.tokens();
   result.text = answer.text();
@@ -124,10 +144,13 @@ void Generator::decode_stream(Session& session, Request& request, Generation& re
 
 void Generator::decode_beams(Session& session, Request& request, Generation& result) {
   BeamSearch search(request.options.beam, request.answer);
-  Branches branches(loaded_.model(), plans_, session);
+  Branches branches(loaded_.model(), plans_, session, request.options.exit);
   result.decode_steps =
       run_search(branches, search, result.first_logits, [&] { return request.cancelled(); });
   result.kv_bytes = branches.size() > 0 ? branches.kv_bytes() : session.kv_bytes();
+  if (branches.tokens_run() > 0)
+    result.mean_depth =
+        static_cast<double>(branches.loops_run()) / static_cast<double>(branches.tokens_run());
 
   const std::vector<BeamSearch::Hypothesis> found = search.results();
   for (const BeamSearch::Hypothesis& beam : found) {

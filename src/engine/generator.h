@@ -20,6 +20,7 @@ struct GenerationOptions {
   SamplerOptions sampler;
   float repetition_penalty = 1;               // see RepetitionPenalty; 1: none
   BeamOptions beam;                           // more than one beam: no sampling, no streaming
+  ExitConfig exit;                            // when tokens leave a looped model early
   int64_t max_tokens = 0;                     // 0: until the model stops or the context is full
   std::vector<std::string> stop;              // strings that end the answer; not part of it
   const std::atomic<bool>* cancel = nullptr;  // ends the generation when it becomes true
@@ -45,8 +46,13 @@ struct Generation {
   double prefill_seconds = 0;
   double first_token_seconds = 0;
   double decode_seconds = 0;
-  int64_t kv_bytes = 0;             // of this request at its end
-  int64_t decode_steps = 0;         // forward calls after the prompt's
+  int64_t kv_bytes = 0;      // of this request at its end
+  int64_t decode_steps = 0;  // forward calls after the prompt's
+  // With an exit rule: by token the loop (0-based) whose logits it was chosen from; the first one's
+  // is the last loop, since a prompt runs at full depth. Empty with several beams.
+  std::vector<int> exit_loops;
+  int loops = 0;          // that a token could run at most; 0: without an exit rule
+  double mean_depth = 0;  // loops run per token run after the prompt; `loops` where there was none
   std::vector<float> first_logits;  // what the first token was chosen from, [vocab]
   std::vector<BeamAnswer> beams;    // with several beams, best first; the first is the answer
 

@@ -58,9 +58,11 @@ void PrefixCache::put(Model& model, const std::shared_ptr<const Plans>& plans,
   sequence_ = sequence.fork(model.backend());
 }
 
-Session::Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk)
+Session::Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk,
+                 const ExitConfig& exit)
     : model_(model), plans_(std::move(plans)), chunk_(chunk) {
   if (chunk < 1) fail("prefill chunk: expected 1 token or more, found {}", chunk);
+  if (exit.active()) exits_.emplace(model_, plans_->decode, exit);
 }
 
 Tensor Session::embed(const TokenPrompt& prompt, int64_t begin, int64_t end) {
@@ -125,21 +127,43 @@ void Session::end_prompt() {
   prompt_plan_ = nullptr;
 }
 
-std::vector<float> Session::decode(int32_t token, Observer* observer) {
+std::pair<Rows, Tensor> Session::next_row(int32_t token, Observer* observer) {
   end_prompt();
   const int64_t position = sequence_.length;
   const int32_t ids[] = {token};
-  Rows rows;
-  rows.append(sequence_, 1, position + 1);
-  Tensor x = model_.embed(ids);  // [1, d]
-  if (observer != nullptr) observer->observe("inputs_embeds", x);
+  std::pair<Rows, Tensor> next;
+  next.first.append(sequence_, 1, position + 1);
+  next.second = model_.embed(ids);  // [1, d]
+  if (observer != nullptr) observer->observe("inputs_embeds", next.second);
+  return next;
+}
+
+std::vector<float> Session::decode(int32_t token, Observer* observer) {
+  if (exits_) return decode_exit(token, observer).logits;
+  auto [rows, x] = next_row(token, observer);
   return logits(model_.forward(plans_->decode, rows, std::move(x), observer));
+}
+
+LoopExit Session::decode_exit(int32_t token, Observer* observer) {
+  REPRISE_CHECK(exits_, "no rule to leave early by");
+  auto [rows, x] = next_row(token, observer);
+  LoopExit exit = std::move(exits_->run(std::move(rows), std::move(x), observer)[0]);
+  check(exit.logits);
+  return exit;
+}
+
+void Session::finish_exits() {
+  if (exits_) exits_->finish();
 }
 
 std::vector<float> Session::logits(const Tensor& state) {
   std::vector<float> logits = model_.backend().to_host(model_.logits(model_.final_norm(state)));
-  check_logits(model_, logits, fmt::format("token {} of the request", sequence_.length));
+  check(logits);
   return logits;
+}
+
+void Session::check(std::span<const float> logits) const {
+  check_logits(model_, logits, fmt::format("token {} of the request", sequence_.length));
 }
 
 }  // namespace reprise

@@ -4,8 +4,10 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "engine/early_exits.h"
 #include "engine/picture.h"
 #include "model/model.h"
 
@@ -62,8 +64,12 @@ class PrefixCache {
 class Session {
  public:
   // chunk: most prompt tokens a forward call runs, >= 1 (Error otherwise). The result doesn't
-  // depend on it. The model must outlive the session.
-  Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk = 512);
+  // depend on it. exit: how generated tokens leave loops; a prompt runs at full depth. Throws Error
+  // as Model::check_exit does. The model must outlive the session.
+  Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk = 512,
+          const ExitConfig& exit = {});
+  Session(const Session&) = delete;  // tokens that left early hold on to its sequence
+  Session& operator=(const Session&) = delete;
 
   // Called for each chunk of the prompt with its first position and the state after the plan's last
   // step, before the final norm: [rows, d].
@@ -81,6 +87,12 @@ class Session {
                              const std::function<bool()>& cancelled = {});
   // Runs one generated token; logits [vocab] of what follows it.
   std::vector<float> decode(int32_t token, Observer* observer = nullptr);
+  // The same with what else is known of a token that may leave early; only with such a rule. When
+  // it throws, tokens whose deeper keys and values were still to come are forgotten with this one.
+  LoopExit decode_exit(int32_t token, Observer* observer = nullptr);
+  // Completes the keys and values of all tokens so far; else the next tokens do. Nobody needs it but
+  // who looks at the sequence.
+  void finish_exits();
 
   // State [rows, d] before the final norm -> logits [rows, vocab], on the host.
   std::vector<float> logits(const Tensor& state);
@@ -94,6 +106,9 @@ class Session {
 
  private:
   Tensor embed(const TokenPrompt& prompt, int64_t begin, int64_t end);
+  // The next token's row and its embedding [1, d].
+  std::pair<Rows, Tensor> next_row(int32_t token, Observer* observer);
+  void check(std::span<const float> logits) const;
 
   Model& model_;
   std::shared_ptr<const Plans> plans_;
@@ -101,6 +116,7 @@ class Session {
   Sequence sequence_;
   int64_t prefix_tokens_ = 0;
   const Plan* prompt_plan_ = nullptr;  // until the prompt has ended
+  std::optional<EarlyExits> exits_;    // behind the sequence: it goes first
 };
 
 }  // namespace reprise

@@ -18,6 +18,12 @@ Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options,
   set_norm(final_norm_, config_.text.final_norm);
   scheme_->attach(blocks_);
   if (config_.vision) vision_.emplace(*config_.vision, config_.text.d);
+  if (!config_.exit) return;
+  try {
+    check_exit(*config_.exit, decode_plan());
+  } catch (const Error& error) {
+    fail("{}: key 'reprise.exit': {}", config_.where, error.what());
+  }
 }
 
 void Model::visit_tensors(const TensorVisitor& visitor) {
@@ -81,6 +87,21 @@ Plan Model::decode_plan(const PlanOptions& options) const {
   Plan plan = scheme_->decode_plan(options);
   plan.check(config_.text.layers, "decode plan");
   return plan;
+}
+
+void Model::check_exit(const ExitConfig& exit, const Plan& plan) const {
+  if (!exit.active()) return;
+  const int loops = plan.loops();
+  if (loops == 0)
+    fail("{}: the plan has no loop end where a token could leave; expected a model with loops",
+         exit_text(exit));
+  if (exit.kind == ExitKind::Depth && exit.threshold > loops)
+    fail("{}: expected 1 to {} loops, which is what the plan has", exit_text(exit), loops);
+  if (exit.kind == ExitKind::Gate && !scheme_->has_exit_gate())
+    fail(
+        "{}: the model has no exit gate; expected \"exit_gate\": true among its scheme's keys, and "
+        "the gate's tensors",
+        exit_text(exit));
 }
 
 void Model::set_image_token(int64_t id) {

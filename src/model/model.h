@@ -57,6 +57,10 @@ class Model {
   Plan prefill_plan(const PlanOptions& options = {}) const;
   Plan decode_plan(const PlanOptions& options = {}) const;
 
+  // Throws Error unless tokens can leave this plan as asked: it has loop ends, as many loops, and
+  // the model a gate where that decides.
+  void check_exit(const ExitConfig& exit, const Plan& plan) const;
+
   // ---- Running. Const: two threads may run one model, each with requests of its own (but for a
   // backend that records gradients).
   // Token embeddings [ids, d], scaled as the blocks want them. Throws Error for an id that the

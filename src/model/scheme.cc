@@ -172,6 +172,10 @@ Tensor Scheme::step_norm(Backend&, int index, const Tensor&) const {
   REPRISE_CHECK(false, "scheme '{}' has no norm {}", config_.scheme, index);
 }
 
+Tensor Scheme::exit_gate(Backend&, const Tensor&) const {
+  REPRISE_CHECK(false, "scheme '{}' has no exit gate", config_.scheme);
+}
+
 Tensor Scheme::initial_state(Backend&, int index, const Rows&) const {
   REPRISE_CHECK(false, "scheme '{}' has no initial state {}", config_.scheme, index);
 }

@@ -57,6 +57,10 @@ class Scheme {
   virtual Tensor step_norm(Backend& be, int index, const Tensor& x) const;
   // Of an Initial step: [rows, d]. Must depend on a row's request and position alone.
   virtual Tensor initial_state(Backend& be, int index, const Rows& rows) const;
+  // A learned exit rule: the logit of leaving at a loop end, [rows, 1], from the state there (before
+  // its norm), [rows, d]; a token leaves where its sigmoid reaches the request's threshold.
+  virtual bool has_exit_gate() const { return false; }
+  virtual Tensor exit_gate(Backend& be, const Tensor& state) const;
   // Adapter per row for schemes whose adapters follow the kind of token; empty: the visit's own.
   virtual std::vector<int32_t> row_adapters(const Rows&) const { return {}; }
 

@@ -75,7 +75,7 @@ class Collector : public Observer {
 };
 
 // [n, heads, width] -> [heads, n, keep]: the first `keep` components of each head.
-TensorView heads_first(const std::string& name, Backend& be, const Tensor& x, int64_t keep) {
+std::vector<float> heads_first(Backend& be, const Tensor& x, int64_t keep) {
   const int64_t n = x.dim(0), heads = x.dim(1), width = x.dim(2);
   const std::vector<float> values = be.to_host(x);
   std::vector<float> out(static_cast<size_t>(heads * n * keep));
@@ -84,29 +84,38 @@ TensorView heads_first(const std::string& name, Backend& be, const Tensor& x, in
       std::copy_n(values.begin() + (t * heads + h) * width, keep, out.begin() + (h * n + t) * keep);
     }
   }
-  return make_view(name, {heads, n, keep}, std::span<const float>(out));
+  return out;
 }
 
-// The KV rows that outlive the prompt, named by the depth of the visit that writes them: the number
-// of such rows before it.
 void append_kv(Model& model, const Plan& plan, const Sequence& sequence,
                std::vector<TensorView>& list) {
-  const int64_t head_dim = model.config().text.head_dim;
   int depth = 0;
+  for (const KvEntries& entries : kv_by_depth(model, plan, sequence)) {
+    const std::string name = fmt::format("layer.{}", depth++);
+    list.push_back(make_view(name + ".k", entries.shape, std::span<const float>(entries.k)));
+    list.push_back(make_view(name + ".v", entries.shape, std::span<const float>(entries.v)));
+  }
+}
+
+}  // namespace
+
+std::vector<KvEntries> kv_by_depth(Model& model, const Plan& plan, const Sequence& sequence) {
+  Backend& be = model.backend();
+  const int64_t head_dim = model.config().text.head_dim;
+  std::vector<KvEntries> by_depth;
   for (const Step& step : plan.steps) {
     const auto* visit = std::get_if<Visit>(&step.op);
     if (visit == nullptr) continue;
     const auto row = static_cast<size_t>(visit->write);
     if (plan.kv_rows[row].lifetime != Lifetime::Request) continue;
     const KvRow& entries = sequence.kv.at(visit->write);
-    const auto [k, v] = model.backend().read_kv(entries, 0, entries.filled());
-    const std::string name = fmt::format("layer.{}", depth++);
-    list.push_back(heads_first(name + ".k", model.backend(), k, head_dim));
-    list.push_back(heads_first(name + ".v", model.backend(), v, head_dim));
+    const auto [k, v] = be.read_kv(entries, 0, entries.filled());
+    by_depth.push_back({{k.dim(1), k.dim(0), head_dim},
+                        heads_first(be, k, head_dim),
+                        heads_first(be, v, head_dim)});
   }
+  return by_depth;
 }
-
-}  // namespace
 
 std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
                               const TraceOptions& options) {

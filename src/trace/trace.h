@@ -32,6 +32,15 @@ struct TraceOptions {
 std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
                               const TraceOptions& options);
 
+// What a KV row holds: plain k, v where the scheme keeps more per head.
+struct KvEntries {
+  Shape shape;              // [kv_heads, n, head_dim]
+  std::vector<float> k, v;  // of that shape
+};
+// The KV rows that outlive the prompt, by the depth of the visit that writes them: the number of
+// such rows before it.
+std::vector<KvEntries> kv_by_depth(Model& model, const Plan& plan, const Sequence& sequence);
+
 // Mean over positions of KL(softmax(exact) || softmax(other)) of the tensor `logits`, in nats.
 double trace_kl(const std::vector<TensorView>& exact, const std::vector<TensorView>& other);
 

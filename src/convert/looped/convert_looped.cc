@@ -9,6 +9,7 @@
 #include "convert/target.h"
 #include "formats/gguf_writer.h"
 #include "formats/safetensors_writer.h"
+#include "model/arch/architecture.h"
 #include "model/config/vision_language.h"
 
 namespace reprise {
@@ -39,8 +40,10 @@ std::string looped_config(const ConversionSource& source, const LoopedModel& mod
   }
   const ModelConfig& known = *source.config;
   if (known.scheme != default_scheme().name) {
-    config.erase("auto_map");  // remote code of the whole model
-    if (!config.contains("architectures")) config["architectures"] = {known.text.architecture};
+    for (const char* key : {"auto_map",  // remote code of the whole model
+                            "vision_config", "image_token_index", "downsample_ratio"})
+      config.erase(key);
+    config["architectures"] = {known.text.kind->name};
   }
   config["num_hidden_layers"] = layout.layers();
   config["vocab_size"] = known.text.vocab;

@@ -18,11 +18,13 @@ constexpr int kMostOwnTiles = 64;  // as the image module's
 // Keys of our own, which any config.json may carry:
 //   "reprise": {"scheme": NAME, NAME: {...}, "chat_format": NAME,
 //               "qkv": NAME (beside the decoder's keys; config_text.cc),
+//               "exit": {"kind": NAME, "threshold": T, "kv": NAME},   (exit_config.h)
 //               "image": {"kind": "square" | "tiles", "max_tiles": N, "mean": [..], "std": [..]}}
 void read_own_keys(const JsonObject& own, ModelConfig& config) {
   if (const auto scheme = own.find_string("scheme")) config.scheme = *scheme;
   if (const auto keys = own.find_object(config.scheme)) config.scheme_config = keys->json();
   config.chat_format = own.find_string("chat_format").value_or("");
+  if (const auto exit = own.find_object("exit")) config.exit = read_exit_config(*exit);
   if (const auto image = own.find_object("image")) {
     std::erase(config.presets, kTilesPreset);  // said by the file itself
     const std::string kind = image->get_string("kind");

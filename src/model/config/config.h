@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "base/json_fwd.h"
+#include "model/config/exit_config.h"
 
 namespace reprise {
 
@@ -140,6 +141,7 @@ struct ModelConfig {
   std::vector<int64_t> eos_tokens;
   int64_t bos_token = -1;
   std::string chat_format;           // named in the file, or empty
+  std::optional<ExitConfig> exit;    // how to leave early, where the file has an opinion
   std::string tensor_prefix;         // of the language model's tensors: "", "language_model."
   std::vector<std::string> presets;  // names of presets that supplied constants
   JsonValue source;                  // config.json as read (kept for export)

@@ -5,13 +5,15 @@
 //
 // Config:  "num_hidden_layers": first + K + last,
 //          "reprise": {"scheme": "recursive",
-//                      "recursive": {"loops": B, "lora_rank": r, "first": 0, "last": 0}}
+//                      "recursive": {"loops": B, "lora_rank": r, "first": 0, "last": 0,
+//                                    "exit_gate": false}}
 //          r: a number, or ranks by matrix ({"q": 96, "down": 141}; one that isn't named has no
 //          adapter). The first and last layers are visited once, before and behind the loops, and
-//          have no adapters.
+//          have no adapters. exit_gate: there is a learned exit rule, sigmoid(Linear(d, 1)) of the
+//          state at a loop end, one for all loops.
 // Tensors: blocks as an ordinary decoder's; adapters "<layer>lora.<loop>.<matrix>.A" [r, in] and
 //          ".B" [out, r] with <layer> = "model.layers.<first + k>.", <matrix> one of q k v o gate up
-//          down (qkv, gate_up where fused).
+//          down (qkv, gate_up where fused); "reprise.exit_gate.weight" [1, d] and ".bias" [1].
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -70,6 +72,7 @@ class Recursive : public Scheme {
     };
     first_ = unlooped("first", layers);
     last_ = unlooped("last", layers - first_);
+    has_exit_gate_ = keys.find_bool("exit_gate").value_or(false);
   }
 
   void attach(std::vector<Block>& blocks) override {
@@ -94,6 +97,16 @@ class Recursive : public Scheme {
         }
       }
     }
+    if (!has_exit_gate_) return;
+    const std::string gate = "reprise.exit_gate";
+    visitor(
+        {gate + ".weight", {1, config_.text.d}, WeightUse::Matrix, Role::Gate, &exit_gate_.weight});
+    visitor({gate + ".bias", {1}, WeightUse::Vector, Role::Gate, &exit_gate_.bias});
+  }
+
+  bool has_exit_gate() const override { return has_exit_gate_; }
+  Tensor exit_gate(Backend& be, const Tensor& state) const override {
+    return has_exit_gate_ ? be.linear(state, exit_gate_) : Scheme::exit_gate(be, state);
   }
 
   Plan decode_plan(const PlanOptions& options) const override {
@@ -131,6 +144,8 @@ class Recursive : public Scheme {
   int loops_ = 0;
   int first_ = 0, last_ = 0;              // layers outside of the loops
   std::map<std::string, int64_t> ranks_;  // by matrix, before they are capped; none is 0
+  bool has_exit_gate_ = false;
+  LinearWeight exit_gate_;                // [1, d] with a bias
   std::vector<Block>* blocks_ = nullptr;  // the model's; outlives the scheme's use
 };
 

@@ -14,18 +14,12 @@
 #include <memory>
 #include <span>
 
+#include "model/config/exit_config.h"
 #include "model/run/cohort.h"
 
 namespace reprise {
 
 class Model;
-
-// What a token that left early has as keys and values at the depths it did not run.
-enum class ExitKv {
-  Propagate,  // those its exit state gives there: each deeper visit's own projection of it
-  Exact,      // those of the full depth: the deeper steps run for it later
-  Share,      // copies of the entries of the last visit of the same block before the exit
-};
 
 class Runner {
  public:

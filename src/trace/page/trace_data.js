@@ -39,19 +39,21 @@ function valueAt(m, column, token, head = m.heads ? state.head : -1) {
   const step = m.byHead[(column * m.heads + head) * n + token];
   return step > HEAD_STEPS ? NaN : step / HEAD_STEPS;
 }
-// Over all depths: the mean of weights; the median of changes, which span orders of magnitude.
-const middleName = (m) => m.bounded ? 'mean' : 'median';
+// Over all depths: the mean of weights and counts; the median of changes, which span orders of
+// magnitude.
+const even = (m) => m.bounded || m.most > 0;
+const middleName = (m) => even(m) ? 'mean' : 'median';
 function middleOf(m, token) {
   const values = m.columns.map((_, c) => valueAt(m, c, token)).filter(isFinite);
   if (!values.length) return NaN;
-  if (m.bounded) return values.reduce((a, b) => a + b) / values.length;
+  if (even(m)) return values.reduce((a, b) => a + b) / values.length;
   values.sort((a, b) => a - b);
   return (values[(values.length - 1) >> 1] + values[values.length >> 1]) / 2;
 }
 // What a step in depth is called.
 const depthWord = (m) => m.columns.every((c) => c.name.startsWith('layer') && !c.name.includes(',')) ? 'layers' : 'visits';
 const shownValue = (token) => state.mean ? middleOf(measure(), token) : valueAt(measure(), state.depth, token);
-const format = (v, m = measure()) => !isFinite(v) ? 'none' : m.bounded ? v.toFixed(3)
+const format = (v, m = measure()) => !isFinite(v) ? 'none' : m.most ? String(+v.toFixed(2)) : m.bounded ? v.toFixed(3)
     : v === 0 ? '0' : v >= 1000 || v < 0.001 ? v.toExponential(1) : v.toPrecision(3);
 const quantile = (sorted, q) => sorted[clamp(Math.round(q * (sorted.length - 1)), 0, sorted.length - 1)];
 
@@ -88,6 +90,10 @@ function paint(element, v) {
 }
 function chooseScale(values) {
   const m = measure();
+  if (m.most) {
+    Object.assign(scale, {low: 1, high: m.most, log: false, open: false});
+    return;
+  }
   const all = [];
   if (state.range !== 'view')
     for (let c = 0; c < m.columns.length; ++c)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "engine/images.h"
 #include "image/decode.h"
@@ -95,6 +96,27 @@ std::string plan_words(const Plan& plan, const char* tokens) {
   return text;
 }
 
+// How many loops each token ran, where tokens may leave early.
+TraceMeasure depth_measure(int loops, std::vector<float> depths) {
+  TraceMeasure m;
+  m.key = "depth";
+  m.name = "Depth a token left at";
+  m.question = "How deep does each token go?";
+  m.about = fmt::format(
+      "The model loops its layers {} times, and a generated token leaves as soon as its rule is "
+      "met: shown is how many loops ran for it before it chose the token behind it. The prompt runs "
+      "at full depth. Visits that a token left out are hatched in the other measures. The answer's "
+      "last token was chosen but never run.",
+      loops);
+  m.low = "first loop";
+  m.high = "all loops";
+  m.most = loops;
+  m.columns = {{.name = "loops run", .brief = "loops", .label = "exit"}};
+  m.tokens = std::ssize(depths);
+  m.values = std::move(depths);
+  return m;
+}
+
 }  // namespace
 
 TracePage collect_trace(LoadedModel& loaded, const TokenPrompt& prompt,
@@ -135,7 +157,10 @@ TracePage collect_trace(LoadedModel& loaded, const TokenPrompt& prompt,
   page.decode = plan_words(plans->decode, "answer");
   TraceMeasures measures(loaded.model(), prompt_plan, plans->decode,
                          static_cast<int64_t>(page.tokens.size()));
-  Session session(loaded.model(), plans, request.chunk);
+  Session session(loaded.model(), plans, request.chunk, request.exit);
+  const bool leaves_early = request.exit.active();
+  const int loops = plans->decode.loops();
+  std::vector<float> depths(prompt.ids.size(), static_cast<float>(loops));
   measures.begin_call(0);
   session.prefill(
       prompt,
@@ -143,9 +168,16 @@ TracePage collect_trace(LoadedModel& loaded, const TokenPrompt& prompt,
       &measures);
   for (size_t i = 0; i + 1 < answer.size(); ++i) {
     measures.begin_call(session.length());
-    session.decode(answer[i], &measures);
+    if (leaves_early)
+      depths.push_back(static_cast<float>(session.decode_exit(answer[i], &measures).loop + 1));
+    else
+      session.decode(answer[i], &measures);
   }
   page.measures = measures.finish();
+  if (leaves_early) {
+    depths.resize(page.tokens.size(), std::numeric_limits<float>::quiet_NaN());
+    page.measures.insert(page.measures.begin(), depth_measure(loops, std::move(depths)));
+  }
   return page;
 }
 

@@ -51,12 +51,13 @@ struct TraceColumn {
 
 // One number per token and column; NaN where there is none (a token that was not traversed).
 struct TraceMeasure {
-  std::string key;        // "mix", "second_look", "gate", "phantom", "update"
+  std::string key;        // "depth", "mix", "second_look", "gate", "phantom", "update"
   std::string name;       // short: "Mixing weight w"
   std::string question;   // what it answers
   std::string about;      // a paragraph: what it is, and what no value means
   std::string low, high;  // what the two ends of the scale mean
   bool bounded = false;   // in 0..1; else positive, spread over orders of magnitude
+  int most = 0;           // above 0: a whole number from 1 to this
   std::vector<TraceColumn> columns;
   int64_t tokens = 0;
   std::vector<float> values;   // [columns, tokens]
@@ -81,6 +82,7 @@ struct TraceRequest {
   int64_t chunk = 512;
   std::vector<Picture> pictures;  // in the order of the prompt
   bool apply_exif = false;
+  ExitConfig exit;  // as the answer's tokens were run
 };
 
 // Runs prompt and answer (its tokens as generated) and collects. The answer's last token was

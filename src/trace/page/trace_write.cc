@@ -62,9 +62,11 @@ Json measure_description(const TraceMeasure& m) {
   for (const TraceColumn& c : m.columns)
     columns.push_back(
         {{"name", c.name}, {"brief", c.brief}, {"label", c.label}, {"block", c.block}});
-  return {{"key", m.key},         {"name", m.name},   {"question", m.question},
-          {"about", m.about},     {"low", m.low},     {"high", m.high},
-          {"bounded", m.bounded}, {"heads", m.heads}, {"columns", std::move(columns)}};
+  Json json = {{"key", m.key},         {"name", m.name},   {"question", m.question},
+               {"about", m.about},     {"low", m.low},     {"high", m.high},
+               {"bounded", m.bounded}, {"heads", m.heads}, {"columns", std::move(columns)}};
+  if (m.most > 0) json["most"] = m.most;
+  return json;
 }
 
 Json numbers(const float* values, int64_t count) {

@@ -1,0 +1,19 @@
+// A key of our own in the config of a model that is there already.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "base/json_fwd.h"
+
+namespace reprise {
+
+// Sets "reprise.<key>" of the model's config. A folder: its config.json is replaced, atomically, all
+// else stays; `target` must be empty. A GGUF file of ours: written anew, with the same tensors, to
+// `target`, where nothing may be yet. Throws Error naming the path otherwise.
+void store_key(const std::filesystem::path& model, const std::filesystem::path& target,
+               const std::string& key, const Json& value);
+// What of this can't work, known before there is a value. Throws Error.
+void check_store(const std::filesystem::path& model, const std::filesystem::path& target);
+
+}  // namespace reprise

@@ -1,0 +1,142 @@
+#include "engine/early_exits.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+namespace reprise {
+
+namespace {
+
+// Row r of [rows, n] numbers.
+std::span<const float> row_of(const std::vector<float>& values, size_t r, size_t rows) {
+  const size_t n = values.size() / rows;
+  return std::span(values).subspan(r * n, n);
+}
+
+}  // namespace
+
+std::vector<float> EarlyExits::logits(const Tensor& state) const {
+  return model_.backend().to_host(model_.logits(model_.final_norm(state)));
+}
+
+std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
+  const auto loops = static_cast<size_t>(rule_.loops());
+  const std::vector<double> none(loops, std::numeric_limits<double>::quiet_NaN());
+  std::vector<LoopExit> exits(static_cast<size_t>(rows.size()), {.scores = none});
+  REPRISE_CHECK(rows.segments.size() == exits.size(), "one token of each request");
+  Group all;
+  all.tokens.resize(exits.size());
+  std::iota(all.tokens.begin(), all.tokens.end(), size_t{0});
+  std::vector<Group> groups;
+  try {
+    all.cohort = runner_.start(plan_, std::move(rows), std::move(x), observer);
+    groups.push_back(std::move(all));
+    while (!groups.empty()) {
+      Cohort& cohort = *groups.back().cohort;
+      if (cohort.visit()) {
+        visit(cohort);
+      } else if (!cohort.done()) {
+        judge(groups, exits);
+      } else {
+        end(groups.back(), exits);
+        groups.pop_back();
+      }
+    }
+  } catch (...) {
+    for (Group& group : groups) Runner::roll_back(std::move(group.cohort));
+    roll_back();
+    throw;
+  }
+  return exits;
+}
+
+void EarlyExits::visit(Cohort& cohort) {
+  // The first of the rest waits for nobody, so this comes to an end.
+  while (!runner_.ready(cohort)) {
+    REPRISE_CHECK(!rest_.empty(), "a token that waits for rows of somebody else's");
+    runner_.visit(*rest_.front());
+    std::erase_if(rest_, [](const auto& rest) { return rest->done(); });
+  }
+  const int block = cohort.visit()->block;
+  std::vector<Cohort*> together = {&cohort};
+  for (const auto& rest : rest_)
+    if (rest.get() != &cohort && rest->visit()->block == block && runner_.ready(*rest))
+      together.push_back(rest.get());
+  runner_.visit(together);
+  std::erase_if(rest_, [](const auto& rest) { return rest->done(); });
+}
+
+void EarlyExits::finish() {
+  try {
+    while (!rest_.empty()) visit(*rest_.front());
+  } catch (...) {
+    roll_back();
+    throw;
+  }
+}
+
+// Later tokens first, as Runner::roll_back wants it.
+void EarlyExits::roll_back() {
+  for (; !rest_.empty(); rest_.pop_back()) Runner::roll_back(std::move(rest_.back()));
+}
+
+void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits) {
+  Group& group = groups.back();
+  const int loop = group.cohort->loop_end()->loop;
+  for (const size_t token : group.tokens) exits[token].loop = loop;
+  if (loop + 1 == rule_.loops()) return runner_.pass(*group.cohort);  // the last one ends them all
+
+  const Tensor state = group.cohort->state();  // [rows, d]
+  const size_t rows = group.tokens.size();
+  std::vector<float> logits;
+  if (rule_.reads_logits()) logits = this->logits(state);
+  const std::vector<double> scores = rule_.scores(loop, state, group.previous, logits);
+  std::vector<size_t> leave, stay;
+  for (size_t r = 0; r < rows; ++r) {
+    exits[group.tokens[r]].scores[static_cast<size_t>(loop)] = scores[r];
+    (rule_.leaves(scores[r]) ? leave : stay).push_back(r);
+  }
+  group.previous = state;
+  if (leave.empty()) return runner_.pass(*group.cohort);
+  if (stay.empty()) {
+    group.logits = std::move(logits);
+  } else {
+    Group gone;
+    gone.cohort = runner_.split(*group.cohort, leave);
+    for (const size_t r : leave) {
+      gone.tokens.push_back(group.tokens[r]);
+      if (logits.empty()) continue;
+      const auto row = row_of(logits, r, rows);
+      gone.logits.insert(gone.logits.end(), row.begin(), row.end());
+    }
+    std::vector<size_t> staying;
+    for (const size_t r : stay) staying.push_back(group.tokens[r]);
+    group.tokens = std::move(staying);
+    group.previous =
+        model_.backend().gather_rows(state, std::vector<int32_t>(stay.begin(), stay.end()));
+    groups.push_back(std::move(gone));
+    runner_.pass(*groups[groups.size() - 2].cohort);
+  }
+  Group& leaving = groups.back();
+  auto rest = runner_.leave(*leaving.cohort, rule_.config().kv);
+  if (rest) rest_.push_back(std::move(rest));
+  // Layers behind the loops are still to come.
+  if (!leaving.cohort->done()) leaving.logits.clear();
+}
+
+void EarlyExits::end(Group& group, std::vector<LoopExit>& exits) const {
+  Backend& be = model_.backend();
+  const Tensor& state = group.cohort->state();
+  const size_t rows = group.tokens.size();
+  if (group.logits.empty()) group.logits = logits(state);
+  for (size_t r = 0; r < rows; ++r) {
+    LoopExit& exit = exits[group.tokens[r]];
+    const auto row = row_of(group.logits, r, rows);
+    exit.logits.assign(row.begin(), row.end());
+    const auto at = static_cast<int64_t>(r);
+    exit.state = rows == 1 ? state : be.slice(state, 0, at, at + 1);
+  }
+}
+
+}  // namespace reprise

@@ -1,0 +1,63 @@
+// Generated tokens through a looped decode plan, each leaving where its rule says. What a token has
+// left to do for the loops it did not run (its keys and values there) is done beside the tokens
+// that follow: a block's weights are read once for both, so that even KV as of the full depth costs
+// little more than the loops that were run.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/exit_rule.h"
+
+namespace reprise {
+
+// One token's run.
+struct LoopExit {
+  int loop = 0;               // at whose end it left, 0-based; the last one: it ran them all
+  Tensor state;               // [1, d] at the plan's end, before the final norm
+  std::vector<float> logits;  // [vocab] of that state: of what follows the token
+  // By loop: the rule's score where it was asked, else NaN. The last loop ends every token, so it
+  // isn't asked there.
+  std::vector<double> scores;
+};
+
+class EarlyExits {
+ public:
+  // Model and plan must outlive it. Throws Error as Model::check_exit does.
+  EarlyExits(const Model& model, const Plan& plan, const ExitConfig& config)
+      : model_(model), runner_(model), plan_(plan), rule_(model, plan, config) {}
+
+  const ExitRule& rule() const { return rule_; }
+
+  // Runs one token of each of some requests: rows as Rows::append makes them, x [rows, d]. Their
+  // sequences must stay where they are until finish, or until this object is gone. When it throws,
+  // sequences are as they were before the earliest token that was not finished yet.
+  std::vector<LoopExit> run(Rows rows, Tensor x, Observer* observer = nullptr);
+
+  // Does what is left to do of all tokens so far: their KV is then whole. The same on errors.
+  void finish();
+
+ private:
+  // Tokens that go on together.
+  struct Group {
+    std::unique_ptr<Cohort> cohort;
+    std::vector<size_t> tokens;  // of the call, by row
+    Tensor previous;             // [rows, d] at the loop end before; none at the first
+    std::vector<float> logits;   // [rows, vocab] of the state, where they are known; or none
+  };
+
+  void visit(Cohort& cohort);
+  // At a loop end: those that leave become a group of their own, in front of it.
+  void judge(std::vector<Group>& groups, std::vector<LoopExit>& exits);
+  void end(Group& group, std::vector<LoopExit>& exits) const;
+  std::vector<float> logits(const Tensor& state) const;
+  void roll_back();
+
+  const Model& model_;
+  Runner runner_;
+  const Plan& plan_;
+  ExitRule rule_;
+  std::vector<std::unique_ptr<Cohort>> rest_;  // of tokens that left, in the order they ran in
+};
+
+}  // namespace reprise

@@ -1,0 +1,169 @@
+#include "eval/exit_calibration.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace reprise {
+
+namespace {
+
+constexpr int64_t kStateRows = 512;  // positions of one forward call
+constexpr int64_t kLogitRows = 64;   // positions whose logits are held at a time
+
+int32_t best(std::span<const float> logits) {
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// A threshold that scores are compared with: larger is stricter, for rules of every kind.
+double sign_of(ExitKind kind) { return kind == ExitKind::Entropy ? -1 : 1; }
+
+// The threshold in (looser, strictest] with the fewest digits behind the point, signs as above.
+double short_threshold(ExitKind kind, double strictest, double looser) {
+  constexpr int kMostDigits = 15;
+  double scale = 10;
+  for (int digits = 1; digits <= kMostDigits; ++digits, scale *= 10) {
+    const double t = std::floor(strictest * scale) / scale;
+    if (t <= strictest && t > looser && exit_threshold_problem(kind, sign_of(kind) * t).empty())
+      return sign_of(kind) * t;
+  }
+  return sign_of(kind) * strictest;
+}
+
+// Adds the positions of one forward call.
+void add_samples(const Model& model, const ExitRule& rule, const std::vector<Tensor>& ends,
+                 ExitSamples& samples) {
+  Backend& be = model.backend();
+  const int64_t rows = ends.back().dim(0);
+  const auto exits = static_cast<size_t>(samples.loops - 1);
+  const auto logits_of = [&](const Tensor& state) {
+    return be.to_host(model.logits(model.final_norm(state)));
+  };
+  for (int64_t begin = 0; begin < rows; begin += kLogitRows) {
+    const int64_t end = std::min(rows, begin + kLogitRows);
+    const auto n = static_cast<size_t>(end - begin);
+    const auto part = [&](size_t loop) { return be.slice(ends[loop], 0, begin, end); };
+    const std::vector<float> full = logits_of(part(exits));
+    const size_t vocab = full.size() / n, first = samples.scores.size();
+    samples.scores.resize(first + n * exits);
+    samples.agrees.resize(first + n * exits);
+    Tensor previous;
+    for (size_t loop = 0; loop < exits; ++loop) {
+      const Tensor state = part(loop);
+      const std::vector<float> logits = logits_of(state);
+      const std::vector<double> scores = rule.scores(
+          static_cast<int>(loop), state, previous,
+          rule.reads_logits() ? std::span<const float>(logits) : std::span<const float>());
+      for (size_t r = 0; r < n; ++r) {
+        const auto row = [&](const std::vector<float>& all) {
+          return std::span(all).subspan(r * vocab, vocab);
+        };
+        samples.scores[first + r * exits + loop] = scores[r];
+        samples.agrees[first + r * exits + loop] = best(row(logits)) == best(row(full));
+      }
+      previous = state;
+    }
+  }
+}
+
+}  // namespace
+
+ExitSamples sample_exits(Model& model, const Plan& plan, ExitKind kind,
+                         std::span<const int32_t> tokens, int64_t ctx, std::optional<int32_t> bos,
+                         const std::function<void(int64_t done, int64_t windows)>& progress) {
+  const ExitRule rule(model, plan, {kind, 1});
+  if (rule.loops() < 2)
+    fail("exit calibration: the plan has one loop, so no token can leave before the last one");
+  if (!std::holds_alternative<LoopEnd>(plan.steps.back().op))
+    fail(
+        "exit calibration: the model has layers behind its loops, whose keys and values depend on "
+        "where tokens left; expected one that ends with its last loop");
+  const int64_t windows = std::ssize(tokens) / ctx;
+  if (windows == 0)
+    fail("exit calibration: the text has {} tokens, less than one window of {}", tokens.size(),
+         ctx);
+  ExitSamples samples;
+  samples.kind = kind;
+  samples.loops = rule.loops();
+  for (int64_t w = 0; w < windows; ++w) {
+    const auto part = tokens.subspan(static_cast<size_t>(w * ctx), static_cast<size_t>(ctx));
+    std::vector<int32_t> window(part.begin(), part.end());
+    if (bos) window[0] = *bos;
+    Sequence sequence;
+    for (int64_t begin = 0; begin < ctx; begin += kStateRows) {
+      const int64_t end = std::min(ctx, begin + kStateRows);
+      Rows rows;
+      rows.append(sequence, end - begin, ctx);
+      const auto ids = std::span<const int32_t>(window).subspan(static_cast<size_t>(begin),
+                                                                static_cast<size_t>(end - begin));
+      const Model::Results results =
+          model.run(plan, rows, model.embed(ids), nullptr, /*exits=*/true);
+      add_samples(model, rule, results.exits, samples);
+    }
+    if (progress) progress(w + 1, windows);
+  }
+  return samples;
+}
+
+ExitFigures judge_threshold(const ExitSamples& samples, double threshold) {
+  const auto exits = static_cast<size_t>(samples.loops - 1);
+  const double sign = sign_of(samples.kind);
+  ExitFigures figures;
+  figures.threshold = threshold;
+  figures.positions = samples.positions();
+  int64_t depth = 0;
+  for (int64_t p = 0; p < figures.positions; ++p) {
+    const size_t first = static_cast<size_t>(p) * exits;
+    size_t loop = 0;
+    while (loop < exits && !(sign * samples.scores[first + loop] >= sign * threshold)) ++loop;
+    figures.agreeing += loop == exits || samples.agrees[first + loop] != 0;
+    depth += static_cast<int64_t>(loop) + 1;
+  }
+  if (figures.positions > 0)
+    figures.mean_depth = static_cast<double>(depth) / static_cast<double>(figures.positions);
+  return figures;
+}
+
+std::optional<ExitFigures> choose_threshold(const ExitSamples& samples, double agreement) {
+  const auto exits = static_cast<size_t>(samples.loops - 1);
+  const auto positions = static_cast<size_t>(samples.positions());
+  const double sign = sign_of(samples.kind);
+  std::vector<double> strictness;
+  for (const double score : samples.scores) strictness.push_back(sign * score);
+  std::vector<size_t> order;  // of scores, the strictest threshold that lets them leave first
+  for (size_t i = 0; i < strictness.size(); ++i)
+    if (!std::isnan(strictness[i])) order.push_back(i);
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return strictness[a] > strictness[b]; });
+
+  std::vector<size_t> left_at(positions, exits);
+  const auto agrees = [&](size_t position) {
+    return left_at[position] == exits || samples.agrees[position * exits + left_at[position]] != 0;
+  };
+  auto agreeing = static_cast<int64_t>(positions);
+  size_t depth = positions * exits, least = depth;
+  const double needed = agreement * static_cast<double>(positions);
+  std::optional<double> found;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const size_t position = order[i] / exits, loop = order[i] % exits;
+    if (loop < left_at[position]) {
+      agreeing -= agrees(position);
+      depth -= left_at[position] - loop;
+      left_at[position] = loop;
+      agreeing += agrees(position);
+    }
+    const double here = strictness[order[i]];
+    const double next =
+        i + 1 < order.size() ? strictness[order[i + 1]] : -std::numeric_limits<double>::infinity();
+    if (here == next || depth >= least || static_cast<double>(agreeing) < needed) continue;
+    // A score that no threshold can ask for lets nobody leave.
+    if (!exit_threshold_problem(samples.kind, sign * here).empty()) continue;
+    least = depth;
+    found = short_threshold(samples.kind, here, next);
+  }
+  if (!found) return std::nullopt;
+  return judge_threshold(samples, *found);
+}
+
+}  // namespace reprise

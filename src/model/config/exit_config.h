@@ -1,0 +1,62 @@
+// Early exit as it is asked for: when a token leaves a looped model before its last loop, and what
+// it then has as keys and values of the loops left out. On the command line "confidence:0.9"; in a
+// model's config
+//   "reprise": {"exit": {"kind": "confidence", "threshold": 0.9, "kv": "exact"}}
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/json_fwd.h"
+
+namespace reprise {
+
+class JsonObject;
+
+// What a token that left early has as keys and values at the depths it did not run.
+enum class ExitKv {
+  Propagate,  // those its exit state gives there: each deeper visit's own projection of it
+  Exact,      // those of the full depth: the deeper steps run for it later
+  Share,      // copies of the entries of the last visit of the same block before the exit
+};
+
+// A token leaves at the first loop end where
+enum class ExitKind {
+  None,        // (it never leaves early)
+  Confidence,  // the largest probability of this loop's logits is >= threshold
+  Entropy,     // their entropy in nats is <= threshold
+  Similarity,  // the cosine of this and the last loop's state is >= threshold; from the second on
+  Gate,        // the sigmoid of the scheme's exit gate is >= threshold (Scheme::exit_gate)
+  Depth,       // it has run `threshold` loops
+};
+
+struct ExitConfig {
+  ExitKind kind = ExitKind::None;
+  double threshold = 0;  // of its kind; of Depth: loops, a whole number
+  ExitKv kv = ExitKv::Exact;
+
+  bool active() const { return kind != ExitKind::None; }
+  bool operator==(const ExitConfig&) const = default;
+};
+
+std::string exit_kind_name(ExitKind kind);  // "confidence"
+std::string exit_kv_name(ExitKv kv);        // "exact"
+// "confidence, entropy, similarity, gate or depth"
+std::string exit_kind_list();
+
+// Throw Error that says what was expected and found. Thresholds: confidence above 0 to 1, entropy
+// from 0, similarity -1 to 1, gate 0 to 1, depth from 1 (how many loops there are a plan says).
+ExitKind parse_exit_kind(std::string_view name);
+ExitKv parse_exit_kv(std::string_view name);
+// "confidence:0.9", "depth:2", "none"; the policy for KV is left as it is by default.
+ExitConfig parse_exit(std::string_view text);
+// What is wrong with a threshold: "expected ..., found ..."; "" for nothing.
+std::string exit_threshold_problem(ExitKind kind, double threshold);
+
+std::string exit_text(const ExitConfig& exit);  // as parse_exit reads it
+
+// The object "reprise.exit". Errors name file and key.
+ExitConfig read_exit_config(const JsonObject& json);
+Json exit_config_to_json(const ExitConfig& exit);
+
+}  // namespace reprise

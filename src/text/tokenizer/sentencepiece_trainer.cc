@@ -1,0 +1,93 @@
+#include "text/tokenizer/sentencepiece_trainer.h"
+
+#include <sentencepiece_trainer.h>
+
+#include <fstream>
+#include <unordered_map>
+
+#include "base/error.h"
+
+namespace reprise {
+namespace {
+
+// Lines of several files. Longer ones than kLongest are cut at a space: the trainer would leave them
+// out without a word.
+class Lines : public sentencepiece::SentenceIterator {
+ public:
+  static constexpr size_t kLongest = 4000;  // bytes; the trainer's own bound is 4,192
+
+  explicit Lines(const std::vector<std::filesystem::path>& files) : files_(files) { Next(); }
+  bool done() const override { return done_; }
+  const std::string& value() const override { return part_; }
+  sentencepiece::util::Status status() const override { return {}; }
+  void Next() override {
+    do {
+      while (at_ >= line_.size()) {
+        if (!read_line()) {
+          done_ = true;
+          return;
+        }
+      }
+      size_t count = std::min(kLongest, line_.size() - at_);
+      if (at_ + count < line_.size()) {
+        const size_t space = line_.rfind(' ', at_ + count);
+        // Without a space at a character's first byte.
+        if (space != std::string::npos && space > at_)
+          count = space - at_;
+        else
+          while (count > 1 && (static_cast<unsigned char>(line_[at_ + count]) & 0xC0) == 0x80)
+            --count;
+      }
+      part_ = line_.substr(at_, count);
+      at_ += count;
+    } while (part_.find_first_not_of(" \t\r") == std::string::npos);
+  }
+
+ private:
+  bool read_line() {
+    at_ = 0;
+    while (true) {
+      if (stream_.is_open() && std::getline(stream_, line_)) {
+        if (!line_.empty()) return true;
+        continue;
+      }
+      if (next_ == files_.size()) return false;
+      stream_ = std::ifstream(files_[next_]);
+      if (!stream_) fail("{}: can't be read", files_[next_].string());
+      ++next_;
+    }
+  }
+
+  const std::vector<std::filesystem::path>& files_;
+  size_t next_ = 0;
+  std::ifstream stream_;
+  std::string line_, part_;
+  size_t at_ = 0;
+  bool done_ = false;
+};
+
+}  // namespace
+
+std::string train_sentencepiece(const SentencePieceTraining& training) {
+  REPRISE_CHECK(!training.texts.empty());
+  Lines lines(training.texts);
+  if (lines.done()) fail("{}: holds no text to train a tokenizer on", training.texts[0].string());
+  const std::unordered_map<std::string, std::string> options = {
+      {"model_type", "bpe"},
+      {"vocab_size", std::to_string(training.vocab)},
+      {"byte_fallback", "true"},
+      {"character_coverage", "0.9999"},  // the others are spelled in bytes
+      {"normalization_rule_name", "identity"},
+      {"remove_extra_whitespaces", "false"},
+      {"split_digits", "true"},
+      {"num_threads", std::to_string(training.threads)},
+      {"minloglevel", "2"}};
+  std::string model;
+  const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &model);
+  if (!status.ok())
+    fail("{}: no tokenizer of {} tokens can be trained on this: {}", training.texts[0].string(),
+         training.vocab, status.ToString());
+  return model;
+}
+
+}  // namespace reprise

@@ -1,0 +1,179 @@
+#include "tools/calibrate_exit.h"
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "convert/store_key.h"
+#include "eval/exit_calibration.h"
+#include "eval/qa.h"
+#include "tools/exit_options.h"
+
+namespace reprise::tools {
+namespace {
+
+// What a table shows besides the share that was asked for.
+constexpr double kShownAgreements[] = {0.99, 0.98, 0.95, 0.9, 0.8};
+
+std::vector<int32_t> read_tokens(LoadedModel& loaded, const std::string& path) {
+  std::string text = read_file(path);
+  if (text.ends_with('\n')) text.pop_back();  // as for perplexity
+  std::vector<int32_t> tokens = loaded.tokenizer().encode(text, {.parse_special = false});
+  if (const auto bos = loaded.added_bos()) tokens.insert(tokens.begin(), *bos);
+  return tokens;
+}
+
+std::pair<double, double> interval(const ExitFigures& figures) {
+  return wilson_interval({.correct = figures.agreeing, .questions = figures.positions});
+}
+
+Json to_json(const ExitFigures& figures) {
+  const auto [low, high] = interval(figures);
+  return {{"positions", figures.positions},
+          {"agreeing", figures.agreeing},
+          {"agreement", figures.agreement()},
+          {"interval", {low, high}},
+          {"mean_depth", figures.mean_depth}};
+}
+
+struct TableRow {
+  double wanted = 0;  // share of tokens; 0: a depth
+  ExitFigures calibration, held_out;
+};
+
+std::vector<TableRow> make_table(const ExitSamples& samples, const ExitSamples& held_out) {
+  std::vector<TableRow> table;
+  const auto add = [&](double wanted, double threshold) {
+    table.push_back(
+        {wanted, judge_threshold(samples, threshold), judge_threshold(held_out, threshold)});
+  };
+  if (samples.kind == ExitKind::Depth) {
+    for (int loops = samples.loops; loops > 0; --loops) add(0, loops);
+    return table;
+  }
+  for (const double wanted : kShownAgreements)
+    if (const auto found = choose_threshold(samples, wanted)) add(wanted, found->threshold);
+  return table;
+}
+
+}  // namespace
+
+void ExitCalibration::add(cli::App& app, cli::App& measure) {
+  cli::Option* text = measure.add_option(
+      "--calibrate-exit", text_,
+      "A text file: find the threshold at which tokens may leave a looped model early");
+  text->type_name("FILE");
+  app.add_option_function(
+         "--exit", [this](const std::string& kind) { kind_ = parse_exit_kind(kind); },
+         "Which rule to calibrate")
+      ->check(cli::IsMember({"confidence", "entropy", "similarity", "gate", "depth"}))
+      ->default_str("confidence")
+      ->needs(text);
+  app.add_option("--agreement", agreement_,
+                 "Least share of tokens that must be those of the full depth")
+      ->capture_default_str()
+      ->needs(text);
+  add_exit_kv_option(app, kv_)->needs(text);
+  app.add_option("--held-out", held_out_,
+                 "A text file to judge the threshold on (default: the second half of the first)")
+      ->type_name("FILE")
+      ->needs(text);
+  app.add_flag("--store", store_, "Keep the rule in the model folder's config.json, for 'run'")
+      ->needs(text);
+  app.add_option("--store-as", store_as_, "Keep it in a new GGUF file; for a model that is one")
+      ->type_name("OUT.gguf")
+      ->needs(text);
+}
+
+int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_options, int64_t ctx,
+                         bool json) const {
+  if (!(agreement_ > 0 && agreement_ <= 1))
+    fail("--agreement: expected a share above 0, up to 1, found {}", agreement_);
+  const bool store = store_ || !store_as_.empty();
+  if (store) check_store(flags.model, store_as_);
+  const auto loaded = LoadedModel::load(flags.options());
+  Model& model = loaded->model();
+  const Plan plan = model.decode_plan(plan_options);
+  model.check_exit({kind_, 1}, plan);
+  const int64_t limit = loaded->context_limit();
+  if (limit > 0 && ctx > limit) fail("--ctx {}: the model's context is {}", ctx, limit);
+
+  std::vector<int32_t> tokens = read_tokens(*loaded, text_), other;
+  if (held_out_.empty()) {
+    const int64_t windows = std::ssize(tokens) / ctx;
+    if (windows < 2)
+      fail(
+          "{}: has {} tokens; expected two windows of {} (--ctx), one of them to judge by, or "
+          "another text to judge by (--held-out)",
+          text_, tokens.size(), ctx);
+    const auto half = tokens.begin() + (windows - windows / 2) * ctx;
+    other.assign(half, tokens.end());
+    tokens.erase(half, tokens.end());
+  } else {
+    other = read_tokens(*loaded, held_out_);
+  }
+  Progress progress("exits");
+  const auto sample = [&](const std::vector<int32_t>& text, const char* what) {
+    return sample_exits(model, plan, kind_, text, ctx, loaded->added_bos(),
+                        [&](int64_t done, int64_t all) { progress.update(done, all, what); });
+  };
+  const ExitSamples samples = sample(tokens, "calibration"), held_out = sample(other, "held out");
+  progress.clear();
+  const auto found = choose_threshold(samples, agreement_);
+  const std::vector<TableRow> table = make_table(samples, held_out);
+  const ExitKv kv = kv_.value_or(ExitKv::Exact);
+
+  std::string stored;
+  if (found && store) {
+    const ExitConfig exit = {kind_, found->threshold, kv};
+    store_key(flags.model, store_as_, "exit", exit_config_to_json(exit));
+    stored = store_as_.empty() ? flags.model : store_as_;
+  }
+  if (json) {
+    Json report = {{"agreement_wanted", agreement_},
+                   {"loops", samples.loops},
+                   {"ctx", ctx},
+                   {"exit", Json()},
+                   {"stored", stored.empty() ? Json() : Json(stored)},
+                   {"table", Json::array()},
+                   {"backend", loaded->backend().description()}};
+    if (found) {
+      report["exit"] = exit_config_to_json({kind_, found->threshold, kv});
+      report["calibration"] = to_json(*found);
+      report["held_out"] = to_json(judge_threshold(held_out, found->threshold));
+    }
+    for (const TableRow& row : table)
+      report["table"].push_back({{"threshold", row.calibration.threshold},
+                                 {"calibration", to_json(row.calibration)},
+                                 {"held_out", to_json(row.held_out)}});
+    print_json(report);
+  } else {
+    if (found) {
+      const ExitFigures held = judge_threshold(held_out, found->threshold);
+      const auto [low, high] = interval(held);
+      fmt::print("{} (KV {})\n", exit_text({kind_, found->threshold, kv}), exit_kv_name(kv));
+      fmt::print("  calibration: {:.2f}% of {} tokens as at full depth, mean depth {:.2f} of {}\n",
+                 100 * found->agreement(), found->positions, found->mean_depth, samples.loops);
+      fmt::print(
+          "  held out:    {:.2f}% of {} tokens (95% interval {:.2f}% to {:.2f}%, Wilson), mean "
+          "depth {:.2f}\n",
+          100 * held.agreement(), held.positions, 100 * low, 100 * high, held.mean_depth);
+      if (!stored.empty()) fmt::print("  stored in {}\n", stored);
+    } else {
+      fmt::print("no threshold of {} lets tokens leave early and keeps {:.2f}% of them\n",
+                 exit_kind_name(kind_), 100 * agreement_);
+    }
+    fmt::print("{:>12} {:>14} {:>8} {:>14} {:>8}\n", "threshold", "calibration %", "depth",
+               "held out %", "depth");
+    for (const TableRow& row : table)
+      fmt::print("{:>12} {:>14.2f} {:>8.2f} {:>14.2f} {:>8.2f}\n", row.calibration.threshold,
+                 100 * row.calibration.agreement(), row.calibration.mean_depth,
+                 100 * row.held_out.agreement(), row.held_out.mean_depth);
+  }
+  if (!found && store)
+    fail("{}: nothing was stored: no threshold keeps {:.2f}% of the tokens", flags.model,
+         100 * agreement_);
+  return 0;
+}
+
+}  // namespace reprise::tools
