@@ -133,6 +133,12 @@ class ConvertCommand : public Command {
                         "So many tokens of it, in windows of 512 from all over the text")
              ->check(cli::Range(int64_t{1}, int64_t{1} << 24))
              ->capture_default_str());
+    keep(
+        app.add_option("--refit-tokens", loop_.refit_tokens,
+                       "--init fitted: so many of these tokens are run through the converted model "
+                       "too, to fit its adapters to the inputs that they get there; 0: none")
+            ->check(cli::Range(int64_t{0}, int64_t{1} << 24))
+            ->capture_default_str());
     keep(app.add_flag("--fold-norms", loop_.fold_norms,
                       "Multiplies norm weights into the matrices behind them first"));
     keep(app.add_option("--keep-first", loop_.keep_first, "First layers that stay out of the loops")
@@ -225,7 +231,12 @@ class ConvertCommand : public Command {
                  fmt::join(tied, ", "));
     }
     const bool calibrated = looped.calibration_tokens > 0;
-    if (calibrated) fmt::print("calibrated on {} tokens\n", looped.calibration_tokens);
+    if (calibrated)
+      fmt::print(
+          "calibrated on {} tokens{}\n", looped.calibration_tokens,
+          looped.refit_tokens > 0
+              ? fmt::format(", refitted on {}; the figures are those before", looped.refit_tokens)
+              : "");
     if (!looped.adapters.empty()) {
       // By matrix, over all blocks and loops: root of the sum of squares.
       std::map<std::string, std::array<double, 5>> sums;

@@ -136,9 +136,6 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
   return out;
 }
 
-namespace {
-
-// What `down` is applied to: [rows, ffn].
 Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
                  std::span<const int32_t> adapters, const Tensor& h) {
   if (!config.gated_mlp) return be.unary(be.linear(h, w.up, adapters), config.activation);
@@ -151,6 +148,8 @@ Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
   const std::vector<Tensor> parts = be.linear(h, weights, adapters);
   return be.glu(parts[0], parts[1], config.activation);
 }
+
+namespace {
 
 // Attention between the projections: [attending, heads * head_dim].
 Tensor attend(Backend& be, const TextConfig& config, const Scheme& scheme, int index,

@@ -1,7 +1,5 @@
 #include "convert/looped/calibration.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -10,6 +8,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "convert/looped/low_rank.h"
+#include "convert/looped/moments.h"
 #include "model/scheme_type.h"
 #include "text/tokenizer/tokenizer_files.h"
 
@@ -17,7 +16,6 @@ namespace reprise {
 namespace {
 
 constexpr int64_t kWindow = 512;  // tokens that see each other
-constexpr float kDamping = 0.01f;
 
 // Windows of a text as CalibrationOptions says; the last one may be shorter.
 std::vector<std::vector<int32_t>> read_windows(const Tokenizer& tokenizer,
@@ -53,103 +51,38 @@ std::vector<std::vector<int32_t>> read_windows(const Tokenizer& tokenizer,
   return windows;
 }
 
-// The input that a matrix shares with others, as run_block names it.
+// Sums x x^T of what one layer's matrices are applied to.
+class LayerMoments : public Observer {
+ public:
+  LayerMoments(Backend& backend, ThreadPool& pool, const Block& block, bool fold_norms)
+      : backend_(backend), pool_(pool) {
+    if (!fold_norms) return;
+    scales_.emplace("attn_in", NormScale(backend, block.attn_norm));
+    scales_.emplace("mlp_in", NormScale(backend, block.mlp_norm));
+  }
+
+  void on_input(const ValueSeen& seen) override {
+    const std::string name(seen.name);
+    std::vector<float> x = backend_.to_host(seen.value);
+    if (const auto scale = scales_.find(name); scale != scales_.end()) scale->second.undo(x);
+    const int64_t width = seen.value.dim(1);
+    add_moments(pool_, seen.value.dim(0), x, width, x, width, sums[name]);
+  }
+
+  std::map<std::string, std::vector<float>> sums;
+
+ private:
+  Backend& backend_;
+  ThreadPool& pool_;
+  std::map<std::string, NormScale> scales_;
+};
+
+}  // namespace
+
 std::string input_of(const std::string& matrix) {
   if (matrix == "o" || matrix == "down") return matrix + "_in";
   return matrix == "up" || matrix.starts_with("gate") ? "mlp_in" : "attn_in";
 }
-
-// Sums x x^T of what one layer's matrices are applied to.
-class Moments : public Observer {
- public:
-  Moments(Backend& backend, ThreadPool& pool) : backend_(backend), pool_(pool) {}
-
-  void on_input(const ValueSeen& seen) override {
-    Input& input = inputs_[std::string(seen.name)];
-    input.width = seen.value.dim(1);
-    input.rows = seen.value.dim(0);
-    input.x = backend_.to_host(seen.value);
-  }
-
-  // What a folded model's matrices get is not scaled by the norm.
-  void unscale(const std::string& name, std::span<const float> scale,
-               std::span<const float> shift) {
-    Input& input = inputs_.at(name);
-    for (int64_t row = 0; row < input.rows; ++row)
-      for (int64_t i = 0; i < input.width; ++i) {
-        float& x = input.x[static_cast<size_t>(row * input.width + i)];
-        const float by = scale[static_cast<size_t>(i)];
-        if (!shift.empty()) x -= shift[static_cast<size_t>(i)];
-        x = by != 0 ? x / by : 0;  // its column of the folded matrix is zero
-      }
-  }
-
-  // Adds the inputs seen since. Tasks are blocks of rows of a matrix, the lower triangle.
-  void add() {
-    constexpr int64_t kRows = 256;
-    struct Task {
-      Input* input;
-      int64_t begin, end;
-    };
-    std::vector<Task> tasks;
-    for (auto& [name, input] : inputs_) {
-      input.sum.resize(static_cast<size_t>(input.width * input.width));
-      for (int64_t begin = 0; begin < input.width; begin += kRows)
-        tasks.push_back({&input, begin, std::min(begin + kRows, input.width)});
-    }
-    std::ranges::stable_sort(tasks, std::greater<>(), [](const Task& task) { return task.end; });
-    pool_.run(static_cast<int64_t>(tasks.size()), [&](int64_t at, int) {
-      const auto& [input, begin, end] = tasks[static_cast<size_t>(at)];
-      const auto width = static_cast<int>(input->width);
-      cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<int>(end - begin),
-                  static_cast<int>(end), static_cast<int>(input->rows), 1, input->x.data() + begin,
-                  width, input->x.data(), width, 1, input->sum.data() + begin * width, width);
-    });
-  }
-
-  // Mean over `tokens`, both triangles, damped.
-  std::map<std::string, std::vector<float>> take(int64_t tokens) {
-    std::map<std::string, std::vector<float>> all;
-    for (auto& [name, input] : inputs_) {
-      std::vector<float>& c = input.sum;
-      const auto n = static_cast<size_t>(input.width);
-      const auto by = static_cast<float>(1 / static_cast<double>(tokens));
-      double diagonal = 0;
-      for (size_t i = 0; i < n; ++i) {
-        for (size_t j = 0; j <= i; ++j) c[j * n + i] = c[i * n + j] *= by;
-        diagonal += c[i * n + i];
-      }
-      if (!std::isfinite(diagonal)) fail("inputs '{}' of a layer aren't finite", name);
-      // All zero (a layer of zeros): any weight does.
-      const auto damping =
-          diagonal > 0 ? kDamping * static_cast<float>(diagonal / static_cast<double>(n)) : 1.0f;
-      for (size_t i = 0; i < n; ++i) c[i * n + i] += damping;
-      all[name] = std::move(c);
-    }
-    return all;
-  }
-
- private:
-  struct Input {
-    int64_t width = 0, rows = 0;
-    std::vector<float> x, sum;
-  };
-  Backend& backend_;
-  ThreadPool& pool_;
-  std::map<std::string, Input> inputs_;
-};
-
-struct Affine {
-  std::vector<float> scale, shift;
-};
-Affine affine_of(Backend& be, const NormWeight& norm) {
-  Affine affine = {be.to_host(norm.weight),
-                   norm.bias ? be.to_host(norm.bias) : std::vector<float>()};
-  for (float& x : affine.scale) x += norm.offset;
-  return affine;
-}
-
-}  // namespace
 
 Calibration::Calibration(const ConversionSource& source, const CalibrationOptions& options)
     : source_(source), options_(options) {
@@ -190,27 +123,21 @@ void Calibration::run(int first, int last, int threads,
     // A layer's keys and values are only its own, so that layers can be run one by one.
     Plan plan;
     plan.visit(layer, plan.add_kv_row(), -1, "");
-    Moments moments(*backend, pool);
-    const Block& block = model->blocks()[static_cast<size_t>(layer)];
-    const Affine attn = affine_of(*backend, block.attn_norm),
-                 mlp = affine_of(*backend, block.mlp_norm);
+    LayerMoments moments(*backend, pool, model->blocks()[static_cast<size_t>(layer)],
+                         options_.fold_norms);
     for (size_t w = 0; w < windows_.size(); ++w) {
       Sequence sequence;
       Rows rows;
       rows.append(sequence, window_, window_);
-      const bool seen = layer >= first;
-      states[w] = model->forward(plan, rows, std::move(states[w]), seen ? &moments : nullptr);
-      if (seen) {
-        if (options_.fold_norms) {
-          moments.unscale("attn_in", attn.scale, attn.shift);
-          moments.unscale("mlp_in", mlp.scale, mlp.shift);
-        }
-        moments.add();
-      }
+      states[w] =
+          model->forward(plan, rows, std::move(states[w]), layer >= first ? &moments : nullptr);
       progress(layer, static_cast<int64_t>(w));
     }
-    if (layer >= first)
-      for (auto& [input, c] : moments.take(tokens())) moments_[{layer, input}] = std::move(c);
+    for (auto& [input, c] : moments.sums) {
+      for (float& value : c) value /= static_cast<float>(tokens());
+      damp_moments(c, static_cast<int64_t>(std::sqrt(static_cast<double>(c.size()))));
+      moments_[{layer, input}] = std::move(c);
+    }
   }
 }
 

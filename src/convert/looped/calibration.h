@@ -20,6 +20,9 @@ struct CalibrationOptions {
   bool fold_norms = false;  // inputs of the model whose norm weights are in its matrices
 };
 
+// The input that a matrix ("q", "down", ...) shares with others, as run_block names it.
+std::string input_of(const std::string& matrix);
+
 class Calibration {
  public:
   // Reads as much of the text as is needed. Throws Error naming --calibrate, the file and what is
@@ -28,7 +31,7 @@ class Calibration {
   Calibration(const ConversionSource& source, const CalibrationOptions& options);
 
   int64_t tokens() const;  // that are run
-  int64_t window() const { return window_; }
+  const std::vector<std::vector<int32_t>>& windows() const { return windows_; }
 
   // Runs the model, F32 activations, layer by layer, on all windows at once: in memory there are
   // the states of all tokens, and the moments of layers [first, last). `progress` is called after

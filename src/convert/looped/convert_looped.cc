@@ -179,6 +179,7 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
   all.adapters = model.reports();
   all.fits = model.fits();
   all.calibration_tokens = model.calibration_tokens();
+  all.refit_tokens = model.refit_tokens();
   all.dropped = model.dropped();
   return all;
 }
@@ -203,6 +204,7 @@ Json looped_report(const LoopedResult& result) {
     report["adapters"].push_back(std::move(entry));
   }
   if (result.calibration_tokens > 0) report["calibration_tokens"] = result.calibration_tokens;
+  if (result.refit_tokens > 0) report["refit_tokens"] = result.refit_tokens;
   if (!result.fits.empty()) report["fits"] = Json::array();
   for (const FitReport& fit : result.fits)
     report["fits"].push_back(

@@ -12,10 +12,10 @@ struct LoopedResult {
   LoopShape shape;
   std::vector<AdapterReport> adapters;
   std::vector<FitReport> fits;
-  int64_t calibration_tokens = 0;              // 0: without
-  std::map<std::string, int64_t> dropped;      // role and number of tensors
-  int64_t dense_bytes = 0, dense_weights = 0;  // of the source's language model
-  int64_t weights() const;                     // of the looped one
+  int64_t calibration_tokens = 0, refit_tokens = 0;  // 0: without
+  std::map<std::string, int64_t> dropped;            // role and number of tensors
+  int64_t dense_bytes = 0, dense_weights = 0;        // of the source's language model
+  int64_t weights() const;                           // of the looped one
 };
 
 // `target` is a Hugging Face folder, or with `gguf` a GGUF file; of llama.cpp's GGUF files only the
@@ -27,7 +27,7 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
 // {"L", "K", "B", "init", "blocks", "adapters": [{"block", "loop", "matrix", "weight", "residual",
 // "missing"}], "dropped", "dense_bytes"}; with a calibration text "weighted_residual" and
 // "weighted_missing" of each adapter and "calibration_tokens", of a fit "fits": [{"block", "matrix",
-// "start", "end"}]
+// "start", "end"}], and "refit_tokens"
 Json looped_report(const LoopedResult& result);
 
 }  // namespace reprise

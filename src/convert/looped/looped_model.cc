@@ -558,6 +558,92 @@ void LoopedModel::split_adapters(int block, size_t tensor) {
   if (progress_) progress_(done_, total_, "");
 }
 
+// Where adapters are another matrix's than the source's fused one, its layers can't be run with them.
+bool LoopedModel::refits() const {
+  return options_.start == LoopStart::Fitted && options_.refit_tokens > 0 && !stores_qkv_apart() &&
+         !shape().ranks.empty();
+}
+
+std::vector<float> LoopedModel::with_adapter(const ComputedBlock& block, size_t tensor,
+                                             int loop) const {
+  std::vector<float> values = block.tensors[tensor];
+  if (rank_of(tensor) == 0) return values;
+  const std::vector<float>& a = block.a[tensor][static_cast<size_t>(loop)];
+  const std::vector<float>& b = block.b[tensor][static_cast<size_t>(loop)];
+  const auto in = static_cast<size_t>(layer_tensors_[tensor].slot.shape[1]);
+  const size_t rank = a.size() / in;
+  for (size_t j = 0; j * in < values.size(); ++j)
+    for (size_t r = 0; r < rank; ++r)
+      for (size_t i = 0; i < in; ++i) values[j * in + i] += b[j * rank + r] * a[r * in + i];
+  return values;
+}
+
+void LoopedModel::refit() {
+  for (int k = 0; k < layout_.blocks; ++k) {
+    compute_block(layout_.first + k);
+    refitted_.push_back(std::move(block_));
+    block_ = {};
+  }
+  // Spread over the text as all of them are.
+  const std::vector<std::vector<int32_t>>& all = calibration_->windows();
+  const auto wanted = static_cast<size_t>(
+      std::max<int64_t>(1, options_.refit_tokens / static_cast<int64_t>(all[0].size())));
+  const size_t count = std::min(wanted, all.size());
+  std::vector<std::vector<int32_t>> windows;
+  for (size_t i = 0; i < count; ++i) windows.push_back(all[i * all.size() / count]);
+  refit_tokens_ = static_cast<int64_t>(count * all[0].size());
+  Refit run(source_, windows, threads_);
+  int layer = 0;
+  const int last = layout_.dense - layout_.last;
+  run.progress = [&] {
+    if (progress_) progress_(done_, total_, fmt::format("refit, layer {} of {}", layer + 1, last));
+  };
+  for (; layer < layout_.first; ++layer) run.keep(layer);
+  for (; layer < last; ++layer) {
+    const int at = layer - layout_.first;
+    refit_depth(at / layout_.blocks, at % layout_.blocks, run);
+  }
+}
+
+void LoopedModel::refit_depth(int loop, int block, Refit& run) {
+  const int layer = layout_.tied(loop, block);
+  ComputedBlock& computed = refitted_[static_cast<size_t>(block)];
+  ThreadPool pool(threads_);
+  const auto count = static_cast<int64_t>(layer_tensors_.size());
+  std::vector<std::vector<float>> values(layer_tensors_.size());
+  pool.run(count, [&](int64_t task, int) {
+    const auto i = static_cast<size_t>(task);
+    values[i] = layer_tensors_[i].matrix.empty() ? shared_values(layout_.first + block, i)
+                                                 : with_adapter(computed, i, loop);
+  });
+  run.begin(layer, values);
+  for (const std::string& stage : Refit::stages()) {
+    std::vector<size_t> tensors;
+    for (size_t i = 0; i < layer_tensors_.size(); ++i)
+      if (const LayerTensor& of = layer_tensors_[i];
+          !of.matrix.empty() && rank_of(i) > 0 && input_of(of.matrix) == stage)
+        tensors.push_back(i);
+    const RefitMoments moments = run.moments(stage);
+    pool.run(static_cast<int64_t>(tensors.size()), [&](int64_t task, int) {
+      const size_t i = tensors[static_cast<size_t>(task)];
+      const LayerTensor& of = layer_tensors_[i];
+      const int64_t out = of.slot.shape[0], in = of.slot.shape[1];
+      std::vector<double> rest = matrix_for_inputs(dense_values(layer, i), out, in, moments.c,
+                                                   moments.damping, moments.cross, moments.behind);
+      const std::vector<float>& shared = computed.tensors[i];
+      for (size_t j = 0; j < rest.size(); ++j) rest[j] -= shared[j];
+      LowRankFactors factors = weighted_low_rank(
+          rest, out, in, moments.c, rank_of(i),
+          options_.seed ^ stream_of(fmt::format("{}.{}.{}", block, loop, of.matrix)));
+      computed.a[i][static_cast<size_t>(loop)] = std::move(factors.a);
+      computed.b[i][static_cast<size_t>(loop)] = std::move(factors.b);
+    });
+    for (const size_t i : tensors)
+      run.set(layer_tensors_[i].matrix, with_adapter(computed, i, loop));
+  }
+  run.end();
+}
+
 TensorView LoopedModel::values(size_t index, const Progress& progress) {
   progress_ = progress;
   const Output& output = outputs_[index];
@@ -576,10 +662,13 @@ TensorView LoopedModel::values(size_t index, const Progress& progress) {
   // tensors by type, which must not take the blocks apart.
   if (from.loop < 0 && (layer_tensors_[from.tensor].matrix.empty() || !layout_.looped(from.layer)))
     return make_view(output.view.name, output.view.shape, shared_values(from.layer, from.tensor));
-  if (block_.layer != from.layer) compute_block(from.layer);
+  if (refits() && refitted_.empty()) refit();
+  if (refitted_.empty() && block_.layer != from.layer) compute_block(from.layer);
+  const ComputedBlock& block =
+      refitted_.empty() ? block_ : refitted_[static_cast<size_t>(from.layer - layout_.first)];
   const std::vector<float>& values =
-      from.loop < 0 ? block_.tensors[from.tensor]
-                    : (from.a ? block_.a : block_.b)[from.tensor][static_cast<size_t>(from.loop)];
+      from.loop < 0 ? block.tensors[from.tensor]
+                    : (from.a ? block.a : block.b)[from.tensor][static_cast<size_t>(from.loop)];
   return make_view(output.view.name, output.view.shape, values);
 }
 

@@ -14,6 +14,7 @@
 
 #include "convert/looped/calibration.h"
 #include "convert/looped/loop_layout.h"
+#include "convert/looped/refit.h"
 #include "convert/looped/weighted.h"
 #include "convert/source.h"
 #include "model/scheme_type.h"
@@ -39,6 +40,9 @@ struct LoopOptions {
   LoopAdapters adapters = LoopAdapters::Svd;  // Fitted makes its own
   // For Fitted, Weighted and SplitWeighted, and for them alone. Its fold_norms is the one below.
   std::optional<CalibrationOptions> calibrate;
+  // Fitted: then the adapters are fitted anew, depth by depth, to the inputs that they get in the
+  // converted model (refit.h), on about so many of the calibration's tokens; 0: not.
+  int64_t refit_tokens = 12288;
   // Norm weights are multiplied into the matrices behind them first and become 1: then blocks share
   // nothing but matrices, and adapters of full rank give back the dense model.
   bool fold_norms = false;  // Fitted always does
@@ -83,12 +87,15 @@ class LoopedModel {
   // Matrices done, of how many; `what`: what else is under way (the calibration), or empty.
   using Progress = std::function<void(int64_t done, int64_t total, const std::string& what)>;
   // The values of output `index`. A block's matrices and adapters are computed together and
-  // forgotten with the next block's; before the first one the calibration is run.
+  // forgotten with the next block's; before the first one the calibration is run. With a refit all
+  // blocks are made first, and kept.
   TensorView values(size_t index, const Progress& progress = {});
 
+  // Of what was made before a refit.
   const std::vector<AdapterReport>& reports() const { return reports_; }
   const std::vector<FitReport>& fits() const { return fits_; }
   int64_t calibration_tokens() const { return calibration_ ? calibration_->tokens() : 0; }
+  int64_t refit_tokens() const { return refit_tokens_; }  // 0: there was none
   // What the source has and the looped model hasn't: a role's name and its tensors' number.
   const std::map<std::string, int64_t>& dropped() const { return dropped_; }
 
@@ -127,6 +134,10 @@ class LoopedModel {
   size_t find_tensor(const std::string& source) const;
   std::vector<float> shared_values(int layer, size_t tensor) const;
   void run_calibration();
+  bool refits() const;
+  std::vector<float> with_adapter(const ComputedBlock& block, size_t tensor, int loop) const;
+  void refit();
+  void refit_depth(int loop, int block, Refit& run);
   void compute_block(int layer);
   void add_adapters(int block, size_t tensor, int loop);
   void split_adapters(int block, size_t tensor);
@@ -145,6 +156,8 @@ class LoopedModel {
   std::vector<From> from_;
   std::optional<Calibration> calibration_;
   bool calibrated_ = false;
+  int64_t refit_tokens_ = 0;
+  std::vector<ComputedBlock> refitted_;  // all of them; empty without a refit
   ComputedBlock block_;
   std::mutex report_mutex_;  // of the next ones, while a block's matrices are worked on
   std::vector<AdapterReport> reports_;

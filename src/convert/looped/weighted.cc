@@ -22,9 +22,9 @@ std::vector<double> gram(const std::vector<double>& m, int64_t out, int64_t in, 
   return g;  // the upper triangle of it
 }
 
-// m c [out, in] for symmetric c.
-std::vector<double> times_symmetric(std::span<const double> m, int64_t out, int64_t in,
-                                    std::span<const float> c) {
+// m c [out, in], c [in, in].
+std::vector<double> times(std::span<const double> m, int64_t out, int64_t in,
+                          std::span<const float> c) {
   const std::vector<double> wide(c.begin(), c.end());
   std::vector<double> product(static_cast<size_t>(out * in));
   cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(out), as_int(in), as_int(in), 1,
@@ -76,7 +76,7 @@ std::vector<double> difference(const std::vector<float>& a, const std::vector<fl
 
 double weighted_squares(std::span<const double> m, int64_t out, int64_t in,
                         std::span<const float> c) {
-  const std::vector<double> mc = times_symmetric(m, out, in, c);
+  const std::vector<double> mc = times(m, out, in, c);
   return cblas_ddot(as_int(out * in), mc.data(), 1, m.data(), 1);
 }
 
@@ -89,7 +89,7 @@ LowRankFactors weighted_low_rank(const std::vector<double>& m, int64_t out, int6
   LowRankFactors f = zero_low_rank(out, in, rank, seed);
   if (out <= in && out <= kExactDecomposition) {
     // m S S^T m^T = U s^2 U^T, and A = s^-1 U^T m needs no S.
-    const std::vector<double> mc = times_symmetric(m, out, in, c);
+    const std::vector<double> mc = times(m, out, in, c);
     std::vector<double> g(static_cast<size_t>(out * out));
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, as_int(out), as_int(out), as_int(in), 1,
                 mc.data(), as_int(in), m.data(), as_int(in), 0, g.data(), as_int(out));
@@ -153,6 +153,26 @@ LowRankFactors weighted_low_rank(const std::vector<double>& m, int64_t out, int6
   return f;
 }
 
+std::vector<double> solve_moments(std::vector<double> product, int64_t out, int64_t in,
+                                  std::vector<double> c) {
+  // Row-major [out, in] is what LAPACK calls out right-hand sides.
+  const lapack_int info = LAPACKE_dposv(LAPACK_COL_MAJOR, 'L', as_int(in), as_int(out), c.data(),
+                                        as_int(in), product.data(), as_int(in));
+  if (info != 0) fail("second moments of {} inputs aren't positive definite (dposv: {})", in, info);
+  return product;
+}
+
+std::vector<double> matrix_for_inputs(const std::vector<float>& m, int64_t out, int64_t in,
+                                      std::span<const float> c, double damping,
+                                      std::span<const float> cross, std::span<const float> behind) {
+  blas_runs_in_callers_thread();
+  const std::vector<double> wide(m.begin(), m.end());
+  std::vector<double> product = times(wide, out, in, cross);
+  for (size_t i = 0; i < product.size(); ++i)
+    product[i] += damping * wide[i] + (behind.empty() ? 0.0 : behind[i]);
+  return solve_moments(std::move(product), out, in, std::vector<double>(c.begin(), c.end()));
+}
+
 namespace {
 
 class Fit {
@@ -161,7 +181,7 @@ class Fit {
       : targets_(targets), out_(out), in_(in), rank_(std::min({rank, out, in})), seed_(seed) {
     for (const FitTarget& target : targets) {
       const std::vector<double> m(target.matrix.begin(), target.matrix.end());
-      products_.push_back(times_symmetric(m, out, in, target.c));
+      products_.push_back(times(m, out, in, target.c));
       const double squares = cblas_ddot(as_int(out * in), products_.back().data(), 1, m.data(), 1);
       weights_.push_back(squares > 0 ? 1 / squares : 0);
       result_.norms.push_back(std::sqrt(std::max(0.0, squares)));
@@ -233,18 +253,14 @@ class Fit {
       cblas_daxpy(as_int(out_ * in_), w, products_[l].data(), 1, sum.data(), 1);
       if (f.rank > 0) {
         const std::vector<double> a(f.a.begin(), f.a.end()), b(f.b.begin(), f.b.end());
-        const std::vector<double> ac = times_symmetric(a, f.rank, in_, targets_[l].c);
+        const std::vector<double> ac = times(a, f.rank, in_, targets_[l].c);
         cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(out_), as_int(in_),
                     as_int(f.rank), -w, b.data(), as_int(f.rank), ac.data(), as_int(in_), 1,
                     sum.data(), as_int(in_));
       }
       for (size_t i = 0; i < moments.size(); ++i) moments[i] += w * targets_[l].c[i];
     }
-    // Row-major [out, in] is what LAPACK calls out right-hand sides.
-    const lapack_int info = LAPACKE_dposv(LAPACK_COL_MAJOR, 'L', as_int(in_), as_int(out_),
-                                          moments.data(), as_int(in_), sum.data(), as_int(in_));
-    if (info != 0)
-      fail("second moments of {} inputs aren't positive definite (dposv: {})", in_, info);
+    sum = solve_moments(std::move(sum), out_, in_, std::move(moments));
     result_.shared.assign(sum.begin(), sum.end());
   }
 

@@ -21,6 +21,19 @@ double weighted_squares(std::span<const double> m, int64_t out, int64_t in,
 LowRankFactors weighted_low_rank(const std::vector<double>& m, int64_t out, int64_t in,
                                  std::span<const float> c, int64_t rank, uint64_t seed);
 
+// The W [out, in] with W c = product: with a mean of outputs times inputs in `product`, the least
+// squares solution. c must be positive definite. Throws Error otherwise.
+std::vector<double> solve_moments(std::vector<double> product, int64_t out, int64_t in,
+                                  std::vector<double> c);
+
+// For a layer's matrix m whose inputs have become other ones: what it should be for m times the old
+// inputs, plus `behind` (empty: zero), to come out. cross: mean of old x new inputs [in, in]; behind:
+// of what is added x new inputs [out, in]; c: of the new inputs, with `damping` on its diagonal, by
+// which the result is drawn towards m.
+std::vector<double> matrix_for_inputs(const std::vector<float>& m, int64_t out, int64_t in,
+                                      std::span<const float> c, double damping,
+                                      std::span<const float> cross, std::span<const float> behind);
+
 // One of the layers that share a matrix.
 struct FitTarget {
   std::vector<float> matrix;  // [out, in]

@@ -270,8 +270,45 @@ TEST_F(WeightedStart, FittedIsBelowWeightedIsBelowPlain) {
 }
 
 TEST_F(WeightedStart, OfFullRankIsTheDenseModel) {
-  convert("fitted", {.start = LoopStart::Fitted, .rank = 1000, .calibrate = calibration()});
-  EXPECT_LT(distance_of_states("fitted"), 1e-8);
+  for (const int64_t refit : {0, 512}) {
+    const std::string name = fmt::format("fitted-{}", refit);
+    const LoopedResult result = convert(name, {.start = LoopStart::Fitted,
+                                               .rank = 1000,
+                                               .calibrate = calibration(),
+                                               .refit_tokens = refit});
+    EXPECT_EQ(result.refit_tokens, refit);
+    EXPECT_LT(distance_of_states(name), 1e-8);
+  }
+}
+
+TEST_F(WeightedStart, ARefitBringsTheStateNearer) {
+  for (const int kept : {0, 1}) {
+    for (const int64_t refit : {0, 1024})
+      convert(fmt::format("{}-{}", kept, refit), {.start = LoopStart::Fitted,
+                                                  .keep_first = kept,
+                                                  .keep_last = kept,
+                                                  .rank = 8,
+                                                  .calibrate = calibration(),
+                                                  .refit_tokens = refit});
+    EXPECT_LT(distance_of_states(fmt::format("{}-1024", kept)),
+              0.98 * distance_of_states(fmt::format("{}-0", kept)));
+  }
+}
+
+TEST(MatrixForInputs, SolvesTheLeastSquares) {
+  // New inputs x = 2 y: half the matrix gives the same outputs.
+  constexpr int64_t out = 3, in = 5;
+  const std::vector<double> m = random_matrix(out, in, 30);
+  const std::vector<float> wide(m.begin(), m.end());
+  std::vector<float> cross = random_moments(in, 31), c = cross;
+  for (float& value : cross) value *= 2;
+  for (float& value : c) value *= 4;
+  const std::vector<double> half = matrix_for_inputs(wide, out, in, c, 0, cross, {});
+  for (size_t i = 0; i < half.size(); ++i) EXPECT_NEAR(half[i], m[i] / 2, 1e-4);
+  // Damping draws it to the matrix as it was.
+  for (int64_t i = 0; i < in; ++i) c[static_cast<size_t>(i * (in + 1))] += 1e6f;
+  const std::vector<double> same = matrix_for_inputs(wide, out, in, c, 1e6, cross, {});
+  for (size_t i = 0; i < same.size(); ++i) EXPECT_NEAR(same[i], m[i], 1e-3);
 }
 
 TEST_F(WeightedStart, ThreeLoopsKeptLayersAndRanksByMatrix) {
