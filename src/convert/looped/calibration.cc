@@ -23,7 +23,7 @@ std::vector<std::vector<int32_t>> read_windows(const Tokenizer& tokenizer,
                                                int64_t window) {
   constexpr int64_t kBytes = 16;  // a token of any usual text has fewer
   std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path))
+  if (!file || !std::filesystem::is_regular_file(path))
     fail("--calibrate {}: can't be read, expected a plain text file", path.string());
   const auto size = static_cast<int64_t>(std::filesystem::file_size(path));
   const auto encode = [&](int64_t begin, int64_t bytes, bool from_line) {

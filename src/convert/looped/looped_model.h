@@ -144,6 +144,8 @@ class LoopedModel {
   void fit(int block, size_t tensor);
   int64_t rank_of(size_t tensor) const;
   std::string name_in(const std::string& pattern, int layer) const;
+  // Random numbers of their own for what has this name.
+  static uint64_t stream_of(const std::string& name);
 
   const ConversionSource& source_;
   LoopOptions options_;
