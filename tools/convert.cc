@@ -121,8 +121,24 @@ class ConvertCommand : public Command {
             ->repeatable());
     keep(app.add_option("--adapters", adapters_,
                         "svd: what the block lacks of each layer, truncated; zero: B = 0; split "
-                        "(two loops): each loop gets every other direction of their difference")
-             ->check(cli::IsMember({"svd", "zero", "split"})));
+                        "(two loops): each loop gets every other direction of their difference; "
+                        "weighted, split-weighted: the same by the layers' outputs on the text of "
+                        "--calibrate")
+             ->check(cli::IsMember({"svd", "zero", "split", "weighted", "split-weighted"})));
+    keep(app.add_option("--calibrate", calibration_.text,
+                        "Plain text that the dense model is run on; errors are weighed by what its "
+                        "matrices are applied to. For --init fitted and weighted adapters")
+             ->type_name("TEXT"));
+    keep(app.add_option("--calibrate-tokens", calibration_.tokens,
+                        "So many tokens of it, in windows of 512 from all over the text")
+             ->check(cli::Range(int64_t{1}, int64_t{1} << 24))
+             ->capture_default_str());
+    keep(
+        app.add_option("--refit-tokens", loop_.refit_tokens,
+                       "--init fitted: so many of these tokens are run through the converted model "
+                       "too, to fit its adapters to the inputs that they get there; 0: none")
+            ->check(cli::Range(int64_t{0}, int64_t{1} << 24))
+            ->capture_default_str());
     keep(app.add_flag("--fold-norms", loop_.fold_norms,
                       "Multiplies norm weights into the matrices behind them first"));
     keep(app.add_option("--keep-first", loop_.keep_first, "First layers that stay out of the loops")
@@ -150,11 +166,16 @@ class ConvertCommand : public Command {
                           });
     if (!adapters && !adapters_.empty())
       fail("--adapters {}: needs adapters, expected --rank or --rank-of above 0", adapters_);
+    if (start_ == loop_start_name(LoopStart::Fitted) && !adapters_.empty())
+      fail("--adapters {}: --init {} fits adapters itself, leave it out", adapters_, start_);
+    if (!calibration_.text.empty()) loop.calibrate = calibration_;
     if (start_.empty()) start_ = adapters ? "average" : "stepwise";
     loop.start = parse_loop_start(start_, "--init");
-    loop.adapters = adapters_ == "zero"    ? LoopAdapters::Zero
-                    : adapters_ == "split" ? LoopAdapters::Split
-                                           : LoopAdapters::Svd;
+    loop.adapters = adapters_ == "zero"             ? LoopAdapters::Zero
+                    : adapters_ == "split"          ? LoopAdapters::Split
+                    : adapters_ == "weighted"       ? LoopAdapters::Weighted
+                    : adapters_ == "split-weighted" ? LoopAdapters::SplitWeighted
+                                                    : LoopAdapters::Svd;
     return loop;
   }
 
@@ -209,9 +230,16 @@ class ConvertCommand : public Command {
                                     : fmt::format("the mean of {}", fmt::join(from, ", ")),
                  fmt::join(tied, ", "));
     }
+    const bool calibrated = looped.calibration_tokens > 0;
+    if (calibrated)
+      fmt::print(
+          "calibrated on {} tokens{}\n", looped.calibration_tokens,
+          looped.refit_tokens > 0
+              ? fmt::format(", refitted on {}; the figures are those before", looped.refit_tokens)
+              : "");
     if (!looped.adapters.empty()) {
       // By matrix, over all blocks and loops: root of the sum of squares.
-      std::map<std::string, std::array<double, 3>> sums;
+      std::map<std::string, std::array<double, 5>> sums;
       std::vector<std::string> order;
       for (const AdapterReport& adapter : looped.adapters) {
         if (!sums.contains(adapter.matrix)) order.push_back(adapter.matrix);
@@ -219,14 +247,17 @@ class ConvertCommand : public Command {
         sum[0] += adapter.weight * adapter.weight;
         sum[1] += adapter.residual * adapter.residual;
         sum[2] += adapter.missing * adapter.missing;
+        sum[3] += adapter.weighted_missing * adapter.weighted_missing;
+        ++sum[4];
       }
-      fmt::print("{:<10}{:>8}{:>14}{:>14}{:>18}\n", "matrix", "rank", "norm", "residual",
-                 "after adapters");
+      fmt::print("{:<10}{:>8}{:>14}{:>14}{:>18}{}\n", "matrix", "rank", "norm", "residual",
+                 "after adapters", calibrated ? "     of outputs" : "");
       for (const std::string& matrix : order) {
         const auto& sum = sums[matrix];
-        fmt::print("{:<10}{:>8}{:>14.4g}{:>14.4g}{:>10.4g} ({:.1f}%)\n", matrix,
+        fmt::print("{:<10}{:>8}{:>14.4g}{:>14.4g}{:>10.4g} ({:.1f}%){}\n", matrix,
                    looped.shape.ranks.at(matrix), std::sqrt(sum[0]), std::sqrt(sum[1]),
-                   std::sqrt(sum[2]), sum[0] > 0 ? 100 * std::sqrt(sum[2] / sum[0]) : 0.0);
+                   std::sqrt(sum[2]), sum[0] > 0 ? 100 * std::sqrt(sum[2] / sum[0]) : 0.0,
+                   calibrated ? fmt::format("{:>14.1f}%", 100 * std::sqrt(sum[3] / sum[4])) : "");
       }
     }
     for (const auto& [role, count] : looped.dropped)
@@ -240,6 +271,7 @@ class ConvertCommand : public Command {
   bool looping_asked_ = false;
   std::vector<cli::Option*> looping_;  // options that need it
   LoopOptions loop_;
+  CalibrationOptions calibration_;
   std::string start_, adapters_, layers_out_;
   std::vector<std::string> ranks_;
 };

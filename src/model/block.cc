@@ -136,22 +136,20 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
   return out;
 }
 
-namespace {
-
-Tensor mlp(Backend& be, const TextConfig& config, const MlpWeights& w,
-           std::span<const int32_t> adapters, const Tensor& h) {
-  if (!config.gated_mlp)
-    return be.linear(be.unary(be.linear(h, w.up, adapters), config.activation), w.down, adapters);
+Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
+                 std::span<const int32_t> adapters, const Tensor& h) {
+  if (!config.gated_mlp) return be.unary(be.linear(h, w.up, adapters), config.activation);
   if (config.fused_gate_up) {
     const Tensor both = be.linear(h, w.gate_up, adapters);  // [rows, 2 ffn]
-    const Tensor gated = be.glu(be.slice(both, 1, 0, config.ffn),
-                                be.slice(both, 1, config.ffn, 2 * config.ffn), config.activation);
-    return be.linear(gated, w.down, adapters);
+    return be.glu(be.slice(both, 1, 0, config.ffn), be.slice(both, 1, config.ffn, 2 * config.ffn),
+                  config.activation);
   }
   const LinearWeight* const weights[] = {&w.gate, &w.up};
   const std::vector<Tensor> parts = be.linear(h, weights, adapters);
-  return be.linear(be.glu(parts[0], parts[1], config.activation), w.down, adapters);
+  return be.glu(parts[0], parts[1], config.activation);
 }
+
+namespace {
 
 // Attention between the projections: [attending, heads * head_dim].
 Tensor attend(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
@@ -181,7 +179,8 @@ Tensor attend(Backend& be, const TextConfig& config, const Scheme& scheme, int i
 
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x) {
-  const Qkv qkv = project_qkv(be, config, index, block.attn, rows, be.norm(x, block.attn_norm));
+  const Tensor attn_in = be.norm(x, block.attn_norm);
+  const Qkv qkv = project_qkv(be, config, index, block.attn, rows, attn_in);
   Tensor mixed = attend(be, config, scheme, index, rows, qkv);
   Tensor in = x;
   std::span<const int32_t> adapters = rows.adapters;
@@ -199,7 +198,14 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
   if (rows.all_active) rows.watch.value("attn", attention);
   const Tensor h = be.add(in, attention);
   const Tensor normed = be.norm(config.parallel_residual ? in : h, block.mlp_norm);
-  const Tensor out = be.add(h, mlp(be, config, block.mlp, adapters, normed));
+  const Tensor inner = mlp_inner(be, config, block.mlp, adapters, normed);
+  if (rows.all_active) {
+    rows.watch.input("attn_in", attn_in);
+    rows.watch.input("o_in", mixed);
+    rows.watch.input("mlp_in", normed);
+    rows.watch.input("down_in", inner);
+  }
+  const Tensor out = be.add(h, be.linear(inner, block.mlp.down, adapters));
   return rows.all_active ? out : be.replace_rows(x, rows.active, out);
 }
 

@@ -86,6 +86,10 @@ class Scheme;
 Qkv project_qkv(Backend& be, const TextConfig& config, int index, const AttentionWeights& w,
                 const VisitRows& rows, const Tensor& h);
 
+// What `down` is applied to, for the normed rows h: [rows, ffn].
+Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
+                 std::span<const int32_t> adapters, const Tensor& h);
+
 // One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
 // KV rows.
 //   h = x + o(attention(norm(x))),  result = h + mlp(norm(h)),  parallel: h + mlp(norm(x))

@@ -148,8 +148,8 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
   const TensorWriter writer = [&](const OutputTensor& tensor, const ByteSink& sink) {
     const std::string& name = tensor.source.name;
     const size_t at = index.at(name);
-    const auto progress = [&](int64_t done, int64_t total) {
-      if (options.progress) options.progress(done, total, name);
+    const auto progress = [&](int64_t done, int64_t total, const std::string& what) {
+      if (options.progress) options.progress(done, total, what.empty() ? name : what);
     };
     const TensorView values = model.values(at, progress);
     all.result.tensors[at].error = converter.write({values, tensor.type}, sink);
@@ -177,6 +177,9 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
   all.layout = model.layout();
   all.shape = model.shape();
   all.adapters = model.reports();
+  all.fits = model.fits();
+  all.calibration_tokens = model.calibration_tokens();
+  all.refit_tokens = model.refit_tokens();
   all.dropped = model.dropped();
   return all;
 }
@@ -190,13 +193,22 @@ int64_t LoopedResult::weights() const {
 Json looped_report(const LoopedResult& result) {
   Json report = loop_layout_json(result.layout);
   report["adapters"] = Json::array();
-  for (const AdapterReport& adapter : result.adapters)
-    report["adapters"].push_back({{"block", adapter.block},
-                                  {"loop", adapter.loop},
-                                  {"matrix", adapter.matrix},
-                                  {"weight", adapter.weight},
-                                  {"residual", adapter.residual},
-                                  {"missing", adapter.missing}});
+  for (const AdapterReport& adapter : result.adapters) {
+    Json entry = {{"block", adapter.block},       {"loop", adapter.loop},
+                  {"matrix", adapter.matrix},     {"weight", adapter.weight},
+                  {"residual", adapter.residual}, {"missing", adapter.missing}};
+    if (result.calibration_tokens > 0) {
+      entry["weighted_residual"] = adapter.weighted_residual;
+      entry["weighted_missing"] = adapter.weighted_missing;
+    }
+    report["adapters"].push_back(std::move(entry));
+  }
+  if (result.calibration_tokens > 0) report["calibration_tokens"] = result.calibration_tokens;
+  if (result.refit_tokens > 0) report["refit_tokens"] = result.refit_tokens;
+  if (!result.fits.empty()) report["fits"] = Json::array();
+  for (const FitReport& fit : result.fits)
+    report["fits"].push_back(
+        {{"block", fit.block}, {"matrix", fit.matrix}, {"start", fit.start}, {"end", fit.end}});
   report["dropped"] = result.dropped;
   report["dense_bytes"] = result.dense_bytes;
   report["dense_weights"] = result.dense_weights;

@@ -11,9 +11,11 @@ struct LoopedResult {
   LoopLayout layout;
   LoopShape shape;
   std::vector<AdapterReport> adapters;
-  std::map<std::string, int64_t> dropped;      // role and number of tensors
-  int64_t dense_bytes = 0, dense_weights = 0;  // of the source's language model
-  int64_t weights() const;                     // of the looped one
+  std::vector<FitReport> fits;
+  int64_t calibration_tokens = 0, refit_tokens = 0;  // 0: without
+  std::map<std::string, int64_t> dropped;            // role and number of tensors
+  int64_t dense_bytes = 0, dense_weights = 0;        // of the source's language model
+  int64_t weights() const;                           // of the looped one
 };
 
 // `target` is a Hugging Face folder, or with `gguf` a GGUF file; of llama.cpp's GGUF files only the
@@ -23,7 +25,9 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
                             bool gguf, const LoopOptions& loop, const ConvertOptions& options);
 
 // {"L", "K", "B", "init", "blocks", "adapters": [{"block", "loop", "matrix", "weight", "residual",
-// "missing"}], "dropped", "dense_bytes"}
+// "missing"}], "dropped", "dense_bytes"}; with a calibration text "weighted_residual" and
+// "weighted_missing" of each adapter and "calibration_tokens", of a fit "fits": [{"block", "matrix",
+// "start", "end"}], and "refit_tokens"
 Json looped_report(const LoopedResult& result);
 
 }  // namespace reprise

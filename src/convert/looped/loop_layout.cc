@@ -14,7 +14,8 @@ constexpr struct {
 } kStarts[] = {{LoopStart::Stepwise, "stepwise"},
                {LoopStart::Average, "average"},
                {LoopStart::Lower, "lower"},
-               {LoopStart::Random, "random"}};
+               {LoopStart::Random, "random"},
+               {LoopStart::Fitted, "fitted"}};
 
 }  // namespace
 
@@ -63,6 +64,7 @@ LoopLayout make_loop_layout(LoopStart start, int dense_layers, int loops, int fi
         break;
       }
       case LoopStart::Average:
+      case LoopStart::Fitted:
         for (int loop = 0; loop < loops; ++loop) sources.push_back(layout.tied(loop, k));
         break;
       case LoopStart::Lower:

@@ -19,8 +19,9 @@ enum class LoopStart {
   Average,   // the mean of the tied layers
   Lower,     // the first K of the looped layers
   Random,    // new weights
+  Fitted,    // matrices fitted to the tied layers together with the adapters; else their mean
 };
-// "stepwise, average, lower, random"
+// "stepwise, average, lower, random, fitted"
 std::string loop_start_names();
 std::string loop_start_name(LoopStart start);
 // Throws Error that lists them; `option` begins the message.

@@ -3,14 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <mutex>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "base/rng.h"
-#include "base/thread_pool.h"
-#include "convert/looped/low_rank.h"
 #include "model/arch/architecture.h"
 #include "model/fused_qkv.h"
 #include "model/load.h"
@@ -20,18 +16,6 @@ namespace {
 
 // Of new weights; as training begins with (train/train_model.h).
 constexpr float kNewDeviation = 0.02f;
-
-uint64_t stream_of(const std::string& name) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const unsigned char c : name) hash = (hash ^ c) * 0x100000001b3u;
-  return hash;
-}
-
-double norm_of(const std::vector<float>& values) {
-  double squares = 0;
-  for (const float x : values) squares += double{x} * x;
-  return std::sqrt(squares);
-}
 
 }  // namespace
 
@@ -47,10 +31,13 @@ LoopedModel::LoopedModel(const ConversionSource& source, const LoopOptions& opti
   const TextConfig& text = source.config->text;
   layout_ = make_loop_layout(options.start, text.layers, options.loops, options.keep_first,
                              options.keep_last, source.path());
-  if (options.adapters == LoopAdapters::Split &&
+  if ((options.adapters == LoopAdapters::Split ||
+       options.adapters == LoopAdapters::SplitWeighted) &&
       (options.loops != 2 || options.start != LoopStart::Average))
     fail(
-        "--adapters split: shares the directions of two layers out, expected --loops 2 and --init average");
+        "--adapters {}: shares the directions of two layers out, expected --loops 2 and --init average",
+        options.adapters == LoopAdapters::Split ? "split" : "split-weighted");
+  if (options.start == LoopStart::Fitted) options_.fold_norms = true;
   source_names_ = tensor_names(source.model, *source.config);
   text_ = text;
   if (text.fused_qkv && text.kind->looped_apart) text_.fused_qkv = text_.grouped_qkv = false;
@@ -60,6 +47,27 @@ LoopedModel::LoopedModel(const ConversionSource& source, const LoopOptions& opti
   list_layer_tensors();
   list_outputs();
   count_dropped();
+  check_calibration();
+}
+
+void LoopedModel::check_calibration() {
+  const bool fitted = options_.start == LoopStart::Fitted;
+  const std::string user = fitted                                        ? "--init fitted"
+                           : options_.adapters == LoopAdapters::Weighted ? "--adapters weighted"
+                           : options_.adapters == LoopAdapters::SplitWeighted
+                               ? "--adapters split-weighted"
+                               : "";
+  if (user.empty() && options_.calibrate)
+    fail(
+        "--calibrate {}: nothing weighs errors by a text, expected --init fitted, --adapters weighted "
+        "or --adapters split-weighted",
+        options_.calibrate->text.string());
+  if (user.empty()) return;
+  if (!options_.calibrate)
+    fail("{}: weighs errors by what {} does with a text, expected --calibrate TEXT", user,
+         source_.path());
+  options_.calibrate->fold_norms = options_.fold_norms;
+  calibration_.emplace(source_, *options_.calibrate);
 }
 
 LoopShape LoopedModel::shape() const {
@@ -330,115 +338,7 @@ std::vector<float> LoopedModel::shared_values(int layer, size_t tensor) const {
   return result;
 }
 
-void LoopedModel::compute_block(int layer) {
-  block_ = {.layer = layer};
-  block_.tensors.resize(layer_tensors_.size());
-  block_.a.resize(layer_tensors_.size());
-  block_.b.resize(layer_tensors_.size());
-  const int k = layer - layout_.first;
-  ThreadPool pool(threads_);
-  // Largest first, so that no core waits for the other's last one.
-  std::vector<size_t> order(layer_tensors_.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::ranges::stable_sort(order, std::greater<>(),
-                           [&](size_t i) { return num_elements(layer_tensors_[i].slot.shape); });
-  pool.run(static_cast<int64_t>(order.size()), [&](int64_t task, int) {
-    const size_t i = order[static_cast<size_t>(task)];
-    if (!layer_tensors_[i].matrix.empty()) block_.tensors[i] = shared_values(layer, i);
-  });
-  struct Task {
-    size_t tensor;
-    int loop;
-  };
-  std::vector<Task> tasks;
-  for (const size_t i : order) {
-    if (rank_of(i) == 0) continue;
-    block_.a[i].resize(static_cast<size_t>(layout_.loops));
-    block_.b[i].resize(static_cast<size_t>(layout_.loops));
-    const int parts = options_.adapters == LoopAdapters::Split ? 1 : layout_.loops;
-    for (int loop = 0; loop < parts; ++loop) tasks.push_back({i, loop});
-  }
-  const size_t before = reports_.size();
-  pool.run(static_cast<int64_t>(tasks.size()), [&](int64_t task, int) {
-    const Task& of = tasks[static_cast<size_t>(task)];
-    if (options_.adapters == LoopAdapters::Split)
-      split_adapters(k, of.tensor);
-    else
-      add_adapters(k, of.tensor, of.loop);
-  });
-  std::ranges::stable_sort(
-      reports_.begin() + static_cast<std::ptrdiff_t>(before), reports_.end(), std::less<>(),
-      [](const AdapterReport& report) { return std::pair(report.matrix, report.loop); });
-}
-
-void LoopedModel::add_adapters(int block, size_t tensor, int loop) {
-  const LayerTensor& of = layer_tensors_[tensor];
-  const int64_t out = of.slot.shape[0], in = of.slot.shape[1], rank = rank_of(tensor);
-  const uint64_t seed = options_.seed ^ stream_of(fmt::format("{}.{}.{}", block, loop, of.matrix));
-  LowRankFactors factors;
-  const std::vector<float> dense = dense_values(layout_.tied(loop, block), tensor);
-  const std::vector<float>& shared = block_.tensors[tensor];
-  std::vector<double> residual(dense.size());
-  for (size_t i = 0; i < dense.size(); ++i) residual[i] = dense[i] - shared[i];
-  if (options_.adapters == LoopAdapters::Zero) {
-    factors = zero_low_rank(out, in, rank, seed);
-    for (const double x : residual) factors.residual += x * x;
-    factors.residual = std::sqrt(factors.residual);
-  } else {
-    factors = low_rank(std::move(residual), out, in, rank, seed);
-  }
-  block_.a[tensor][static_cast<size_t>(loop)] = std::move(factors.a);
-  block_.b[tensor][static_cast<size_t>(loop)] = std::move(factors.b);
-  const double squares = factors.residual * factors.residual - factors.kept * factors.kept;
-  const std::lock_guard lock(report_mutex_);
-  reports_.push_back({block, loop, of.matrix, norm_of(dense), factors.residual,
-                      std::sqrt(std::max(0.0, squares))});
-  ++done_;
-  if (progress_) progress_(done_, total_);
-}
-
-// W1 - W2 = D, nearly D_odd + D_even of twice the rank. The block W' = (W1 + W2) / 2 +
-// (D_even - D_odd) / 2 with D_odd in the first loop and -D_even in the second is as near to both
-// layers as the average with adapters of twice the rank, which would hold the same directions twice.
-void LoopedModel::split_adapters(int block, size_t tensor) {
-  const LayerTensor& of = layer_tensors_[tensor];
-  const int64_t out = of.slot.shape[0], in = of.slot.shape[1], rank = rank_of(tensor);
-  const uint64_t seed = options_.seed ^ stream_of(fmt::format("{}.{}", block, of.matrix));
-  const std::vector<float> dense[] = {dense_values(layout_.tied(0, block), tensor),
-                                      dense_values(layout_.tied(1, block), tensor)};
-  std::vector<double> difference(dense[0].size());
-  for (size_t i = 0; i < difference.size(); ++i) difference[i] = double{dense[0][i]} - dense[1][i];
-  const LowRankFactors both = low_rank(std::move(difference), out, in, 2 * rank, seed);
-  std::vector<float>& shared = block_.tensors[tensor];
-  std::vector<double> moved(shared.begin(), shared.end());
-  for (int loop = 0; loop < 2; ++loop) {
-    LowRankFactors half = zero_low_rank(out, in, rank, seed + static_cast<uint64_t>(loop));
-    for (int64_t r = 0; r < rank && 2 * r + loop < both.rank; ++r) {
-      const int64_t from = 2 * r + loop;
-      const auto row = both.a.begin() + from * in;
-      std::copy_n(row, in, half.a.begin() + r * in);
-      for (int64_t j = 0; j < out; ++j) {
-        const float b = both.b[static_cast<size_t>(j * both.rank + from)];
-        half.b[static_cast<size_t>(j * rank + r)] = loop == 0 ? b : -b;
-        const double half_b = (loop == 0 ? -0.5 : 0.5) * b;
-        for (int64_t i = 0; i < in; ++i) moved[static_cast<size_t>(j * in + i)] += half_b * row[i];
-      }
-    }
-    block_.a[tensor][static_cast<size_t>(loop)] = std::move(half.a);
-    block_.b[tensor][static_cast<size_t>(loop)] = std::move(half.b);
-  }
-  std::ranges::transform(moved, shared.begin(), [](double x) { return static_cast<float>(x); });
-  const double squares = both.residual * both.residual - both.kept * both.kept;
-  const std::lock_guard lock(report_mutex_);
-  for (int loop = 0; loop < 2; ++loop)
-    reports_.push_back({block, loop, of.matrix, norm_of(dense[loop]), both.residual / 2,
-                        std::sqrt(std::max(0.0, squares)) / 2});
-  done_ += 2;
-  if (progress_) progress_(done_, total_);
-}
-
-TensorView LoopedModel::values(size_t index,
-                               const std::function<void(int64_t, int64_t)>& progress) {
+TensorView LoopedModel::values(size_t index, const Progress& progress) {
   progress_ = progress;
   const Output& output = outputs_[index];
   const From& from = from_[index];
@@ -456,10 +356,13 @@ TensorView LoopedModel::values(size_t index,
   // tensors by type, which must not take the blocks apart.
   if (from.loop < 0 && (layer_tensors_[from.tensor].matrix.empty() || !layout_.looped(from.layer)))
     return make_view(output.view.name, output.view.shape, shared_values(from.layer, from.tensor));
-  if (block_.layer != from.layer) compute_block(from.layer);
+  if (refits() && refitted_.empty()) refit();
+  if (refitted_.empty() && block_.layer != from.layer) compute_block(from.layer);
+  const ComputedBlock& block =
+      refitted_.empty() ? block_ : refitted_[static_cast<size_t>(from.layer - layout_.first)];
   const std::vector<float>& values =
-      from.loop < 0 ? block_.tensors[from.tensor]
-                    : (from.a ? block_.a : block_.b)[from.tensor][static_cast<size_t>(from.loop)];
+      from.loop < 0 ? block.tensors[from.tensor]
+                    : (from.a ? block.a : block.b)[from.tensor][static_cast<size_t>(from.loop)];
   return make_view(output.view.name, output.view.shape, values);
 }
 

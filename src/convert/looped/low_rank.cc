@@ -13,12 +13,6 @@
 namespace reprise {
 namespace {
 
-// Callers have threads of their own, one matrix each.
-void one_thread_each() {
-  static std::once_flag done;
-  std::call_once(done, [] { openblas_set_num_threads(1); });
-}
-
 void check(lapack_int info, const char* routine, int64_t out, int64_t in) {
   if (info == 0) return;
   fail("the decomposition of a matrix of {} x {} failed ({}: {})", out, in, routine, info);
@@ -105,6 +99,11 @@ Decomposition decompose_randomized(const std::vector<double>& m, int64_t out, in
 
 }  // namespace
 
+void blas_runs_in_callers_thread() {
+  static std::once_flag done;
+  std::call_once(done, [] { openblas_set_num_threads(1); });
+}
+
 LowRankFactors zero_low_rank(int64_t out, int64_t in, int64_t rank, uint64_t seed) {
   LowRankFactors factors;
   factors.rank = std::min({rank, out, in});
@@ -119,7 +118,7 @@ LowRankFactors zero_low_rank(int64_t out, int64_t in, int64_t rank, uint64_t see
 LowRankFactors low_rank(std::vector<double> m, int64_t out, int64_t in, int64_t rank,
                         uint64_t seed) {
   REPRISE_CHECK(static_cast<int64_t>(m.size()) == out * in && rank >= 0);
-  one_thread_each();
+  blas_runs_in_callers_thread();
   rank = std::min({rank, out, in});
   double squares = 0;
   for (const double x : m) squares += x * x;

@@ -34,6 +34,9 @@ class Observer {
   virtual ~Observer() = default;
   virtual void on_step(const StepSeen&) {}
   virtual void on_value(const ValueSeen&) {}
+  // What a block's matrices are applied to: "attn_in" (q, k, v), "o_in", "mlp_in" (gate, up) and
+  // "down_in". Apart from the values, which traces show all of.
+  virtual void on_input(const ValueSeen&) {}
   // Results outside a plan: "vision_out", "projected", "inputs_embeds", "final_norm", "logits".
   virtual void observe(const std::string& /*name*/, const Tensor& /*value*/) {}
 };
@@ -47,6 +50,9 @@ class Watch {
   explicit operator bool() const { return observer_ != nullptr; }
   void value(std::string_view name, const Tensor& value) const {
     if (observer_) observer_->on_value({*plan_, index_, name, value});
+  }
+  void input(std::string_view name, const Tensor& value) const {
+    if (observer_) observer_->on_input({*plan_, index_, name, value});
   }
   void step(const Tensor& before, const Tensor& after) const {
     if (observer_) observer_->on_step({*plan_, index_, before, after});
