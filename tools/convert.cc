@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <map>
@@ -145,7 +146,8 @@ class ConvertCommand : public Command {
              ->check(cli::Range(0, 100000)));
     keep(app.add_option("--keep-last", loop_.keep_last, "Last layers that stay out of the loops")
              ->check(cli::Range(0, 100000)));
-    keep(app.add_option("--seed", loop_.seed, "Of new weights and of adapters that begin at zero"));
+    keep(app.add_option("--seed", loop_.seed, "Of new weights and of adapters that begin at zero")
+             ->check(cli::Range(int64_t{0}, INT64_MAX)));
     keep(app.add_option("--layers-out", layers_out_,
                         "JSON file that says which layers went into which block")
              ->type_name("FILE.json"));
@@ -179,9 +181,25 @@ class ConvertCommand : public Command {
     return loop;
   }
 
+  // It must not replace what is read or written here.
+  void check_layers_out() const {
+    namespace fs = std::filesystem;
+    const fs::path out = fs::weakly_canonical(layers_out_);
+    for (const std::string& model : {flags_.source, flags_.target}) {
+      const fs::path path = fs::weakly_canonical(model);
+      const auto inside = std::mismatch(path.begin(), path.end(), out.begin(), out.end()).first;
+      if (inside == path.end())
+        fail("--layers-out {}: is {} or lies in it; expected a file of its own", layers_out_,
+             model);
+    }
+    if (fs::exists(out) && !flags_.force)
+      fail("--layers-out {}: exists already (--force replaces it)", layers_out_);
+    check_output_path(layers_out_, "--layers-out");
+  }
+
   int run_looped(const ConversionSource& source, bool gguf, const ConvertOptions& options) {
     const LoopOptions loop = loop_options();
-    if (!layers_out_.empty()) check_output_path(layers_out_, "--layers-out");
+    if (!layers_out_.empty()) check_layers_out();
     LoopedResult looped;
     const bool done = run_conversion(
         options,

@@ -1,6 +1,7 @@
 // `reprise train-tokenizer`: a tokenizer from text.
 #include <fmt/format.h>
 
+#include "base/error.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "text/tokenizer/sentencepiece_trainer.h"
@@ -23,9 +24,16 @@ class TrainTokenizerCommand : public Command {
         ->check(cli::Range(512, 1 << 20))
         ->capture_default_str();
     app.add_option("--out", out_, "What to write")->type_name("tokenizer.model")->required();
+    app.add_flag("--force", force_, "Replace what is at --out");
   }
 
   int run() override {
+    std::error_code ignored;
+    for (const std::string& text : texts_)
+      if (std::filesystem::equivalent(text, out_, ignored))
+        fail("--out {}: is one of the texts; expected another file", out_);
+    if (std::filesystem::exists(out_, ignored) && !force_)
+      fail("--out {}: exists already (--force replaces it)", out_);
     check_output_path(out_, "--out");
     training_.texts.assign(texts_.begin(), texts_.end());
     training_.threads = ThreadPool::hardware_threads();
@@ -40,6 +48,7 @@ class TrainTokenizerCommand : public Command {
   SentencePieceTraining training_;
   std::vector<std::string> texts_;
   std::string out_;
+  bool force_ = false;
 };
 
 }  // namespace

@@ -302,5 +302,30 @@ TEST_F(ConvertTest, WhatIsMissingIsSaidBeforeTheWork) {
                AllOf(HasSubstr("m.gguf"), HasSubstr("no tokenizer")));
 }
 
+// What a conversion or a tokenizer says beside its target must not replace anybody's files.
+TEST(OutputsBeside, NeverReplaceWhatIsRead) {
+  const TempFolder folder;
+  const std::string dense = test_data("golden/rrt/llama/model").string();
+  const std::string target = (folder / "out.gguf").string(), text = (folder / "t.txt").string();
+  const std::string layers = (folder / "layers.json").string();
+  const auto convert = [&](const std::string& layers_out) {
+    return run_program({"convert", dense, target, "--recursive", "--layers-out", layers_out});
+  };
+  for (const std::string& path : {target, dense + "/config.json"}) {
+    const ProgramResult result = convert(path);
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_THAT(result.err, ::testing::HasSubstr("--layers-out"));
+    EXPECT_FALSE(std::filesystem::exists(target));
+  }
+  write_file_atomically(layers, "mine");
+  EXPECT_EQ(convert(layers).exit_code, 1);
+  EXPECT_EQ(read_file(layers), "mine");
+  write_file_atomically(text, "some text\n");
+  EXPECT_EQ(run_program({"train-tokenizer", text, "--vocab", "512", "--out", text}).exit_code, 1);
+  EXPECT_EQ(read_file(text), "some text\n");
+  EXPECT_EQ(run_program({"train-tokenizer", text, "--vocab", "512", "--out", layers}).exit_code, 1);
+  EXPECT_EQ(read_file(layers), "mine");
+}
+
 }  // namespace
 }  // namespace reprise::testing

@@ -258,6 +258,8 @@ std::vector<float> LoopedModel::stored_values(int layer, size_t tensor) const {
   const LayerTensor& of = layer_tensors_[tensor];
   const TensorView& view = source_.weights.get(name_in(of.source, layer));
   std::vector<float> values = to_floats(view);
+  if (!std::ranges::all_of(values, [](float x) { return std::isfinite(x); }))
+    fail("{}: tensor '{}' holds values that aren't finite", source_.path(), view.name);
   if (of.rows.empty()) return values;
   const size_t width = of.matrix.empty() ? 1 : static_cast<size_t>(of.slot.shape[1]);
   std::vector<float> part;

@@ -299,6 +299,31 @@ TEST(LoopedConversion, GgufFilesOfEitherKind) {
               HasSubstr("only a GGUF file can be made"));
 }
 
+TEST(LoopedConversion, WeightsThatAreNotFiniteAreNamed) {
+  const TempFolder folder;
+  std::filesystem::copy(rrt("llama") / "model", folder / "model");
+  std::filesystem::permissions(folder / "model/model.safetensors",
+                               std::filesystem::perms::owner_write,
+                               std::filesystem::perm_options::add);
+  const WeightFile dense = open_safetensors(rrt("llama") / "model/model.safetensors").weights;
+  std::vector<TensorView> tensors = dense.tensors();
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  for (TensorView& tensor : tensors) {
+    if (tensor.name != name) continue;
+    std::vector<float> values = to_floats(tensor);
+    values[5] = NAN;
+    tensor = make_view(name, tensor.shape, values);
+  }
+  write_safetensors(folder / "model/model.safetensors", tensors);
+  for (const int64_t rank : {0, 4})
+    EXPECT_THAT(error_of([&] {
+                  convert(folder / "model", folder / "out",
+                          {.start = LoopStart::Average, .rank = rank});
+                }),
+                AllOf(HasSubstr("model"), HasSubstr("'" + name + "'"), HasSubstr("finite")));
+  EXPECT_FALSE(std::filesystem::exists(folder / "out"));
+}
+
 TEST(LoopedConversion, NewWeightsFollowTheSeed) {
   const TempFolder folder;
   for (const auto& [name, seed] : {std::pair{"a", 1}, std::pair{"b", 1}, std::pair{"c", 2}})
