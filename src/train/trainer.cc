@@ -85,9 +85,14 @@ int64_t Trainer::begin() {
 
 StepReport Trainer::step(int64_t index) {
   try {
+    const auto begin = Clock::now();
     std::vector<Batch> batches = next_batches(*run_);
+    const double data = seconds_since(begin);
     StepReport report = compute_gradients(*run_, index, batches);
+    const auto update = Clock::now();
     optimizer_step(*run_, index, time_used(), report);
+    report.seconds["data"] = data;
+    report.seconds["optimizer"] = seconds_since(update);
     position_ = batches_->position();
     return report;
   } catch (const Diverged&) {

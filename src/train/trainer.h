@@ -9,7 +9,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "backend/train_backend.h"
+#include "base/clock.h"
 #include "train/data/batch_source.h"
 #include "train/loop/run.h"
 #include "train/loop/step_report.h"
@@ -50,8 +50,6 @@ class Trainer {
   const std::vector<QuantizedTensor>& quantized() const { return weights_.quantized; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   // Gives how many steps are done.
   int64_t begin();
   // One step, without its speed. A run that fails in it leaves a checkpoint of the steps before.

@@ -84,9 +84,11 @@ class Lm : public Objective {
   BatchLoss loss(Model& model, TrainBackend& backend, const Batch& batch,
                  const Model::Results& forward) override {
     const LinearWeight& head = model.head();
-    if (head.bias || !backend.has_plain_values(head.weight))
-      return from_logits(model, backend, batch, forward);
-    return by_rows(model, backend, batch, forward);
+    const bool plain = !head.bias && backend.has_plain_values(head.weight);
+    BatchLoss loss = plain ? by_rows(model, backend, batch, forward)
+                           : from_logits(model, backend, batch, forward);
+    if (teacher_) loss.teacher_seconds = teacher_->take_seconds();
+    return loss;
   }
 
  private:

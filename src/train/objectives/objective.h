@@ -46,6 +46,7 @@ struct BatchLoss {
   // By term, [1]: the sum over the batch's items; unset where it has none. One at least is set.
   std::vector<Tensor> sums;
   std::vector<Measure> measures;
+  double teacher_seconds = 0;  // of the call: what another model's forward pass took
 };
 
 class Objective {

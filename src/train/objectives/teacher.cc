@@ -1,5 +1,6 @@
 #include "train/objectives/teacher.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "text/tokenizer/tokenizer_files.h"
 #include "train/forward.h"
@@ -64,9 +65,12 @@ Tensor Teacher::logits(const Batch& batch) const {
 }
 
 Tensor Teacher::normed(const Batch& batch) const {
+  const auto start = Clock::now();
   const NoRecording scope(backend_);
   const Tensor state = run_forward(*model_, plan_, batch).state;
-  return model_->final_norm(target_states(backend_, batch, state));
+  Tensor normed = model_->final_norm(target_states(backend_, batch, state));
+  seconds_ += seconds_since(start);
+  return normed;
 }
 
 }  // namespace reprise

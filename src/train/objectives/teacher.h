@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "backend/train_backend.h"
 #include "model/model.h"
@@ -24,11 +25,14 @@ class Teacher {
   // What they are made of by the head: [targets, d].
   Tensor normed(const Batch& batch) const;
   const Model& model() const { return *model_; }
+  // Seconds its forward passes took since they were last taken.
+  double take_seconds() { return std::exchange(seconds_, 0); }
 
  private:
   TrainBackend& backend_;
   std::unique_ptr<Model> model_;
   Plan plan_;
+  mutable double seconds_ = 0;
 };
 
 }  // namespace reprise
