@@ -24,11 +24,16 @@ class Teacher {
   // What they are made of by the head: [targets, d].
   Tensor normed(const Batch& batch) const;
   const Model& model() const { return *model_; }
+  // Throws Error where rows of so many tokens are longer than its context.
+  void check_context(int64_t tokens) const;
+  // Of its files' config and weights, whatever the bits.
+  const std::string& fingerprint() const { return fingerprint_; }
 
  private:
   TrainBackend& backend_;
   std::unique_ptr<Model> model_;
   Plan plan_;
+  std::string fingerprint_;
 };
 
 }  // namespace reprise
