@@ -188,8 +188,9 @@ TEST_F(EarlyExitsTest, RulesThatDoNotFitThePlan) {
   };
   for (const ExitKind kind : kKinds)
     EXPECT_THAT(refusal(*dense, {kind, 1}), HasSubstr("no loop end where a token could leave"));
-  EXPECT_THAT(refusal(*looped, {ExitKind::Depth, 4}),
-              HasSubstr("depth:4: expected 1 to 3 loops, which is what the plan of tiny model has"));
+  EXPECT_THAT(
+      refusal(*looped, {ExitKind::Depth, 4}),
+      HasSubstr("depth:4: expected 1 to 3 loops, which is what the plan of tiny model has"));
   EXPECT_THAT(refusal(*looped, {ExitKind::Gate, 0.5}), HasSubstr("no exit gate"));
   EXPECT_EQ(refusal(*looped, {ExitKind::Depth, 3}), "");
   EXPECT_EQ(refusal(*dense, {}), "");
