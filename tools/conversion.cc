@@ -78,6 +78,11 @@ bool run_conversion(ConvertOptions options,
   return true;
 }
 
+int report_interrupted() {
+  fmt::print(stderr, "reprise: interrupted; nothing was written\n");
+  return interrupted_exit();
+}
+
 void print_conversion(const ConvertResult& result) {
   fmt::print("{:<14}{:>8}{:>10}{:>11}{:>11}  {:<14}{:>10}{:>11}\n", "tensors of", "number",
              "values", "before", "after", "types", "rel. RMS", "max error");

@@ -47,16 +47,16 @@ cli::Option* add_exit_kv_option(cli::App& app, std::optional<ExitKv>& kv) {
 }
 
 ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode) const {
-  ExitConfig exit = exit_;
-  const bool own = own_rule_ && !given() && model.config().exit.has_value();
-  // The model's own is for its own plan: another one, without loops, has no use for it.
-  if (own && decode.loops() > 0) exit = *model.config().exit;
-  if (kv_ && !exit.active() && !given()) fail("--exit-kv: expected a rule to leave by (--exit)");
+  // The stored rule is read where it is used alone: --exit takes the place of a bad one too.
+  ExitConfig exit = own_rule_ && !given() ? model.stored_exit(decode) : exit_;
+  if (kv_ && !exit.active())
+    fail("--exit-kv {}: expected a rule to leave by (--exit){}", exit_kv_name(*kv_),
+         given() ? ", found none" : "");
   if (kv_) exit.kv = *kv_;
+  if (!given()) return exit;
   try {
     model.check_exit(exit, decode);
   } catch (const Error& error) {
-    if (own) fail("{}: key 'reprise.exit': {}", model.config().where, error.what());
     fail("--exit {}", error.what());
   }
   return exit;

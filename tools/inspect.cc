@@ -84,8 +84,12 @@ class InspectCommand : public Command {
     facts["presets"] = config.presets;
     facts["backend"] = loaded.backend().description();
     facts["chat_format"] = chat_format_name(loaded);
-    if (config.exit)
-      facts["exit"] = {{"rule", exit_text(*config.exit)}, {"kv", exit_kv_name(config.exit->kv)}};
+    try {
+      if (const ExitConfig exit = model.stored_exit(model.decode_plan()); exit.active())
+        facts["exit"] = {{"rule", exit_text(exit)}, {"kv", exit_kv_name(exit.kv)}};
+    } catch (const Error& error) {  // nothing that keeps the model from running
+      facts["exit"] = {{"problem", error.what()}};
+    }
     facts["text"] = {{"blocks", text.layers},
                      {"d", text.d},
                      {"heads", text.heads},
@@ -210,9 +214,13 @@ class InspectCommand : public Command {
                        v.image_size, v.image_size, v.tokens_per_tile(), config.image.max_tiles));
     }
     line("presets", join(config.presets, "none"));
-    if (config.exit)
-      line("early exit",
-           fmt::format("{}, KV {}", exit_text(*config.exit), exit_kv_name(config.exit->kv)));
+    if (facts.contains("exit")) {
+      const Json& exit = facts["exit"];
+      line("early exit", exit.contains("problem")
+                             ? "can't be used: " + exit["problem"].get<std::string>()
+                             : fmt::format("{}, KV {}", exit["rule"].get<std::string>(),
+                                           exit["kv"].get<std::string>()));
+    }
     line("chat format",
          facts["chat_format"].is_null() ? "none" : facts["chat_format"].get<std::string>());
     line("backend", loaded.backend().description());

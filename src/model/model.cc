@@ -18,12 +18,6 @@ Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options,
   set_norm(final_norm_, config_.text.final_norm);
   scheme_->attach(blocks_);
   if (config_.vision) vision_.emplace(*config_.vision, config_.text.d);
-  if (!config_.exit) return;
-  try {
-    check_exit(*config_.exit, decode_plan());
-  } catch (const Error& error) {
-    fail("{}: key 'reprise.exit': {}", config_.where, error.what());
-  }
 }
 
 void Model::visit_tensors(const TensorVisitor& visitor) {
@@ -89,19 +83,38 @@ Plan Model::decode_plan(const PlanOptions& options) const {
   return plan;
 }
 
-void Model::check_exit(const ExitConfig& exit, const Plan& plan) const {
-  if (!exit.active()) return;
+std::string Model::exit_problem(const ExitConfig& exit, const Plan& plan) const {
+  if (!exit.active()) return "";
   const int loops = plan.loops();
   if (loops == 0)
-    fail("{}: the plan has no loop end where a token could leave; expected a model with loops",
-         exit_text(exit));
+    return fmt::format(
+        "the plan has no loop end where a token could leave; expected a model with loops, found {}",
+        config_.where);
   if (exit.kind == ExitKind::Depth && exit.threshold > loops)
-    fail("{}: expected 1 to {} loops, which is what the plan has", exit_text(exit), loops);
+    return fmt::format("expected 1 to {} loops, which is what the plan of {} has", loops,
+                       config_.where);
   if (exit.kind == ExitKind::Gate && !scheme_->has_exit_gate())
-    fail(
-        "{}: the model has no exit gate; expected \"exit_gate\": true among its scheme's keys, and "
+    return fmt::format(
+        "the model has no exit gate; expected \"exit_gate\": true among its scheme's keys in {}, and "
         "the gate's tensors",
-        exit_text(exit));
+        config_.where);
+  return "";
+}
+
+void Model::check_exit(const ExitConfig& exit, const Plan& plan) const {
+  const std::string problem = exit_problem(exit, plan);
+  if (!problem.empty()) fail("{}: {}", exit_text(exit), problem);
+}
+
+ExitConfig Model::stored_exit(const Plan& plan) const {
+  // It is for the model's own plan: another one, without loops, has no use for it.
+  if (plan.loops() == 0 && decode_plan().loops() > 0) return {};
+  if (!config_.exit_problem.empty()) fail("{}", config_.exit_problem);
+  const ExitConfig exit = config_.exit.value_or(ExitConfig());
+  const std::string problem = exit_problem(exit, plan);
+  if (!problem.empty())
+    fail("{}: key 'reprise.exit': {}: {}", config_.where, exit_text(exit), problem);
+  return exit;
 }
 
 void Model::set_image_token(int64_t id) {

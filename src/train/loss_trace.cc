@@ -116,6 +116,8 @@ std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::p
   const auto [x, is_image] = input_rows(loaded, file);
   if (static_cast<int64_t>(labels.size()) != x.dim(0))
     fail("{}: {} labels for {} tokens", file.where(), labels.size(), x.dim(0));
+  if (const int64_t limit = loaded.context_limit(); limit > 0 && x.dim(0) > limit)
+    fail("{}: {} tokens, the model's context is {}", file.where(), x.dim(0), limit);
   const LossAndGradients result = loss_and_gradients(loaded.model(), backend, x, labels, is_image);
   backend.set_recording(false);
   const float loss[] = {static_cast<float>(result.loss)};
