@@ -73,11 +73,8 @@ void Teacher::check_context(int64_t tokens) const {
 }
 
 Tensor Teacher::normed(const Batch& batch) const {
-<<<<<<< HEAD
   const auto start = Clock::now();
-=======
   for (const RowSegment& segment : batch.rows.segments) check_context(segment.total_length);
->>>>>>> faults
   const NoRecording scope(backend_);
   const Tensor state = run_forward(*model_, plan_, batch).state;
   Tensor normed = model_->final_norm(target_states(backend_, batch, state));
