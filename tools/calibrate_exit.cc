@@ -66,7 +66,7 @@ void ExitCalibration::add(cli::App& app, cli::App& measure) {
   app.add_option_function(
          "--exit", [this](const std::string& kind) { kind_ = parse_exit_kind(kind); },
          "Which rule to calibrate")
-      ->check(cli::IsMember({"confidence", "entropy", "similarity", "gate", "depth"}))
+      ->check(cli::IsMember({"confidence", "entropy", "similarity", "gate", "depth", "cdf"}))
       ->default_str("confidence")
       ->needs(text);
   app.add_option("--agreement", agreement_,
@@ -93,6 +93,8 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
   if (store) check_store(flags.model, store_as_);
   const auto loaded = LoadedModel::load(flags.options());
   Model& model = loaded->model();
+  if (const std::string flag = given_exit_option(model, plan_options); !flag.empty())
+    fail("{}: --calibrate-exit looks for the rule itself", flag);
   const Plan plan = model.decode_plan(plan_options);
   model.check_exit({kind_, 1}, plan);
   const int64_t limit = loaded->context_limit();

@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "tools/commands.h"
+#include "tools/exit_options.h"
 #include "tools/options.h"
 
 namespace reprise::tools {
@@ -84,8 +85,8 @@ class InspectCommand : public Command {
     facts["presets"] = config.presets;
     facts["backend"] = loaded.backend().description();
     facts["chat_format"] = chat_format_name(loaded);
-    if (config.exit)
-      facts["exit"] = {{"rule", exit_text(*config.exit)}, {"kv", exit_kv_name(config.exit->kv)}};
+    if (const ExitConfig exit = own_exit(model); exit.active())
+      facts["exit"] = {{"rule", exit_text(exit)}, {"kv", exit_kv_name(exit.kv)}};
     facts["text"] = {{"blocks", text.layers},
                      {"d", text.d},
                      {"heads", text.heads},
@@ -122,6 +123,15 @@ class InspectCommand : public Command {
     if (Json held = held_as_f32(model); !held.empty()) facts["memory"]["held_as_f32"] = held;
     facts["tensors"] = tensors(model);
     return facts;
+  }
+
+  // The rule that `run` goes by where it isn't told another.
+  ExitConfig own_exit(const Model& model) const {
+    const Plan decode = model.decode_plan(plan_);
+    if (!given_exit_option(model, plan_).empty()) return asked_exit(model, decode, plan_);
+    if (model.config().exit) return *model.config().exit;
+    if (decode.loops() == 0) return {};
+    return model.scheme().official_exit(plan_).value_or(ExitConfig());
   }
 
   static Json chat_format_name(LoadedModel& loaded) {
@@ -210,9 +220,9 @@ class InspectCommand : public Command {
                        v.image_size, v.image_size, v.tokens_per_tile(), config.image.max_tiles));
     }
     line("presets", join(config.presets, "none"));
-    if (config.exit)
-      line("early exit",
-           fmt::format("{}, KV {}", exit_text(*config.exit), exit_kv_name(config.exit->kv)));
+    if (facts.contains("exit"))
+      line("early exit", fmt::format("{}, KV {}", facts["exit"]["rule"].get<std::string>(),
+                                     facts["exit"]["kv"].get<std::string>()));
     line("chat format",
          facts["chat_format"].is_null() ? "none" : facts["chat_format"].get<std::string>());
     line("backend", loaded.backend().description());

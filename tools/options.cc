@@ -127,8 +127,51 @@ void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& o
   }
 }
 
+namespace {
+
+// NAME=VALUE of an option that some scheme declares for requests.
+std::pair<std::string, OptionValue> parse_named_option(const std::string& text) {
+  const size_t equals = text.find('=');
+  const std::string name = text.substr(0, equals);
+  std::string names;
+  for (const DeclaredOption& known : declared_options(SchemeOption::When::Request)) {
+    names += (names.empty() ? "" : ", ") + known.option().name;
+    if (known.option().name != name || equals == std::string::npos) continue;
+    const std::string value = text.substr(equals + 1);
+    std::string message;
+    for (const SchemeOption* option : known.declared) {
+      try {
+        return {name, parse_option(*option, value)};
+      } catch (const Error& error) {
+        message = error.what();
+      }
+    }
+    fail("{}: {}", name, message);
+  }
+  fail("expected NAME=VALUE with a name among {}, found '{}'", names, text);
+}
+
+}  // namespace
+
 void add_plan_options(cli::App& app, PlanOptions& options) {
   add_scheme_options(app, SchemeOption::When::Request, options);
+  app.add_option_function(
+         "--option",
+         [&options](const std::string& text) {
+           auto [name, value] = parse_named_option(text);
+           options.set(name, std::move(value));
+         },
+         "An option of the model's scheme by its own name, as in exit_at_step=1; may be repeated")
+      ->check(cli::Check([](const std::string& text) -> std::string {
+        try {
+          parse_named_option(text);
+        } catch (const Error& error) {
+          return error.what();
+        }
+        return "";
+      }))
+      ->type_name("NAME=VALUE")
+      ->repeatable();
 }
 
 void print_json(const Json& json) {

@@ -14,6 +14,7 @@
   X(trol)                  \
   X(phantom)               \
   X(recursive)             \
+  X(ouro)                  \
   /* The next one above this line. */
 
 namespace reprise {
@@ -30,5 +31,7 @@ std::unique_ptr<Scheme> make_as(const ModelConfig& config) {
 
 // "plan", for schemes whose blocks may be visited in any order: what Scheme::decode_plan reads.
 SchemeOption plan_option();
+// "loops", for schemes that can run another number of loops than the config's.
+SchemeOption loops_option();
 
 }  // namespace reprise
