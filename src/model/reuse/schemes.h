@@ -15,6 +15,7 @@
   X(phantom)               \
   X(recursive)             \
   X(ouro)                  \
+  X(nanbeige)              \
   /* The next one above this line. */
 
 namespace reprise {
