@@ -61,21 +61,30 @@ LoadedModelOptions ModelFlags::options() const {
 
 namespace {
 
-// A value that one of the schemes takes; whether the model's own does is said when it is known.
-cli::Check value_check(const DeclaredOption& known) {
-  const auto check = [known](const std::string& text) -> std::string {
-    std::string message;
-    for (const SchemeOption* option : known.declared) {
-      try {
-        parse_option(*option, text);
-        return "";
-      } catch (const Error& error) {
-        message = error.what();
-      }
+// The value of an option that several schemes may declare: as the first takes it that does. Whether
+// the model's own does is said when it is known.
+OptionValue parse_declared(const DeclaredOption& known, const std::string& text) {
+  std::string message;
+  for (const SchemeOption* option : known.declared) {
+    try {
+      return parse_option(*option, text);
+    } catch (const Error& error) {
+      message = error.what();
     }
-    return message;
-  };
-  return cli::Check(check);
+  }
+  fail("{}", message);
+}
+
+// A text that `parse` takes; what it throws says what is wrong with others.
+cli::Check parsed_by(std::function<void(const std::string&)> parse) {
+  return cli::Check([parse = std::move(parse)](const std::string& text) -> std::string {
+    try {
+      parse(text);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  });
 }
 
 std::string shown_type(const SchemeOption& option) {
@@ -113,14 +122,15 @@ void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& o
       added = app.add_flag_callback(
           flag, [&options, name = option.name] { options.set(name, true); }, help);
     } else {
-      added = app.add_option_function(
-                     flag,
-                     [&options, declared = &option](const std::string& text) {
-                       options.set(declared->name, parse_option(*declared, text));
-                     },
-                     help)
-                  ->check(value_check(known))
-                  ->type_name(shown_type(option));
+      added =
+          app.add_option_function(
+                 flag,
+                 [&options, declared = &option](const std::string& text) {
+                   options.set(declared->name, parse_option(*declared, text));
+                 },
+                 help)
+              ->check(parsed_by([known](const std::string& text) { parse_declared(known, text); }))
+              ->type_name(shown_type(option));
       if (!option.fallback.empty()) added->default_str(option.fallback);
     }
     added->group(group_name(known));
@@ -137,16 +147,11 @@ std::pair<std::string, OptionValue> parse_named_option(const std::string& text) 
   for (const DeclaredOption& known : declared_options(SchemeOption::When::Request)) {
     names += (names.empty() ? "" : ", ") + known.option().name;
     if (known.option().name != name || equals == std::string::npos) continue;
-    const std::string value = text.substr(equals + 1);
-    std::string message;
-    for (const SchemeOption* option : known.declared) {
-      try {
-        return {name, parse_option(*option, value)};
-      } catch (const Error& error) {
-        message = error.what();
-      }
+    try {
+      return {name, parse_declared(known, text.substr(equals + 1))};
+    } catch (const Error& error) {
+      fail("{}: {}", name, error.what());
     }
-    fail("{}: {}", name, message);
   }
   fail("expected NAME=VALUE with a name among {}, found '{}'", names, text);
 }
@@ -162,14 +167,7 @@ void add_plan_options(cli::App& app, PlanOptions& options) {
            options.set(name, std::move(value));
          },
          "An option of the model's scheme by its own name, as in exit_at_step=1; may be repeated")
-      ->check(cli::Check([](const std::string& text) -> std::string {
-        try {
-          parse_named_option(text);
-        } catch (const Error& error) {
-          return error.what();
-        }
-        return "";
-      }))
+      ->check(parsed_by(parse_named_option))
       ->type_name("NAME=VALUE")
       ->repeatable();
 }

@@ -188,7 +188,9 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
   };
 
   const auto plans = make_plans(model, options.plan);
-  const ExitConfig exit = options.exit.mode == ExitMode::Select ? options.exit : ExitConfig();
+  const bool selects = options.exit.mode == ExitMode::Select;
+  const ExitConfig exit = selects || model.scheme().selects() ? options.exit : ExitConfig();
+  const bool all_loops = selects || !exit.active();  // of generated tokens too
   Collector collector(loaded, "");
   GateCollector gates(model, plans->decode.loops());
   gates.next = &collector;
@@ -237,7 +239,7 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
   for (int64_t step = 0; step < options.steps; ++step) {
     if (step > 0) {
       gates.next = step == 1 ? &first : nullptr;
-      Observer* const watch = gates.gated() ? &gates : gates.next;
+      Observer* const watch = gates.gated() && all_loops ? &gates : gates.next;
       const auto token = static_cast<int32_t>(tokens.back());
       if (exit.active()) {
         LoopExit left = session.decode_exit(token, watch);
@@ -254,7 +256,7 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
   ints("decode.tokens", tokens);
   floats("decode.logits", {options.steps, std::ssize(next)}, logits);
   if (exit.active()) ints("decode.exit_step", steps);
-  if (gates.gated()) {
+  if (gates.gated() && all_loops) {
     const std::vector<float> all = gates.odds().cdf;
     const int64_t loops = plans->decode.loops(), n = prompt.size();
     const auto from = [&](int64_t token) {
@@ -263,6 +265,7 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
     floats("decode.cdf", {options.steps, loops}, from(n - 1));
     if (options.steps > 1) floats("decode.exit.cdf", {options.steps - 1, loops}, from(n));
   }
+  session.finish_exits();
   append_slots(plans->decode);
   return results;
 }

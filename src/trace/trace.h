@@ -16,7 +16,9 @@ struct TraceOptions {
   PlanOptions plan;
   int64_t steps = 0;    // greedy tokens
   int64_t chunk = 512;  // of the prompt
-  ExitConfig exit;      // of mode Select: whose loop's logits count; else nothing is left out
+  // Whose loop's logits count, of mode Select or where the model's own code selects: generated tokens
+  // then leave loops out in mode Skip. Others run all loops, whatever is said here.
+  ExitConfig exit;
 };
 
 // All F32 but for decode.tokens and exit steps (I64). Of the prompt, n tokens:
@@ -33,9 +35,9 @@ struct TraceOptions {
 //   exit_step                       [n] (I64)               with an exit rule: the loop, from 0
 //   final_norm, logits              [n, d], [n, V]          of that loop
 // With steps: decode.tokens [N] and decode.logits [N, V]; row t chose token t, so row 0 is the last
-// prompt position; decode.exit_step [N] and, with a gate, decode.cdf [N, loops] in the same order
-// and decode.exit.cdf [N - 1, loops] of the generated tokens that were run; and decode.1.<name>, the
-// observed values while the first generated token runs. Looped plans at the end:
+// prompt position; decode.exit_step [N] and, with a gate and all loops run, decode.cdf [N, loops] in
+// the same order and decode.exit.cdf [N - 1, loops] of the generated tokens that were run; and
+// decode.1.<name>, the observed values while the first generated token runs. Looped plans at the end:
 //   kv.<slot>.k, .v                 [kv_heads, n + N - 1, head_dim]  slots: Scheme::kv_slot
 // What is shown more than once in a call gets ".2", ... behind its name.
 std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,

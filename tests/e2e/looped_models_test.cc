@@ -143,7 +143,13 @@ TEST_F(LoopedModelsTest, TraceSelectsUnlessToldToSkip) {
   }
   const auto skipped =
       trace(ouro_, file, {"--exit", "cdf:0.35", "--exit-mode", "skip", "--steps", "9"});
-  EXPECT_EQ(find(skipped, "exit_step"), nullptr);
+  for (const char* name : {"decode.exit_step", "decode.tokens"}) {
+    std::vector<int64_t> expected = to_ints(golden.get(name));
+    expected.pop_back();
+    EXPECT_EQ(steps(find(skipped, name)), expected) << name;
+  }
+  EXPECT_EQ(steps(find(skipped, "exit_step")), to_ints(golden.get("exit_step")));
+  EXPECT_EQ(find(skipped, "decode.cdf"), nullptr) << "not all loops were run";
   EXPECT_EQ(steps(find(skipped, "early.tokens")), to_ints(golden.get("decode.tokens")));
   // Without steps the rule still chooses for the prompt.
   EXPECT_EQ(steps(find(trace(ouro_, file, {"--exit", "cdf:0.35"}), "exit_step")),

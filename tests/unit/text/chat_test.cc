@@ -106,11 +106,11 @@ TEST(Chat, SystemMessageBeforeTheLoop) {
   const std::string thinks =
       "{%- if enable_thinking is defined and enable_thinking is true -%}{{- '<think>\\n' }}"
       "{%- endif -%}";
-  const std::vector<ChatMessage> asked = {{"user", "Hi"}, {"system", "Now."}, {"user", "So?"}};
+  const std::vector<ChatMessage> asked = {{"user", "Hi"}, {"assistant", "Yes."}, {"user", "So?"}};
   std::vector<ChatMessage> led = asked;
   led.insert(led.begin(), {"system", "Be brief."});
   const std::string text =
-      "<|im_start|>user\nHi<|im_end|>\n<|im_start|>system\nNow.<|im_end|>\n"
+      "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
       "<|im_start|>user\nSo?<|im_end|>\n<|im_start|>assistant\n";
   for (const bool with_default : {false, true})
     for (const bool thinking : {false, true}) {
