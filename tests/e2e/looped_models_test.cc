@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "base/file.h"
 #include "base/json.h"
 #include "e2e/program.h"
@@ -157,6 +159,23 @@ TEST_F(LoopedModelsTest, TraceSelectsUnlessToldToSkip) {
   const auto labelled = trace(ouro_, "ouro/case-weighted.safetensors", {});
   EXPECT_NE(find(labelled, "loss"), nullptr);
   EXPECT_NE(find(labelled, "logits"), nullptr);
+}
+
+// Visits that write no keys and values of their own have columns, too.
+TEST_F(LoopedModelsTest, ThePageShowsEveryVisit) {
+  edit_json(folder_ / "nanbeige/config.json", [](Json& config) {
+    config.update(
+        {{"enable_double_loop_split", true}, {"loop_middle_layers", 2}, {"loop_share_kv", true}});
+  });
+  const std::string page = folder_.path() / "page.json";
+  run_json(nanbeige_, {"--trace", page});
+  Json columns = load_json(page)["measures"][0]["columns"];
+  ASSERT_EQ(columns.size(), 8u);
+  std::set<std::string> labels;
+  for (const Json& column : columns) labels.insert(column["label"].get<std::string>());
+  EXPECT_EQ(labels.size(), 8u);
+  run_json(ouro_, {"--exit", "cdf:0.5", "--trace", page});
+  EXPECT_EQ(load_json(page)["measures"][0]["key"], "depth");
 }
 
 TEST_F(LoopedModelsTest, OtherCommands) {
