@@ -63,12 +63,13 @@ void ExitCalibration::add(cli::App& app, cli::App& measure) {
       "--calibrate-exit", text_,
       "A text file: find the threshold at which tokens may leave a looped model early");
   text->type_name("FILE");
-  app.add_option_function(
-         "--exit", [this](const std::string& kind) { kind_ = parse_exit_kind(kind); },
-         "Which rule to calibrate")
-      ->check(cli::IsMember({"confidence", "entropy", "similarity", "gate", "depth", "cdf"}))
-      ->default_str("confidence")
-      ->needs(text);
+  rule_ =
+      app.add_option_function(
+             "--exit", [this](const std::string& kind) { kind_ = parse_exit_kind(kind); },
+             "Which rule to calibrate")
+          ->check(cli::IsMember({"confidence", "entropy", "similarity", "gate", "depth", "cdf"}))
+          ->default_str("confidence")
+          ->needs(text);
   app.add_option("--agreement", agreement_,
                  "Least share of tokens that must be those of the full depth")
       ->capture_default_str()
@@ -78,9 +79,13 @@ void ExitCalibration::add(cli::App& app, cli::App& measure) {
                  "A text file to judge the threshold on (default: the second half of the first)")
       ->type_name("FILE")
       ->needs(text);
-  app.add_flag("--store", store_, "Keep the rule in the model folder's config.json, for 'run'")
+  app.add_flag(
+         "--store", store_,
+         "Keep the rule in the model folder's config.json, for 'run', in place of one that is "
+         "there (a GGUF file: --store-as)")
       ->needs(text);
-  app.add_option("--store-as", store_as_, "Keep it in a new GGUF file; for a model that is one")
+  app.add_option("--store-as", store_as_,
+                 "Keep it in a new GGUF file, with all that is in MODEL; for a model that is one")
       ->type_name("OUT.gguf")
       ->needs(text);
 }
@@ -96,7 +101,10 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
   if (const std::string flag = given_exit_option(model, plan_options); !flag.empty())
     fail("{}: --calibrate-exit looks for the rule itself", flag);
   const Plan plan = model.decode_plan(plan_options);
-  model.check_exit({kind_, 1}, plan);
+  const std::string asked =
+      rule_->count() > 0 ? "--exit " + exit_kind_name(kind_) : "--calibrate-exit";
+  if (const std::string problem = model.exit_problem({kind_, 1}, plan); !problem.empty())
+    fail("{}: {}", asked, problem);
   const int64_t limit = loaded->context_limit();
   if (limit > 0 && ctx > limit) fail("--ctx {}: the model's context is {}", ctx, limit);
 
@@ -113,6 +121,11 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
     tokens.erase(half, tokens.end());
   } else {
     other = read_tokens(*loaded, held_out_);
+    for (const auto& [option, path, text] : {std::tuple{"--calibrate-exit", &text_, &tokens},
+                                             std::tuple{"--held-out", &held_out_, &other}})
+      if (std::ssize(*text) < ctx)
+        fail("{} {}: has {} tokens, expected at least one window of {} (--ctx)", option, *path,
+             text->size(), ctx);
   }
   Progress progress("exits");
   const auto sample = [&](const std::vector<int32_t>& text, const char* what) {

@@ -23,6 +23,7 @@ class ExitCalibration {
   std::optional<ExitKv> kv_;
   double agreement_ = 0.95;
   bool store_ = false;
+  cli::Option* rule_ = nullptr;
 };
 
 }  // namespace reprise::tools

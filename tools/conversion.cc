@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "base/clock.h"
 #include "base/thread_pool.h"
 #include "convert/report.h"
 #include "tools/interrupt.h"
@@ -58,7 +59,6 @@ LoadOptions ConversionFlags::load_options() const {
 bool run_conversion(ConvertOptions options,
                     const std::function<void(const ConvertOptions&)>& convert,
                     const std::string& unit) {
-  using Clock = std::chrono::steady_clock;
   constexpr auto kRedraw = std::chrono::milliseconds(100);
   const int64_t divisor = unit == "MB" ? 1'000'000 : 1;
   const InterruptScope interrupt;
@@ -76,6 +76,11 @@ bool run_conversion(ConvertOptions options,
     return false;
   }
   return true;
+}
+
+int report_interrupted() {
+  fmt::print(stderr, "reprise: interrupted; nothing was written\n");
+  return interrupted_exit();
 }
 
 void print_conversion(const ConvertResult& result) {

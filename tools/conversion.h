@@ -25,13 +25,14 @@ struct ConversionFlags {
   LoadOptions load_options() const;
 };
 
-// Runs convert(options) with a progress bar and Ctrl-C. Returns false when it was interrupted;
-// nothing is left of the target then.
+// Runs convert(options) with a progress bar; Ctrl-C and the like (interrupt.h) end it. Returns false
+// when it was interrupted; nothing is left of the target then.
 bool run_conversion(ConvertOptions options,
                     const std::function<void(const ConvertOptions&)>& convert,
                     const std::string& unit = "MB");
 
-inline constexpr int kInterrupted = 130;  // exit code
+// Says so; the exit code.
+int report_interrupted();
 
 // Role by role: how many values, as what, how large, how far from the source.
 void print_conversion(const ConvertResult& result);

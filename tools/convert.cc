@@ -56,11 +56,15 @@ class ConvertCommand : public Command {
     if (shard_ == 0 || shard_ > static_cast<uint64_t>(INT64_MAX))
       fail("--shard-size: expected a size above 0, as in 5GB");
     options.shard_bytes = static_cast<int64_t>(shard_);
+    if (options.types.delicate && !(options.types.type && is_quantized(*options.types.type)))
+      fail("--sensitive {}: says something beside a quantized --type alone ({})", flags_.sensitive,
+           type_options(/*quantized_only=*/true));
     const ConversionSource source = open_source(flags_.source, flags_.load_options());
     const bool gguf = to_.empty() ? flags_.target.ends_with(".gguf") : to_ == "gguf";
     if (!looping_asked_)
       for (const cli::Option* option : looping_)
         if (option->count() > 0) fail("{}: needs {}", option->name(), flag());
+    if (!gguf) check_folder_types(options.types, flags_.target);
     if (!looping_asked_ && !gguf && to_.empty() && source.model.kind() == ModelSource::Kind::Folder)
       fail("{}: expected a name that ends in .gguf (or --to folder, to write another folder)",
            flags_.target);
@@ -73,10 +77,7 @@ class ConvertCommand : public Command {
       result = gguf ? convert_to_gguf(source, flags_.target, with_progress)
                     : convert_to_folder(source, flags_.target, with_progress);
     });
-    if (!done) {
-      fmt::print(stderr, "reprise: interrupted; nothing was written\n");
-      return kInterrupted;
-    }
+    if (!done) return report_interrupted();
     if (flags_.json) {
       Json report = conversion_report(result, /*tensors=*/false);
       report["target"] = flags_.target;
@@ -107,17 +108,21 @@ class ConvertCommand : public Command {
                  "vision-language model its language model");
     const auto keep = [&](cli::Option* option) { looping_.push_back(option); };
     keep(app.add_option("--loops", loop_.loops, "How often the block is run")
-             ->check(cli::Range(1, 1000)));
+             ->check(cli::Range(2, 1000))
+             ->capture_default_str());
     keep(app.add_option("--init", start_,
                         "What the block is to begin with: " + loop_start_names() +
                             " (default: stepwise, with adapters average)"));
-    keep(app.add_option("--rank", loop_.rank, "Rank of every matrix's adapter, one a loop; 0: none")
-             ->check(cli::Range(0, 1 << 20)));
+    keep(app.add_option(
+                "--rank", loop_.rank,
+                "Rank of every matrix's adapter, one a loop, up to that of the matrix; 0: none")
+             ->check(cli::Range(0, 1 << 20))
+             ->capture_default_str());
     keep(
         app.add_option(
                "--rank-of", ranks_,
                "MATRIX=R: this rank for q, k, v, o, gate, up or down (qkv and gate_up where the model "
-               "stores them fused: one adapter each)")
+               "stores them fused: one adapter each); once a matrix")
             ->type_name("MATRIX=R")
             ->repeatable());
     keep(app.add_option("--adapters", adapters_,
@@ -125,7 +130,8 @@ class ConvertCommand : public Command {
                         "(two loops): each loop gets every other direction of their difference; "
                         "weighted, split-weighted: the same by the layers' outputs on the text of "
                         "--calibrate")
-             ->check(cli::IsMember({"svd", "zero", "split", "weighted", "split-weighted"})));
+             ->check(cli::IsMember({"svd", "zero", "split", "weighted", "split-weighted"}))
+             ->default_str("svd"));
     keep(app.add_option("--calibrate", calibration_.text,
                         "Plain text that the dense model is run on; errors are weighed by what its "
                         "matrices are applied to. For --init fitted and weighted adapters")
@@ -143,11 +149,14 @@ class ConvertCommand : public Command {
     keep(app.add_flag("--fold-norms", loop_.fold_norms,
                       "Multiplies norm weights into the matrices behind them first"));
     keep(app.add_option("--keep-first", loop_.keep_first, "First layers that stay out of the loops")
-             ->check(cli::Range(0, 100000)));
+             ->check(cli::Range(0, 100000))
+             ->capture_default_str());
     keep(app.add_option("--keep-last", loop_.keep_last, "Last layers that stay out of the loops")
-             ->check(cli::Range(0, 100000)));
+             ->check(cli::Range(0, 100000))
+             ->capture_default_str());
     keep(app.add_option("--seed", loop_.seed, "Of new weights and of adapters that begin at zero")
-             ->check(cli::Range(int64_t{0}, INT64_MAX)));
+             ->check(cli::Range(int64_t{0}, INT64_MAX))
+             ->capture_default_str());
     keep(app.add_option("--layers-out", layers_out_,
                         "JSON file that says which layers went into which block")
              ->type_name("FILE.json"));
@@ -161,7 +170,10 @@ class ConvertCommand : public Command {
       if (number.empty() || number.size() > 7 ||
           number.find_first_not_of("0123456789") != std::string::npos)
         fail("--rank-of {}: expected MATRIX=R with a number R, as in q=96", text);
-      loop.rank_of[text.substr(0, equals)] = std::stoll(number);
+      const auto [it, added] = loop.rank_of.emplace(text.substr(0, equals), std::stoll(number));
+      if (!added)
+        fail("--rank-of {}: {} has a rank already, {}; expected one a matrix", text, it->first,
+             it->second);
     }
     const bool adapters = loop.rank > 0 || std::ranges::any_of(loop.rank_of, [](const auto& entry) {
                             return entry.second > 0;
@@ -207,10 +219,7 @@ class ConvertCommand : public Command {
           looped = convert_looped(source, flags_.target, gguf, loop, with_progress);
         },
         /*unit=*/"matrices");
-    if (!done) {
-      fmt::print(stderr, "reprise: interrupted; nothing was written\n");
-      return kInterrupted;
-    }
+    if (!done) return report_interrupted();
     if (!layers_out_.empty())
       write_file_atomically(layers_out_, loop_layout_json(looped.layout).dump() + "\n");
     if (flags_.json) {
@@ -278,6 +287,9 @@ class ConvertCommand : public Command {
                    calibrated ? fmt::format("{:>14.1f}%", 100 * std::sqrt(sum[3] / sum[4])) : "");
       }
     }
+    for (const auto& [matrix, asked] : looped.capped)
+      fmt::print("note: adapters of {} have rank {} instead of {}, that of the matrix\n", matrix,
+                 looped.shape.ranks.at(matrix), asked);
     for (const auto& [role, count] : looped.dropped)
       fmt::print("note: left out: {} tensors of {}\n", count, role);
     for (const std::string& note : conversion_notes(looped.result)) fmt::print("note: {}\n", note);

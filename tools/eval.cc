@@ -31,18 +31,20 @@ class EvalCommand : public Command {
         "  reprise eval model.gguf --qa test.jsonl --images pictures --beams 5\n"
         "  reprise eval looped-model --calibrate-exit wiki.txt --agreement 0.98 --store");
     flags_.add(app);
-    flags_.add_chat_template(app);
+    cli::Option* chat_template = flags_.add_chat_template(app);
     add_plan_options(app, generator_.plan);
     auto* what = app.add_option_group("measure");
     what->add_option("--perplexity", text_, "A text file")->type_name("FILE");
     auto* qa = what->add_option("--qa", questions_,
                                 "Questions: one {\"image\", \"question\", \"answer\"} a line");
     qa->type_name("FILE.jsonl");
+    chat_template->needs(qa);
     calibration_.add(app, *what);
     what->require_option(1);
     app.add_option("--ctx", context_, "Tokens of one window of the text")
         ->check(cli::Range(int64_t{4}, int64_t{1} << 24))
-        ->capture_default_str();
+        ->capture_default_str()
+        ->excludes(qa);
     app.add_option("--images", images_, "Folder that image names are relative to")
         ->type_name("DIR")
         ->needs(qa);
@@ -52,16 +54,21 @@ class EvalCommand : public Command {
         ->needs(qa);
     app.add_option("--max-tokens", qa_.generation.max_tokens, "Most tokens of an answer")
         ->check(cli::Range(int64_t{1}, kMostCount))
-        ->capture_default_str();
-    add_beam_options(app, qa_.generation.beam, /*answers=*/false);
-    app.add_flag("--exif", qa_.apply_exif, "Turn pictures as their EXIF orientation says");
+        ->capture_default_str()
+        ->needs(qa);
+    for (cli::Option* option : add_beam_options(app, qa_.generation.beam, /*answers=*/false))
+      option->needs(qa);
+    app.add_flag("--exif", qa_.apply_exif, "Turn pictures as their EXIF orientation says")
+        ->needs(qa);
     app.add_option("--predictions", predictions_, "Write questions with the answers given")
         ->type_name("OUT.jsonl")
         ->needs(qa);
+    cli::Option* calibrate = app.get_option("--calibrate-exit");
     app.add_option("--chunk", generator_.chunk, "Prompt tokens of one forward call")
         ->check(cli::Range(1, 1 << 30))
-        ->capture_default_str();
-    app.add_flag("--no-kl", no_kl_, "Don't compare int8 activations with F32");
+        ->capture_default_str()
+        ->excludes(calibrate);
+    app.add_flag("--no-kl", no_kl_, "Don't compare int8 activations with F32")->excludes(calibrate);
     app.add_flag("--json", json_, "One JSON object instead of text");
   }
 
@@ -135,11 +142,21 @@ class EvalCommand : public Command {
     qa_.generation.cancel = &interrupt.flag();
     Progress progress("questions");
     const auto total = static_cast<int64_t>(questions.size());
-    const QaResult result = answer_questions(
-        *loaded, generator_, questions, qa_, exact.get(), [&](const QaResult& so_far) {
-          progress.update(so_far.total.questions, total,
-                          fmt::format("{:.2f}%", 100 * so_far.total.rate()));
-        });
+    QaResult result;
+    int64_t answered = 0;
+    try {
+      result = answer_questions(
+          *loaded, generator_, questions, qa_, exact.get(), [&](const QaResult& so_far) {
+            answered = so_far.total.questions;
+            progress.update(answered, total, fmt::format("{:.2f}%", 100 * so_far.total.rate()));
+          });
+    } catch (const Error&) {
+      if (interrupted_exit() == 0) throw;
+      progress.clear();
+      fmt::print(stderr, "reprise: interrupted after {} of {} questions; nothing was written\n",
+                 answered, total);
+      return interrupted_exit();
+    }
     progress.clear();
     if (!predictions_.empty()) write_predictions(questions, result);
     const auto [low, high] = wilson_interval(result.total);

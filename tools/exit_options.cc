@@ -85,24 +85,24 @@ ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode,
   if (given() && !asked.empty())
     fail("--exit {} and {}: both say when tokens leave, expected one of them", exit_text(exit_),
          asked);
-  // The model's own is for its own plan: another one, without loops, has no use for it.
-  const bool loops = decode.loops() > 0;
   ExitConfig exit = exit_;
   std::string where = "--exit ";
   if (!asked.empty()) {
     exit = asked_exit(model, decode, options);
     where = asked + ": ";
-  } else if (!given() && defaults_.stored && config.exit && loops) {
-    exit = *config.exit;
-    where = config.where + ": key 'reprise.exit': ";
-  } else if (!given() && defaults_.official && loops) {
-    exit = model.scheme().official_exit(options).value_or(ExitConfig());
+  } else if (!given()) {
+    // The stored rule is read where it is used alone: --exit takes the place of a bad one too.
+    if (defaults_.stored) exit = model.stored_exit(decode);
+    if (defaults_.official && !exit.active() && decode.loops() > 0)
+      exit = model.scheme().official_exit(options).value_or(ExitConfig());
     where = config.where + ": ";
   }
-  if (!exit.active() && !given())
-    for (const auto& [set, flag] :
-         {std::pair{kv_.has_value(), "--exit-kv"}, std::pair{mode_.has_value(), "--exit-mode"}})
-      if (set) fail("{}: expected a rule to leave by (--exit)", flag);
+  const auto refuse_alone = [&](const std::string& option) {
+    if (!exit.active())
+      fail("{}: expected a rule to leave by (--exit){}", option, given() ? ", found none" : "");
+  };
+  if (kv_) refuse_alone("--exit-kv " + exit_kv_name(*kv_));
+  if (mode_) refuse_alone("--exit-mode " + exit_mode_name(*mode_));
   if (kv_) exit.kv = *kv_;
   if (mode_)
     exit.mode = *mode_;

@@ -85,8 +85,12 @@ class InspectCommand : public Command {
     facts["presets"] = config.presets;
     facts["backend"] = loaded.backend().description();
     facts["chat_format"] = chat_format_name(loaded);
-    if (const ExitConfig exit = own_exit(model); exit.active())
-      facts["exit"] = {{"rule", exit_text(exit)}, {"kv", exit_kv_name(exit.kv)}};
+    try {
+      if (const ExitConfig exit = own_exit(model); exit.active())
+        facts["exit"] = {{"rule", exit_text(exit)}, {"kv", exit_kv_name(exit.kv)}};
+    } catch (const Error& error) {  // nothing that keeps the model from running
+      facts["exit"] = {{"problem", error.what()}};
+    }
     facts["text"] = {{"blocks", text.layers},
                      {"d", text.d},
                      {"heads", text.heads},
@@ -129,7 +133,7 @@ class InspectCommand : public Command {
   ExitConfig own_exit(const Model& model) const {
     const Plan decode = model.decode_plan(plan_);
     if (!given_exit_option(model, plan_).empty()) return asked_exit(model, decode, plan_);
-    if (model.config().exit) return *model.config().exit;
+    if (const ExitConfig stored = model.stored_exit(decode); stored.active()) return stored;
     if (decode.loops() == 0) return {};
     return model.scheme().official_exit(plan_).value_or(ExitConfig());
   }
@@ -220,9 +224,13 @@ class InspectCommand : public Command {
                        v.image_size, v.image_size, v.tokens_per_tile(), config.image.max_tiles));
     }
     line("presets", join(config.presets, "none"));
-    if (facts.contains("exit"))
-      line("early exit", fmt::format("{}, KV {}", facts["exit"]["rule"].get<std::string>(),
-                                     facts["exit"]["kv"].get<std::string>()));
+    if (facts.contains("exit")) {
+      const Json& exit = facts["exit"];
+      line("early exit", exit.contains("problem")
+                             ? "can't be used: " + exit["problem"].get<std::string>()
+                             : fmt::format("{}, KV {}", exit["rule"].get<std::string>(),
+                                           exit["kv"].get<std::string>()));
+    }
     line("chat format",
          facts["chat_format"].is_null() ? "none" : facts["chat_format"].get<std::string>());
     line("backend", loaded.backend().description());

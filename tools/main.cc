@@ -1,5 +1,5 @@
 // The program: finds the command, parses its options, turns errors into one line on stderr.
-// Exit codes: 0 done, 1 error, 2 wrong usage, 130 interrupted for good.
+// Exit codes: 0 done, 1 error, 2 wrong usage, 128 + signal interrupted for good.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "model/scheme_type.h"
 #include "tools/commands.h"
+#include "tools/interrupt.h"
 
 namespace reprise::tools {
 namespace {
@@ -113,6 +114,7 @@ int run_program(int argc, char** argv) {
 }  // namespace reprise::tools
 
 int main(int argc, char** argv) {
+  reprise::tools::let_writes_fail();
   using reprise::tools::kError;
   using reprise::tools::print_error;
   try {

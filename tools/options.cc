@@ -37,9 +37,9 @@ void ModelFlags::add(cli::App& app) {
   add_scheme_options(app, SchemeOption::When::Load, scheme);
 }
 
-void ModelFlags::add_chat_template(cli::App& app) {
-  app.add_option("--chat-template", chat_template,
-                 "Chat format by name, where the model's own is not recognised");
+cli::Option* ModelFlags::add_chat_template(cli::App& app) {
+  return app.add_option("--chat-template", chat_template,
+                        "Chat format by name, where the model's own is not recognised");
 }
 
 LoadedModelOptions ModelFlags::options() const {

@@ -22,7 +22,7 @@ struct ModelFlags {
   SchemeOptions scheme;  // for loading
 
   void add(cli::App& app);
-  void add_chat_template(cli::App& app);
+  cli::Option* add_chat_template(cli::App& app);
   LoadedModelOptions options() const;
 };
 

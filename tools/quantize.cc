@@ -67,14 +67,18 @@ class QuantizeCommand : public Command {
     const ConversionSource source = open_source(flags_.source, flags_.load_options());
     if (!source.config) fail("{}", source.unknown);
     if (!text_.empty()) tokenizer_from_model(flags_.source);
+    if (const int64_t limit = context_limit(source.config->text); limit > 0) {
+      if (!text_.empty() && context_ > limit)
+        fail("--ctx {}: the context of {} is {}", context_, flags_.source, limit);
+      if (inputs && std::ssize(inputs->ids) > limit)
+        fail("--inputs {}: has {} tokens, the context of {} is {}", inputs_, inputs->ids.size(),
+             flags_.source, limit);
+    }
     ConvertResult result;
     const bool done = run_conversion(options, [&](const ConvertOptions& with_progress) {
       result = convert_to_gguf(source, flags_.target, with_progress);
     });
-    if (!done) {
-      fmt::print(stderr, "reprise: interrupted; nothing was written\n");
-      return kInterrupted;
-    }
+    if (!done) return report_interrupted();
     Json report = conversion_report(result, /*tensors=*/!report_.empty());
     report["source"] = flags_.source;
     report["target"] = flags_.target;

@@ -146,6 +146,7 @@ class RunCommand : public Command {
       print_beams(result);
       print_figures(generator, prompt, result);
     }
+    if (terminated_exit() != 0) return terminated_exit();
     if (!trace_.empty()) write_trace_of(prompt, result);
     return 0;
   }
@@ -195,6 +196,7 @@ class RunCommand : public Command {
         fmt::print("\n");
         print_beams(result);
         print_figures(generator, prompt, result);
+        if (terminated_exit() != 0) return terminated_exit();  // not a Ctrl-C: the chat too
         if (!plain) conversation.answered(*line, result.text);
       } catch (const Error& error) {  // the conversation goes on without this turn
         fmt::print(stderr, "reprise: error: {}\n", error.what());

@@ -59,7 +59,9 @@ class TraceCommand : public Command {
     }
     const LoadedModelOptions options = flags_.options();
     check_output_path(out_, "--out");
-    if (has_lm_tokens(inputs_)) return run_lm_losses(options);
+    const bool tokens = has_lm_tokens(inputs_);
+    if (tokens || has_labels(inputs_)) refuse_decoding();
+    if (tokens) return run_lm_losses(options);
     for (const auto& [name, given] :
          {std::pair{"--teacher", !lm_.teacher.empty()}, std::pair{"--loss", !lm_.loss.empty()}})
       if (given) fail("{}: expected inputs with tokens [rows, context + 1]", name);
@@ -71,6 +73,7 @@ class TraceCommand : public Command {
     const bool skips = options_.exit.active() && options_.exit.mode == ExitMode::Skip;
     if (skips && exit_.given() && options_.steps == 0)
       fail("--exit: expected --steps, the tokens to run");
+    check_length(*loaded, inputs, skips);
     std::vector<TensorView> results = trace(*loaded, inputs, options_);
     if (beams_->count() > 0) trace_beams(*loaded, inputs, options_, beam_, results);
     if (skips && options_.steps > 0) trace_exits(*loaded, inputs, options_, options_.exit, results);
@@ -85,9 +88,36 @@ class TraceCommand : public Command {
   }
 
  private:
+  // Losses are of the inputs alone, by the model's own plan.
+  void refuse_decoding() const {
+    for (const auto& [name, given] :
+         {std::pair{"--steps", options_.steps > 0}, std::pair{"--beams", beams_->count() > 0},
+          std::pair{"--exit", exit_.given()}})
+      if (given)
+        fail("{}: {} asks for losses ({}), beside which nothing is generated", name, inputs_,
+             has_labels(inputs_) ? "labels" : "tokens");
+    if (!options_.plan.empty())
+      fail("{}: {} asks for losses ({}), which are those of the model's own plan",
+           option_flag(options_.plan.values().begin()->first), inputs_,
+           has_labels(inputs_) ? "labels" : "tokens");
+  }
+
+  // A token that is generated last isn't run, unless tokens that leave early are traced.
+  void check_length(const LoadedModel& loaded, const TokenInputs& inputs, bool skips) const {
+    const int64_t limit = loaded.context_limit(), prompt = std::ssize(inputs.ids);
+    if (limit == 0) return;
+    if (prompt > limit)
+      fail("--inputs {}: has {} tokens, the context of {} has {}", inputs_, prompt,
+           loaded.config().where, limit);
+    const int64_t most = limit - prompt + (skips ? 0 : 1);
+    if (options_.steps > most)
+      fail("--steps {}: behind the {} tokens of {} the context of {} ({}) leaves room for {}",
+           options_.steps, prompt, inputs_, loaded.config().where, limit, most);
+  }
+
   int run_loss(const LoadedModelOptions& options) {
     const auto loaded = LoadedModel::load(options);
-    const std::vector<TensorView> results = trace_loss(*loaded, inputs_, options_.plan);
+    const std::vector<TensorView> results = trace_loss(*loaded, inputs_);
     write_safetensors(out_, results, {{"model", flags_.model}});
     print_json({{"tensors", results.size()}, {"loss", to_floats(results[0])[0]}});
     return 0;

@@ -41,7 +41,8 @@ class TrainCommand : public Command {
         "Recipes say what is learned: answers to questions (loss: sft, sft+po) or texts (lm, with\n"
         "distill from a teacher and early_exit for looped models).\n"
         "The folder gets log.jsonl, plot.svg, checkpoint.safetensors and, at the end, model.gguf.\n"
-        "Ctrl-C stops after the current step and leaves a checkpoint; --resume goes on from it.\n"
+        "Ctrl-C (TERM, HUP) stops after the current step and leaves a checkpoint; --resume goes on\n"
+        "from it.\n"
         "Example: reprise train recipes/tiny-trol/recipe.yaml --out runs/tiny-trol");
     app.add_option("RECIPE", recipe_, "Recipe, YAML (see docs/training.md)")->required();
     app.add_option("--out", out_, "Folder for everything the run writes")->required();
@@ -65,10 +66,20 @@ class TrainCommand : public Command {
     options_.output = out_;
     options_.cancelled = &interrupt.flag();
     options_.progress = [&](const StepReport& report) { show(report, recipe, progress); };
-    Trainer trainer(recipe, *backend, options_);
+    try {
+      return train(recipe, *backend, progress);
+    } catch (const StoppedAtStart&) {
+      fmt::print(stderr, "reprise: interrupted before the first step; nothing was written\n");
+      return interrupted_exit();
+    }
+  }
+
+ private:
+  int train(const Recipe& recipe, TrainBackend& backend, Progress& progress) {
+    Trainer trainer(recipe, backend, options_);
     fmt::print("{}: {} parameters, {} trained; {} steps on {}\n", recipe_,
                human_count(trainer.model().parameters()),
-               human_count(trainer.trainable_parameters()), recipe.steps, backend->description());
+               human_count(trainer.trainable_parameters()), recipe.steps, backend.description());
     std::fflush(stdout);
     show_quantized(trainer.quantized());
     const bool done = trainer.run();
@@ -77,10 +88,9 @@ class TrainCommand : public Command {
       fmt::print("done: {}/model.gguf\n", out_);
     else
       fmt::print("stopped; '--resume' goes on from {}/checkpoint.safetensors\n", out_);
-    return 0;
+    return done ? 0 : interrupted_exit();
   }
 
- private:
   void show_quantized(const std::vector<QuantizedTensor>& tensors) const {
     if (tensors.empty()) return;
     double sum = 0;

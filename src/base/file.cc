@@ -9,30 +9,16 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/partial.h"
 
 namespace reprise {
 namespace {
-
-// Closes the descriptor when a scope ends, also by an exception.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 Descriptor open_for_reading(const std::filesystem::path& path, size_t* size) {
   // Without O_NONBLOCK opening a FIFO waits for a writer, perhaps for ever.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) fail("{}: can't be opened: {}", path.string(), std::strerror(errno));
-  struct stat status{};
+  struct stat status {};
   if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(fd);
     fail("{}: is not a regular file", path.string());
@@ -104,22 +90,9 @@ namespace {
 // A new file beside `path` that has no name yet, so that nothing is left of it however the program
 // ends; -1 where the system has no such files.
 int open_nameless(const std::filesystem::path& path) {
-  if (::access("/proc/self/fd", X_OK) != 0) return -1;  // link_as needs it
+  if (::access("/proc/self/fd", X_OK) != 0) return -1;  // link_partial needs it
   const std::filesystem::path folder = path.parent_path();
   return ::open(folder.empty() ? "." : folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
-}
-
-// Gives a nameless file a free name beside `path`: linking can't replace a file, only rename can.
-// Returns the name; empty (and errno) on failure.
-std::string link_beside(int fd, const std::filesystem::path& path) {
-  const std::string source = fmt::format("/proc/self/fd/{}", fd);
-  for (int number = 0; number < 1000; ++number) {
-    std::string name = fmt::format("{}.partial-{}-{}", path.string(), ::getpid(), number);
-    if (::linkat(AT_FDCWD, source.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0)
-      return name;
-    if (errno != EEXIST) break;
-  }
-  return "";
 }
 
 }  // namespace
@@ -142,7 +115,7 @@ void check_output_path(const std::filesystem::path& path, const std::string& opt
 
 void write_file_atomically(const std::filesystem::path& path,
                            const std::function<void(const ByteSink&)>& write) {
-  struct stat status{};
+  struct stat status {};
   if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
     if (S_ISDIR(status.st_mode)) fail("{}: is a folder, expected a file", path.string());
     // A device or pipe is written to; it must never be replaced by a file.
@@ -151,22 +124,20 @@ void write_file_atomically(const std::filesystem::path& path,
     write([&](std::span<const std::byte> bytes) { write_all(device.get(), bytes, path); });
     return;
   }
-  std::string temporary;  // its name, once it has one
-  int raw = open_nameless(path);
-  if (raw < 0) {
-    temporary = path.string() + ".partial-XXXXXX";
-    raw = ::mkostemp(temporary.data(), O_CLOEXEC);
-    if (raw < 0) fail("{}: can't be created: {}", path.string(), std::strerror(errno));
-  }
-  const Descriptor fd(raw);
+  remove_stale_partials(path);
+  Partial temporary{"", Descriptor(open_nameless(path))};  // its name, once it has one
+  if (temporary.holder.get() < 0) temporary = make_partial_file(path);
+  const int fd = temporary.holder.get();
+  std::string& name = temporary.name;
+  if (fd < 0) fail("{}: can't be created: {}", path.string(), std::strerror(errno));
   try {
-    write([&](std::span<const std::byte> bytes) { write_all(fd.get(), bytes, path); });
-    const bool written = ::fchmod(fd.get(), 0644) == 0 && ::fsync(fd.get()) == 0;
-    if (written && temporary.empty()) temporary = link_beside(fd.get(), path);
-    if (!written || temporary.empty() || ::rename(temporary.c_str(), path.c_str()) != 0)
+    write([&](std::span<const std::byte> bytes) { write_all(fd, bytes, path); });
+    const bool written = ::fchmod(fd, 0644) == 0 && ::fsync(fd) == 0;
+    if (written && name.empty()) name = link_partial(fd, path);
+    if (!written || name.empty() || ::rename(name.c_str(), path.c_str()) != 0)
       fail("{}: can't be written: {}", path.string(), std::strerror(errno));
   } catch (...) {
-    if (!temporary.empty()) ::unlink(temporary.c_str());
+    if (!name.empty()) ::unlink(name.c_str());
     throw;
   }
 }

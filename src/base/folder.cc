@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/partial.h"
 
 namespace reprise {
 namespace {
@@ -38,9 +39,10 @@ void write_folder_atomically(const std::filesystem::path& given, bool replace,
                              const std::function<void(const std::filesystem::path&)>& write) {
   const std::filesystem::path path = without_slash(given);
   if (!replace && is_taken(path)) fail("{}: exists already", path.string());
-  std::string name = path.string() + ".partial-XXXXXX";
-  if (::mkdtemp(name.data()) == nullptr)
-    fail("{}: can't be created: {}", path.string(), std::strerror(errno));
+  remove_stale_partials(path);
+  const Partial partial = make_partial_folder(path);
+  const std::string& name = partial.name;
+  if (name.empty()) fail("{}: can't be created: {}", path.string(), std::strerror(errno));
   const std::filesystem::path temporary = name;
   const auto remove = [&] {
     std::error_code ignored;

@@ -67,6 +67,15 @@ void JsonObject::problem_at(const std::string& key, const std::string& message) 
   problems_->add(fmt::format("{}: key '{}{}': {}", where_, prefix_, key, message));
 }
 
+void JsonObject::allow_only(const std::vector<std::string>& known) const {
+  for (const auto& [key, value] : json_->items()) {
+    if (std::ranges::find(known, key) != known.end()) continue;
+    std::string list;
+    for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
+    problem_at(key, "is unknown here, expected " + (list.empty() ? "no keys" : "one of " + list));
+  }
+}
+
 const Json* JsonObject::at(const std::string& key, const char* expected,
                            bool (*fits)(const Json&)) const {
   const auto it = json_->find(key);

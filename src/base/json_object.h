@@ -39,6 +39,9 @@ class JsonObject {
   std::optional<std::string> find_string(const std::string& key) const;
   std::optional<JsonObject> find_object(const std::string& key) const;
 
+  // Notes every key that isn't one of `known`: a misspelt one would count as left out.
+  void allow_only(const std::vector<std::string>& known) const;
+
   // Throws Error "<where>: key '<prefix><key>': <message>": there is no going on.
   [[noreturn]] void fail_at(const std::string& key, const std::string& message) const;
   // The same, but only noted where problems are collected.

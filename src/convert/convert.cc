@@ -149,7 +149,7 @@ ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesys
     if (source.config && !source.config->presets.empty())
       metadata.set("reprise.presets", source.config->presets);
   }
-  if (!options.config_text.empty()) metadata.set(kConfigKey, options.config_text);
+  for (const auto& [key, text] : options.keys) metadata.set(key, text);
   if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
   set_file_type(metadata, tensors, options.types.type.has_value());
   write_gguf(target, metadata, tensors, conversion.writer());
@@ -163,9 +163,7 @@ ConvertResult convert_to_folder(const ConversionSource& source, const std::files
         "{}: is a GGUF file of another program; only those that 'reprise convert' made from a "
         "folder turn back into one",
         source.path());
-  if (options.types.type && is_quantized(*options.types.type))
-    fail("--type: a Hugging Face folder has no type {}, expected keep, f32, f16 or bf16",
-         dtype_name(*options.types.type));
+  check_folder_types(options.types, target.string());
   check_target_folder(source, target, options.replace);
   check_overrides(source, options.types);
   Conversion conversion(source, options);

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,8 @@ struct ConvertOptions {
   TypeRules types;
   int threads = 1;
   bool replace = false;  // what is at the target already
-  // To GGUF: kept instead of the source's config.json; empty: that one.
-  std::string config_text = {};
+  // To GGUF: keys and their texts, in place of what the source has there.
+  std::map<std::string, std::string> keys = {};
   // Data of one safetensors file at most (a larger tensor has one of its own); above it, shards
   // with an index.
   int64_t shard_bytes = 5'000'000'000;

@@ -1,5 +1,7 @@
 #include "convert/store_key.h"
 
+#include <functional>
+
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -10,13 +12,20 @@ namespace {
 
 using OrderedJson = nlohmann::ordered_json;
 
-// The config's text with the key set, all others in their order.
-std::string with_key(const std::string& text, const std::string& where, const std::string& key,
-                     const Json& value) {
+// A JSON text in which `edit` has changed something, all keys in their order.
+std::string edited(const std::string& text, const std::string& where,
+                   const std::function<void(OrderedJson& json)>& edit) {
   parse_json(text, where);  // checks what ordered_json would not: depth
-  OrderedJson config = OrderedJson::parse(text);
-  config["reprise"][key] = OrderedJson::parse(value.dump());
-  return config.dump(2) + "\n";
+  OrderedJson json = OrderedJson::parse(text);
+  edit(json);
+  return json.dump(2) + "\n";
+}
+
+std::string config_with(const std::string& text, const std::string& where, const std::string& key,
+                        const Json& value) {
+  return edited(text, where, [&](OrderedJson& config) {
+    config["reprise"][key] = OrderedJson::parse(value.dump());
+  });
 }
 
 bool is_folder(const std::filesystem::path& path) {
@@ -30,15 +39,21 @@ void check_store(const std::filesystem::path& model, const std::filesystem::path
   std::error_code ignored;
   if (is_folder(model)) {
     if (!target.empty())
-      fail("{}: is a folder, whose config.json is changed where it is; expected no other target",
-           model.string());
-    check_output_path(model / "config.json", model.string());
+      fail(
+          "--store-as {}: {} is a folder, whose config.json is changed where it is; expected --store",
+          target.string(), model.string());
+    check_output_path(model / "config.json", "--store");
     return;
   }
   if (target.empty())
-    fail("{}: a GGUF file is written anew; expected a name for the new one", model.string());
-  if (std::filesystem::exists(target, ignored)) fail("{}: exists already", target.string());
-  check_output_path(target, target.string());
+    fail("--store: {} is a GGUF file, which is written anew; expected --store-as OUT.gguf",
+         model.string());
+  if (target.extension() != ".gguf")
+    fail("--store-as {}: expected a name that ends in .gguf, since {} is a GGUF file",
+         target.string(), model.string());
+  if (std::filesystem::exists(target, ignored))
+    fail("--store-as {}: exists already, expected a name for a new file", target.string());
+  check_output_path(target, "--store-as");
 }
 
 void store_key(const std::filesystem::path& model, const std::filesystem::path& target,
@@ -46,15 +61,20 @@ void store_key(const std::filesystem::path& model, const std::filesystem::path& 
   check_store(model, target);
   if (is_folder(model)) {
     const std::filesystem::path config = model / "config.json";
-    write_file_atomically(config, with_key(read_file(config), config.string(), key, value));
+    write_file_atomically(config, config_with(read_file(config), config.string(), key, value));
     return;
   }
   const ConversionSource source = open_source(model);
-  if (source.model.kind() != ModelSource::Kind::OwnGguf)
-    fail("{}: has no config of ours to store '{}' in; expected a file that 'reprise convert' made",
-         model.string(), key);
   ConvertOptions options;
-  options.config_text = with_key(source.config_text, source.model.config_where(), key, value);
+  if (source.model.kind() == ModelSource::Kind::OwnGguf) {
+    options.keys[kConfigKey] =
+        config_with(source.config_text, source.model.config_where(), key, value);
+  } else {  // llama.cpp's keys, and ours in one of their own
+    const std::string keys = source.model.gguf()->metadata.find_string(kOwnKeysKey).value_or("{}");
+    options.keys[kOwnKeysKey] =
+        edited(keys, source.path() + ": key '" + kOwnKeysKey + "'",
+               [&](OrderedJson& own) { own[key] = OrderedJson::parse(value.dump()); });
+  }
   convert_to_gguf(source, target, options);
 }
 

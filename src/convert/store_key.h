@@ -9,8 +9,9 @@
 namespace reprise {
 
 // Sets "reprise.<key>" of the model's config. A folder: its config.json is replaced, atomically, all
-// else stays; `target` must be empty. A GGUF file of ours: written anew, with the same tensors, to
-// `target`, where nothing may be yet. Throws Error naming the path otherwise.
+// else stays; `target` must be empty. A GGUF file, of ours or with llama.cpp's keys: written anew,
+// with the same tensors, to `target` (.gguf), where nothing may be yet. Throws Error naming option
+// (--store, --store-as) and path otherwise.
 void store_key(const std::filesystem::path& model, const std::filesystem::path& target,
                const std::string& key, const Json& value);
 // What of this can't work, known before there is a value. Throws Error.

@@ -101,4 +101,17 @@ std::pair<std::string, std::optional<DType>> parse_override(const std::string& t
   return {text.substr(0, equals), parse_type(text.substr(equals + 1), option)};
 }
 
+void check_folder_types(const TypeRules& rules, const std::string& target) {
+  const auto check = [&](const std::string& option, std::optional<DType> type) {
+    if (type && is_quantized(*type))
+      fail(
+          "{}{}: {} is to be a folder, which holds no quantized tensors; expected keep, f32, f16 or "
+          "bf16, or a target that ends in .gguf",
+          option, lower(dtype_name(*type)), target);
+  };
+  check("--type ", rules.type);
+  check("--sensitive ", rules.delicate);
+  for (const auto& [pattern, type] : rules.overrides) check("--keep " + pattern + "=", type);
+}
+
 }  // namespace reprise

@@ -52,4 +52,8 @@ std::optional<DType> parse_type(const std::string& text, const std::string& opti
 std::pair<std::string, std::optional<DType>> parse_override(const std::string& text,
                                                             const std::string& option);
 
+// Throws Error naming option, value and target where the rules ask a Hugging Face folder for
+// quantized tensors, which it can't hold.
+void check_folder_types(const TypeRules& rules, const std::string& target);
+
 }  // namespace reprise

@@ -2,11 +2,10 @@
 
 #include <chrono>
 
+#include "base/clock.h"
+
 namespace reprise {
-
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 double seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();

@@ -28,13 +28,7 @@ bool LoadedModel::quantizes_activations() {
   return found;
 }
 
-int64_t LoadedModel::context_limit() const {
-  const TextConfig& text = model_->config().text;
-  // Dynamic rope stretches with the request; nothing in the model bounds it.
-  const bool stretches = std::ranges::any_of(
-      text.ropes, [](const RopeConfig& rope) { return rope.kind == RopeConfig::Kind::Dynamic; });
-  return stretches ? 0 : text.max_position;
-}
+int64_t LoadedModel::context_limit() const { return reprise::context_limit(model_->config().text); }
 
 LoadedModelOptions exact_activations(LoadedModelOptions options) {
   options.compute.activations = Activations::F32;

@@ -75,11 +75,13 @@ ExitSamples sample_exits(Model& model, const Plan& plan, ExitKind kind,
                          const std::function<void(int64_t done, int64_t windows)>& progress) {
   const ExitRule rule(model, plan, {kind, 1});
   if (rule.loops() < 2)
-    fail("exit calibration: the plan has one loop, so no token can leave before the last one");
+    fail("{}: the plan has one loop, so no token can leave before the last one",
+         model.config().where);
   if (!std::holds_alternative<LoopEnd>(plan.steps.back().op))
     fail(
-        "exit calibration: the model has layers behind its loops, whose keys and values depend on "
-        "where tokens left; expected one that ends with its last loop");
+        "{}: the model has layers behind its loops, whose keys and values depend on where tokens "
+        "left; expected one that ends with its last loop",
+        model.config().where);
   const int64_t windows = std::ssize(tokens) / ctx;
   if (windows == 0)
     fail("exit calibration: the text has {} tokens, less than one window of {}", tokens.size(),

@@ -18,12 +18,6 @@ Model::Model(ModelConfig config, Backend& backend, const LoadOptions& options,
   set_norm(final_norm_, config_.text.final_norm);
   scheme_->attach(blocks_);
   if (config_.vision) vision_.emplace(*config_.vision, config_.text.d);
-  if (!config_.exit) return;
-  try {
-    check_exit(*config_.exit, decode_plan());
-  } catch (const Error& error) {
-    fail("{}: key 'reprise.exit': {}", config_.where, error.what());
-  }
 }
 
 void Model::visit_tensors(const TensorVisitor& visitor) {
@@ -89,33 +83,51 @@ Plan Model::decode_plan(const PlanOptions& options) const {
   return plan;
 }
 
-void Model::check_exit(const ExitConfig& exit, const Plan& plan) const {
-  if (!exit.active()) return;
+std::string Model::exit_problem(const ExitConfig& exit, const Plan& plan) const {
+  if (!exit.active()) return "";
   const int loops = plan.loops();
   if (loops == 0)
-    fail("{}: the plan has no loop end where a token could leave; expected a model with loops",
-         exit_text(exit));
+    return fmt::format(
+        "the plan has no loop end where a token could leave; expected a model with loops, found {}",
+        config_.where);
   if (exit.kind == ExitKind::Depth && exit.threshold > loops)
-    fail("{}: expected 1 to {} loops, which is what the plan has", exit_text(exit), loops);
+    return fmt::format("expected 1 to {} loops, which is what the plan of {} has", loops,
+                       config_.where);
   if (exit.kind == ExitKind::Step && exit.threshold >= loops)
-    fail("{}: expected a loop's number from 0 to {}, the plan has {} loops", exit_text(exit),
-         loops - 1, loops);
+    return fmt::format("expected a loop's number from 0 to {}, the plan of {} has {} loops",
+                       loops - 1, config_.where, loops);
   const bool selects = exit.mode == ExitMode::Select;
   if (exit.kind == ExitKind::Weighted && !selects)
-    fail("{}: the logits of all loops are needed, so none can be left out; expected mode 'select'",
-         exit_text(exit));
+    return "the logits of all loops are needed, so none can be left out; expected mode 'select'";
   if (selects && !std::holds_alternative<LoopEnd>(plan.steps.back().op))
-    fail(
-        "{}: mode 'select': the model has layers behind its loops, which run on one state a token; "
-        "expected one that ends with its last loop, or mode 'skip'",
-        exit_text(exit));
+    return fmt::format(
+        "mode 'select': {} has layers behind its loops, which run on one state a token; expected a "
+        "model that ends with its last loop, or mode 'skip'",
+        config_.where);
   const bool gate =
       exit.kind == ExitKind::Gate || exit.kind == ExitKind::Cdf || exit.kind == ExitKind::Weighted;
   if (gate && !scheme_->has_exit_gate())
-    fail(
-        "{}: the model has no exit gate; expected \"exit_gate\": true among its scheme's keys, and "
+    return fmt::format(
+        "the model has no exit gate; expected \"exit_gate\": true among its scheme's keys in {}, and "
         "the gate's tensors",
-        exit_text(exit));
+        config_.where);
+  return "";
+}
+
+void Model::check_exit(const ExitConfig& exit, const Plan& plan) const {
+  const std::string problem = exit_problem(exit, plan);
+  if (!problem.empty()) fail("{}: {}", exit_text(exit), problem);
+}
+
+ExitConfig Model::stored_exit(const Plan& plan) const {
+  // It is for the model's own plan: another one, without loops, has no use for it.
+  if (plan.loops() == 0 && decode_plan().loops() > 0) return {};
+  if (!config_.exit_problem.empty()) fail("{}", config_.exit_problem);
+  const ExitConfig exit = config_.exit.value_or(ExitConfig());
+  const std::string problem = exit_problem(exit, plan);
+  if (!problem.empty())
+    fail("{}: key 'reprise.exit': {}: {}", config_.where, exit_text(exit), problem);
+  return exit;
 }
 
 void Model::set_image_token(int64_t id) {

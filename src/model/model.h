@@ -60,6 +60,11 @@ class Model {
   // Throws Error unless tokens can leave this plan as asked: it has loop ends, as many loops, the
   // model a gate where that decides, and nothing behind the loops where states are selected.
   void check_exit(const ExitConfig& exit, const Plan& plan) const;
+  // The same as what is wrong: "" for nothing.
+  std::string exit_problem(const ExitConfig& exit, const Plan& plan) const;
+  // The rule that the model's config has for tokens that decode by this plan; none where it has none
+  // or the plan no loops. Throws Error naming file and key where it can't be used.
+  ExitConfig stored_exit(const Plan& plan) const;
 
   // ---- Running. Const: two threads may run one model, each with requests of its own (but for a
   // backend that records gradients).

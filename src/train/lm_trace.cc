@@ -56,9 +56,13 @@ std::vector<NamedLoss> all_losses(int loops, bool teacher) {
 }
 
 Batch read_batch(const std::filesystem::path& path, const TextConfig& config) {
+  const int64_t limit = context_limit(config);
   TokenSourceOptions options;
   options.vocab = std::min(config.vocab, config.embed_rows);
   const auto source = open_token_source({TextSource::Kind::Tokens, path, ""}, options);
+  if (limit > 0 && source->context() > limit)
+    fail("{}: tensor 'tokens': rows of {} tokens, the model's context is {}", path.string(),
+         source->context(), limit);
   Batch batch;
   std::vector<int32_t> tokens(static_cast<size_t>(source->context()) + 1);
   for (int64_t row = 0; row < source->rows(); ++row) {

@@ -34,8 +34,8 @@ double cross_entropy_sum(std::span<const float> logits, std::span<const int32_t>
 }  // namespace
 
 LossAndGradients loss_and_gradients(Model& model, Backend& backend, const Tensor& embeds,
-                                    std::span<const int64_t> labels, std::vector<uint8_t> is_image,
-                                    const PlanOptions& options) {
+                                    std::span<const int64_t> labels,
+                                    std::vector<uint8_t> is_image) {
   const int64_t n = embeds.dim(0);
   std::vector<std::pair<std::string, Tensor>> weights;
   model.visit_tensors([&](const TensorSlot& slot) {
@@ -52,7 +52,7 @@ LossAndGradients loss_and_gradients(Model& model, Backend& backend, const Tensor
     counted += labels[i] != -100;
   }
   if (counted == 0) fail("labels: none of them counts, all are -100");
-  const Plan plan = n > 1 ? model.prefill_plan(options) : model.decode_plan(options);
+  const Plan plan = n > 1 ? model.prefill_plan() : model.decode_plan();
   const Tensor logits = model.logits(head_input(model, plan, rows, embeds));
   LossAndGradients result;
   result.logits = backend.to_host(logits);

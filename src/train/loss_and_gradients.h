@@ -24,7 +24,6 @@ struct LossAndGradients {
 // that doesn't train gives no gradients. Throws Error where no label counts.
 LossAndGradients loss_and_gradients(Model& model, Backend& backend, const Tensor& embeds,
                                     std::span<const int64_t> labels,
-                                    std::vector<uint8_t> is_image = {},
-                                    const PlanOptions& options = {});
+                                    std::vector<uint8_t> is_image = {});
 
 }  // namespace reprise

@@ -100,8 +100,7 @@ bool has_labels(const std::filesystem::path& file) {
   return open_safetensors(file).weights.find("labels") != nullptr;
 }
 
-std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::path& path,
-                                   const PlanOptions& options) {
+std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::path& path) {
   const WeightFile file = open_safetensors(path).weights;
   Model& model = loaded.model();
   auto* train = dynamic_cast<TrainBackend*>(&loaded.backend());
@@ -114,8 +113,9 @@ std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::p
   const auto [x, is_image] = input_rows(loaded, file);
   const int64_t n = x.dim(0);
   if (std::ssize(labels) != n) fail("{}: {} labels for {} tokens", file.where(), labels.size(), n);
-  const LossAndGradients result =
-      loss_and_gradients(model, loaded.backend(), x, labels, is_image, options);
+  if (const int64_t limit = loaded.context_limit(); limit > 0 && n > limit)
+    fail("{}: {} tokens, the model's context is {}", file.where(), n, limit);
+  const LossAndGradients result = loss_and_gradients(model, loaded.backend(), x, labels, is_image);
   if (train) train->set_recording(false);
   const float loss[] = {static_cast<float>(result.loss)};
   std::vector<TensorView> out;

@@ -17,7 +17,6 @@ bool has_labels(const std::filesystem::path& file);
 // image_features F32 [tiles, tokens, .] (what enters the projector) or pixel_values.
 // Results: loss [1] (mean over counted labels), logits [n, V] that it was made of, and where the
 // model's backend trains grad.<tensor> of every weight. Throws Error naming file and tensor.
-std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::path& file,
-                                   const PlanOptions& options = {});
+std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::path& file);
 
 }  // namespace reprise

@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "model/save.h"
-#include "train/loop/checkpoint.h"
+#include "train/fingerprint.h"
 #include "train/loop/diverged.h"
 #include "train/loop/gradients.h"
 #include "train/loop/log.h"
@@ -20,43 +20,73 @@ namespace {
 constexpr const char* kCheckpoint = "checkpoint.safetensors";
 constexpr const char* kLog = "log.jsonl";
 
-void make_folder(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (!std::filesystem::is_directory(folder))
-    fail("{}: can't be made a folder: {}", folder.string(),
-         error ? error.message() : "it is a file");
+// What the model of a recipe is made of, by the key that says so.
+std::string model_key(const Recipe& recipe) {
+  if (!recipe.assembly.backbone.empty()) return "model.backbone";
+  return recipe.from.empty() ? "model.config" : "model.from";
 }
 
 }  // namespace
 
 Trainer::Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions& options)
     : recipe_(recipe), backend_(backend), options_(options) {
-  make_folder(options_.output);
+  // In the order of what it takes: what can't work is said before texts are tokenized.
+  if (options_.resume) {
+    resumed_ = read_checkpoint(file(kCheckpoint));
+    check_checkpoint(recipe_, *resumed_, file(kCheckpoint));
+  } else if (std::filesystem::exists(file(kCheckpoint))) {
+    fail("{}: exists; use --resume to go on from it, or another output folder",
+         file(kCheckpoint).string());
+  }
+  folder_ = std::make_unique<StartedFolder>(options_.output);
   backend_.set_recording(true);
   backend_.set_bf16(recipe_.bf16);
+  try {
+    prepare();
+  } catch (...) {  // there will be no destructor
+    release_backend();
+    throw;
+  }
+}
+
+void Trainer::prepare() {
   made_ = make_train_model(recipe_, backend_);
+  stop_if_asked();
   objective_ = make_objective(recipe_, backend_, {*made_.model, made_.tokenizer.get()});
+  stop_if_asked();
+  plan_ = made_.model->prefill_plan();
+  Fingerprints files = objective_->fingerprints();
+  files[model_key(recipe_)] = config_fingerprint(made_.model->config());
+  weights_ = choose_weights(recipe_, *made_.model, backend_);
+  if (resumed_) check_checkpoint(recipe_, weights_, files, *resumed_, file(kCheckpoint));
+  if (recipe_.quantize)
+    write_quantization_log(file("quantization.jsonl"), recipe_, weights_.quantized);
+  stop_if_asked();
   batches_ = make_batch_source(recipe_, {.config = made_.model->config(),
                                          .tokenizer = made_.tokenizer.get(),
                                          .format = made_.format,
                                          .wrong_answers = objective_->needs().wrong_answers,
-                                         .cache = options_.output});
-  plan_ = made_.model->prefill_plan();
-  weights_ = choose_weights(recipe_, *made_.model, backend_);
-  if (recipe_.quantize)
-    write_quantization_log(file("quantization.jsonl"), recipe_, weights_.quantized);
+                                         .cache = options_.output,
+                                         .may_stop = [this] { stop_if_asked(); }});
+  files.merge(batches_->fingerprints());
+  if (resumed_) check_checkpoint(recipe_, weights_, files, *resumed_, file(kCheckpoint));
   if (recipe_.gradient_checkpointing)
     made_.model->set_visit_wrapper([this](const Tensor& x, Model::Visitation visit) {
       return backend_.checkpoint(x, std::move(visit));
     });
-  run_ = std::make_unique<TrainRun>(
-      TrainRun{recipe_, backend_, *made_.model, plan_, weights_, *objective_, *batches_});
+  run_ = std::make_unique<TrainRun>(TrainRun{recipe_, backend_, *made_.model, plan_, weights_,
+                                             *objective_, *batches_, std::move(files)});
 }
 
-Trainer::~Trainer() {
+void Trainer::release_backend() {
   backend_.set_recording(false);
   backend_.set_adapter_dropout(0);
+}
+
+Trainer::~Trainer() { release_backend(); }
+
+void Trainer::stop_if_asked() const {
+  if (options_.cancelled && options_.cancelled->load()) throw StoppedAtStart();
 }
 
 double Trainer::time_used() const {
@@ -65,18 +95,17 @@ double Trainer::time_used() const {
 }
 
 int64_t Trainer::begin() {
-  const auto path = file(kCheckpoint);
-  if (options_.resume) {
-    const Checkpoint checkpoint = read_checkpoint(path);
-    restore_checkpoint(*run_, checkpoint, path);
-    seconds_before_ = checkpoint.seconds;
-    saved_ = checkpoint.step;
+  stop_if_asked();
+  if (resumed_) {
+    restore_checkpoint(*run_, *resumed_, file(kCheckpoint));
+    seconds_before_ = resumed_->seconds;
+    saved_ = resumed_->step;
+    resumed_.reset();
     history_ = read_log(file(kLog), saved_);
-  } else if (std::filesystem::exists(path)) {
-    fail("{}: exists; use --resume to go on from it, or another output folder", path.string());
   } else {
     std::filesystem::remove(file(kLog));
   }
+  folder_->keep();
   rewrite_log(file(kLog), history_);
   position_ = batches_->position();
   start_ = Clock::now();
@@ -85,9 +114,14 @@ int64_t Trainer::begin() {
 
 StepReport Trainer::step(int64_t index) {
   try {
+    const auto begin = Clock::now();
     std::vector<Batch> batches = next_batches(*run_);
+    const double data = seconds_since(begin);
     StepReport report = compute_gradients(*run_, index, batches);
+    const auto update = Clock::now();
     optimizer_step(*run_, index, time_used(), report);
+    report.seconds["data"] = data;
+    report.seconds["optimizer"] = seconds_since(update);
     position_ = batches_->position();
     return report;
   } catch (const Diverged&) {

@@ -9,16 +9,19 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend/train_backend.h"
+#include "base/clock.h"
 #include "train/data/batch_source.h"
+#include "train/loop/checkpoint.h"
 #include "train/loop/run.h"
+#include "train/loop/start.h"
 #include "train/loop/step_report.h"
 #include "train/objectives/objective.h"
 #include "train/recipe/recipe.h"
@@ -35,14 +38,20 @@ struct TrainOptions {
   std::function<void(const StepReport&)> progress;
 };
 
+// `cancelled` was set before the first step: there is nothing to go on from.
+struct StoppedAtStart {};
+
 class Trainer {
  public:
+  // Throws Error where the recipe's model can't be trained so, on its data, or go on from the
+  // checkpoint, and StoppedAtStart; of a new output folder nothing is left then.
   Trainer(const Recipe& recipe, TrainBackend& backend, const TrainOptions& options);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
   // Returns true when all steps are done (and model.gguf is written), false when stopped before.
+  // Throws StoppedAtStart too.
   bool run();
 
   Model& model() { return *made_.model; }
@@ -50,8 +59,9 @@ class Trainer {
   const std::vector<QuantizedTensor>& quantized() const { return weights_.quantized; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
+  void prepare();
+  void release_backend();
+  void stop_if_asked() const;
   // Gives how many steps are done.
   int64_t begin();
   // One step, without its speed. A run that fails in it leaves a checkpoint of the steps before.
@@ -67,6 +77,8 @@ class Trainer {
   Recipe recipe_;
   TrainBackend& backend_;
   TrainOptions options_;
+  std::optional<Checkpoint> resumed_;  // until it is restored
+  std::unique_ptr<StartedFolder> folder_;
   TrainModel made_;
   Plan plan_;
   TrainedWeights weights_;

@@ -3,16 +3,11 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/pattern.h"
+#include "train/fingerprint.h"
 
 namespace reprise {
 namespace {
-
-// Changes with the name and with any bit of any value.
-uint64_t fingerprint(const std::string& name, const std::vector<float>& values) {
-  return hash_floats(values, hash_bytes(name));
-}
 
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
   return std::ranges::any_of(
@@ -70,7 +65,7 @@ TrainedWeights choose_weights(const Recipe& recipe, Model& model, TrainBackend& 
       weights.trainable.push_back(weight.tensor);
       trained.push_back(weight.name);
     } else {
-      frozen ^= fingerprint(weight.name, backend.to_host(weight.tensor));
+      frozen ^= tensor_fingerprint(weight.name, backend.to_host(weight.tensor));
     }
   }
   weights.frozen = fmt::format("{:016x}", frozen);

@@ -145,15 +145,47 @@ TEST_F(CommandTest, TraceErrorsNameFileAndTensor) {
                HasSubstr("none"));
 }
 
+TEST_F(CommandTest, NothingRunsBeyondTheContext) {
+  const std::string llama = model("rrt/llama");  // of 256 tokens
+  const std::string in = (folder_ / "in.safetensors").string();
+  const std::string out = (folder_ / "out.safetensors").string();
+  const auto inputs = [&](const char* name, const Shape& shape) {
+    const std::vector<int64_t> ids(static_cast<size_t>(num_elements(shape)), 7);
+    std::vector<TensorView> tensors = {make_view(name, shape, std::span<const int64_t>(ids))};
+    write_safetensors(in, tensors);
+    return std::vector<std::string>{"trace", llama, "--inputs", in, "--out", out};
+  };
+  const auto with = [](std::vector<std::string> arguments, const char* steps) {
+    arguments.insert(arguments.end(), {"--steps", steps});
+    return arguments;
+  };
+  std::vector<std::string> ask = inputs("input_ids", {250});
+  expect_error(with(ask, "8"), AllOf(HasSubstr("--steps 8"), HasSubstr("250 tokens of " + in),
+                                     HasSubstr("(256) leaves room for 7")));
+  EXPECT_EQ(run_program(with(ask, "7")).exit_code, 0) << "the last token isn't run";
+  expect_error(inputs("input_ids", {257}),
+               AllOf(HasSubstr("--inputs " + in), HasSubstr("257 tokens"), HasSubstr("has 256")));
+  expect_error({"quantize", llama, out + ".gguf", "--type", "q8_0", "--inputs", in},
+               AllOf(HasSubstr("--inputs " + in), HasSubstr("257"), HasSubstr("256")));
+  EXPECT_FALSE(std::filesystem::exists(out + ".gguf"));
+  // Losses: nothing is generated beside them.
+  ask = inputs("tokens", {1, 9});
+  expect_error(with(ask, "3"), AllOf(HasSubstr("--steps"), HasSubstr("asks for losses (tokens)")));
+  ask.insert(ask.end(), {"--plan", "0-5,0"});
+  expect_error(ask, AllOf(HasSubstr("--plan"), HasSubstr("the model's own plan")));
+}
+
 TEST_F(CommandTest, NothingHalfWritten) {
   const std::string out = (folder_ / "out.safetensors").string();
+  const std::string llama = (folder_ / "model").string();
+  copy_model("rrt/llama", folder_ / "model");
+  edit_json(folder_ / "model/config.json",
+            [](Json& json) { json["max_position_embeddings"] = 1'000'000; });
   const std::vector<std::string> trace = {
-      "trace",    model("rrt/llama"),
-      "--inputs", test_data("golden/rrt/llama/dense.safetensors"),
-      "--out",    out};
+      "trace", llama, "--inputs", test_data("golden/rrt/llama/dense.safetensors"), "--out", out};
   // A full disk, here a limit on the file's size.
   expect_error(trace, HasSubstr("out.safetensors"), {.largest_file = 4096});
-  EXPECT_EQ(files().size(), 0u) << ::testing::PrintToString(files());
+  EXPECT_EQ(files(), std::vector<std::string>{"model"});
   // A folder that doesn't exist.
   std::vector<std::string> nowhere = trace;
   nowhere.back() = (folder_ / "no/such/out.safetensors").string();
@@ -169,13 +201,13 @@ TEST_F(CommandTest, NothingHalfWritten) {
   const ProgramResult killed =
       run_program(long_trace, {.interrupt = SIGKILL, .interrupt_after_ms = 300});
   EXPECT_EQ(killed.signal, SIGKILL);
-  EXPECT_EQ(files().size(), 0u) << ::testing::PrintToString(files());
+  EXPECT_EQ(files(), std::vector<std::string>{"model"});
   // An older file stays when the new one can't be written.
   write_file_atomically(out, "older");
   expect_error(trace, HasSubstr("out.safetensors"), {.largest_file = 4096});
   EXPECT_EQ(read_file(out), "older");
   EXPECT_EQ(run_program(trace).exit_code, 0);
-  EXPECT_EQ(files(), std::vector<std::string>{"out.safetensors"});
+  EXPECT_THAT(files(), ::testing::UnorderedElementsAre("model", "out.safetensors"));
 }
 
 TEST_F(CommandTest, OutputThatCannotBeWritten) {

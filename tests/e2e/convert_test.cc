@@ -146,7 +146,7 @@ TEST_F(ConvertTest, WrongTargetsAndOptions) {
   expect_error({"convert", model_.string(), path("m.gguf"), "--keep", "x"},
                AllOf(HasSubstr("--keep"), HasSubstr("PATTERN=TYPE")));
   expect_error({"convert", model_.string(), path("f"), "--to", "folder", "--type", "q8_0"},
-               HasSubstr("Q8_0"));
+               HasSubstr("--type q8_0: "));
   expect_error({"quantize", model_.string(), path("m.gguf"), "--type", "f16"}, HasSubstr("q8_0"));
   expect_error({"quantize", model_.string(), path("m.gguf"), "--type", "q8_0", "--inputs",
                 path("nothing.safetensors")},
@@ -302,6 +302,32 @@ TEST_F(ConvertTest, WhatIsMissingIsSaidBeforeTheWork) {
                AllOf(HasSubstr("m.gguf"), HasSubstr("no tokenizer")));
 }
 
+TEST_F(ConvertTest, WhatMeansNothingIsRefused) {
+  const std::string dense = test_data("golden/rrt/llama/model").string();
+  const std::string folder = path("out");
+  for (const auto& [extra, message] :
+       {std::pair{std::vector<std::string>{"--type", "q4_0"}, "--type q4_0: "},
+        {{"--type", "q4_0", "--recursive"}, "--type q4_0: "},
+        {{"--keep", "*.weight=q8_0"}, "--keep *.weight=q8_0: "}}) {
+    std::vector<std::string> ask = {"convert", dense, folder};
+    ask.insert(ask.end(), extra.begin(), extra.end());
+    expect_error(ask, AllOf(HasSubstr(message), HasSubstr(folder + " is to be a folder"),
+                            HasSubstr(".gguf")));
+  }
+  expect_error({"convert", dense, path("m.gguf"), "--sensitive", "f16"},
+               HasSubstr("--sensitive f16: says something beside a quantized --type alone"));
+  expect_error({"convert", dense, folder, "--recursive", "--rank-of", "q=4", "--rank-of", "q=8"},
+               HasSubstr("--rank-of q=8: q has a rank already, 4"));
+  const ProgramResult once = run_program({"convert", dense, folder, "--recursive", "--loops", "1"});
+  EXPECT_EQ(once.exit_code, 2);
+  EXPECT_THAT(once.err, HasSubstr("--loops"));
+  EXPECT_THAT(names(), ::testing::ElementsAre("model"));
+  const ProgramResult capped = expect_ok({"convert", dense, folder, "--recursive", "--rank", "48"});
+  EXPECT_THAT(capped.out, HasSubstr("note: adapters of k have rank 32 instead of 48"));
+  const std::string help = run_program({"convert", "--help"}).out;
+  EXPECT_THAT(help, HasSubstr("--loops INT:INT in [2 - 1000]=2"));
+}
+
 // What a conversion or a tokenizer says beside its target must not replace anybody's files.
 TEST(OutputsBeside, NeverReplaceWhatIsRead) {
   const TempFolder folder;
@@ -325,6 +351,32 @@ TEST(OutputsBeside, NeverReplaceWhatIsRead) {
   EXPECT_EQ(read_file(text), "some text\n");
   EXPECT_EQ(run_program({"train-tokenizer", text, "--vocab", "512", "--out", layers}).exit_code, 1);
   EXPECT_EQ(read_file(layers), "mine");
+}
+
+TEST(TrainTokenizer, SaysWhatIsWrongWithATextAndItsSize) {
+  const TempFolder folder;
+  const std::string out = (folder / "tokenizer.model").string();
+  const auto refusal = [&](const std::string& text, const std::string& vocab) {
+    const ProgramResult result =
+        run_program({"train-tokenizer", text, "--vocab", vocab, "--out", out});
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_FALSE(std::filesystem::exists(out));
+    return result.err;
+  };
+  EXPECT_EQ(refusal(folder.path().string(), "512"),
+            "reprise: error: " + folder.path().string() + ": is a folder, expected a text file\n");
+  std::string few;
+  for (int i = 0; i < 40; ++i) few += "only a few words, number " + std::to_string(i) + "\n";
+  write_file_atomically(folder / "few.txt", few);
+  const std::string text = (folder / "few.txt").string();
+  const std::string large = refusal(text, "4000");
+  EXPECT_THAT(large, AllOf(HasSubstr("--vocab 4000: " + text), HasSubstr("expected at most ")));
+  EXPECT_THAT(large, ::testing::Not(HasSubstr(".cc")));
+  write_file_atomically(folder / "binary", few + std::string("\0\x01", 2) + few);
+  EXPECT_EQ(refusal((folder / "binary").string(), "512"),
+            "reprise: error: " + (folder / "binary").string() + ":41: is no text in UTF-8\n");
+  write_file_atomically(folder / "latin1", "na\xefve\n");
+  EXPECT_THAT(refusal((folder / "latin1").string(), "512"), HasSubstr("latin1:1: is no text"));
 }
 
 }  // namespace

@@ -138,11 +138,14 @@ TEST_F(ExitTest, WhatRunRefuses) {
   EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:3"}),
               HasSubstr("--exit depth:3: expected 1 to 2 loops"));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "gate:0.5"}),
-              HasSubstr("--exit gate:0.5: the model has no exit gate"));
+              AllOf(HasSubstr("--exit gate:0.5: the model has no exit gate"),
+                    HasSubstr(looped_ + "/config.json")));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:1", "--exit-kv", "none"}),
               HasSubstr("expected propagate, exact or share, found 'none'"));
   EXPECT_THAT(run_refusal(looped_, {"--exit-kv", "share"}),
-              HasSubstr("--exit-kv: expected a rule to leave by (--exit)"));
+              HasSubstr("--exit-kv share: expected a rule to leave by (--exit)"));
+  EXPECT_THAT(run_refusal(looped_, {"--exit", "none", "--exit-kv", "share"}),
+              HasSubstr("--exit-kv share: expected a rule to leave by (--exit), found none"));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:1", "--plan", "0-5"}),
               HasSubstr("no loop end"));
   edit_config([](Json& config) { config["reprise"]["recursive"]["exit_gate"] = true; });
@@ -167,6 +170,15 @@ TEST_F(ExitTest, TheStoredRuleIsTheDefaultOfRun) {
   store({{"kind", "hunch"}, {"threshold", 0.5}, {"kv", "exact"}});
   EXPECT_THAT(run_refusal(looped_, {}),
               HasSubstr("key 'reprise.exit.kind': expected confidence, "));
+  // A bad rule is one that isn't used: others take its place.
+  EXPECT_EQ(run_json({"--exit", "depth:1"})["mean_depth"], 1.0);
+  EXPECT_FALSE(run_json({"--exit", "none"}).contains("exit"));
+  EXPECT_THAT(run_program({"inspect", looped_}).out,
+              AllOf(HasSubstr("can't be used: "), HasSubstr("'reprise.exit.kind'")));
+  const ProgramResult stored_anew = run_program(
+      {"eval", looped_, "--calibrate-exit", text_, "--ctx", "64", "--agreement", "0.5", "--store"});
+  EXPECT_EQ(stored_anew.exit_code, 0) << stored_anew.err;
+  EXPECT_EQ(run_json({})["exit"]["kv"], "exact");
 }
 
 TEST_F(ExitTest, Trace) {
@@ -254,10 +266,24 @@ TEST_F(ExitTest, CalibrationFindsAndStoresAThreshold) {
       run_program({"run", next, "--prompt", "what shape", "--max-tokens", "6", "--json"});
   ASSERT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(parse_json(run.out, "stdout")["exit"]["kv"], "exact");
-  EXPECT_THAT(refusal(of_gguf), HasSubstr("next.gguf: exists already"));
+  EXPECT_THAT(refusal(of_gguf), HasSubstr("--store-as " + next + ": exists already"));
   of_gguf.resize(of_gguf.size() - 2);
   of_gguf.push_back("--store");
-  EXPECT_THAT(refusal(of_gguf), HasSubstr("a GGUF file is written anew"));
+  EXPECT_THAT(refusal(of_gguf), AllOf(HasSubstr("--store: " + gguf + " is a GGUF file"),
+                                      HasSubstr("expected --store-as OUT.gguf")));
+  // Before the work: the text isn't even looked at.
+  of_gguf.resize(of_gguf.size() - 1);
+  of_gguf[3] = (folder_ / "none.txt").string();
+  const auto refused = [&](const std::string& target) {
+    std::vector<std::string> ask = of_gguf;
+    ask.insert(ask.end(), {"--store-as", target});
+    return refusal(ask);
+  };
+  EXPECT_THAT(refused((folder_ / "next").string()),
+              HasSubstr("expected a name that ends in .gguf"));
+  const std::string nowhere = (folder_ / "no/such/next.gguf").string();
+  EXPECT_EQ(refused(nowhere), "reprise: error: --store-as " + nowhere + ": there is no folder " +
+                                  (folder_ / "no/such").string() + "\n");
 }
 
 TEST_F(ExitTest, WhatCalibrationSaysAndRefuses) {
@@ -274,14 +300,29 @@ TEST_F(ExitTest, WhatCalibrationSaysAndRefuses) {
               HasSubstr("no threshold of depth lets tokens leave early and keeps 100.00%"));
   EXPECT_THAT(refusal(calibrate(looped_, {"--exit", "depth", "--agreement", "1", "--store"})),
               HasSubstr("nothing was stored"));
-  EXPECT_THAT(refusal(calibrate(dense_, {})), HasSubstr("no loop end"));
-  EXPECT_THAT(refusal(calibrate(looped_, {"--exit", "gate"})), HasSubstr("no exit gate"));
+  EXPECT_THAT(refusal(calibrate(dense_, {})),
+              AllOf(HasSubstr("--calibrate-exit: the plan has no loop end"), HasSubstr(dense_)));
+  EXPECT_THAT(refusal(calibrate(looped_, {"--exit", "gate"})),
+              AllOf(HasSubstr("--exit gate: the model has no exit gate"), HasSubstr(looped_)));
+  for (const std::vector<std::string>& ignored : {std::vector<std::string>{"--beams", "2"},
+                                                  {"--length-penalty", "2"},
+                                                  {"--max-tokens", "3"},
+                                                  {"--chunk", "3"},
+                                                  {"--no-kl"},
+                                                  {"--exif"}})
+    EXPECT_THAT(refusal(calibrate(looped_, ignored)), HasSubstr(ignored[0]));
+  write_file_atomically(folder_ / "empty.txt", "");
+  const std::string empty = (folder_ / "empty.txt").string();
+  EXPECT_THAT(
+      refusal(calibrate(looped_, {"--held-out", empty})),
+      AllOf(HasSubstr("--held-out " + empty), HasSubstr("at least one window of 64 (--ctx)")));
   EXPECT_THAT(refusal(calibrate(looped_, {"--exit", "confidence:0.9"})), HasSubstr("--exit"));
   for (const char* share : {"0", "1.1", "nan"})
     EXPECT_THAT(refusal(calibrate(looped_, {"--agreement", share})), HasSubstr("--agreement"));
   EXPECT_THAT(refusal(calibrate(looped_, {"--ctx", "4096"})), HasSubstr("--ctx"));
   EXPECT_THAT(refusal(calibrate(looped_, {"--store-as", "x.gguf"})),
-              HasSubstr("is a folder, whose config.json is changed where it is"));
+              AllOf(HasSubstr("--store-as x.gguf: " + looped_ + " is a folder"),
+                    HasSubstr("expected --store")));
   EXPECT_THAT(refusal({"eval", looped_, "--perplexity", text_, "--store"}), HasSubstr("--store"));
   write_file_atomically(folder_ / "short.txt", "what shape");
   EXPECT_THAT(refusal({"eval", looped_, "--calibrate-exit", (folder_ / "short.txt").string(),

@@ -120,7 +120,7 @@ TEST_F(LoopedModelsTest, WhatIsRefused) {
               HasSubstr("--exit-at-step: is no option of this model"));
   EXPECT_THAT(refusal(nanbeige_, {"--exit", "cdf:0.5"}), HasSubstr("no exit gate"));
   EXPECT_THAT(refusal(nanbeige_, {"--exit-mode", "select"}),
-              HasSubstr("--exit-mode: expected a rule to leave by"));
+              HasSubstr("--exit-mode select: expected a rule to leave by"));
   EXPECT_THAT(refusal((folder_ / "dense").string(), {"--loops", "2"}),
               HasSubstr("--loops: is no option of this model"));
 }

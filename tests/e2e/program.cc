@@ -66,7 +66,6 @@ ProgramResult run_program(const std::vector<std::string>& arguments,
         options.stdout_path.empty() ? out[1] : open(options.stdout_path.c_str(), O_WRONLY);
     if (to < 0 || dup2(to, STDOUT_FILENO) < 0) _exit(126);
     if (options.largest_file >= 0) {
-      signal(SIGXFSZ, SIG_IGN);  // so that write() fails instead
       const rlimit limit = {static_cast<rlim_t>(options.largest_file),
                             static_cast<rlim_t>(options.largest_file)};
       if (setrlimit(RLIMIT_FSIZE, &limit)) _exit(126);
@@ -76,6 +75,7 @@ ProgramResult run_program(const std::vector<std::string>& arguments,
       const rlimit limit = {bytes, bytes};
       if (setrlimit(RLIMIT_AS, &limit)) _exit(126);
     }
+    signal(SIGHUP, SIG_DFL);  // the tests may run under nohup
     exec_program(arguments, options.wrapper);
   }
   close(in[0]);
@@ -96,10 +96,13 @@ ProgramResult run_program(const std::vector<std::string>& arguments,
     if (polls[0].revents) out_open = read_some(out[0], result.out);
     if (polls[1].revents) err_open = read_some(err[0], result.err);
     const auto passed = Clock::now() - start;
-    const bool due = options.interrupt_after_ms >= 0
-                         ? passed >= std::chrono::milliseconds(options.interrupt_after_ms)
-                         : !result.out.empty();
-    if (options.interrupt != 0 && !interrupted && due) {
+    const auto due = [&] {
+      if (options.interrupt_when) return options.interrupt_when();
+      return options.interrupt_after_ms >= 0
+                 ? passed >= std::chrono::milliseconds(options.interrupt_after_ms)
+                 : !result.out.empty();
+    };
+    if (options.interrupt != 0 && !interrupted && due()) {
       kill(child, options.interrupt);
       interrupted = true;
     }

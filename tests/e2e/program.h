@@ -22,6 +22,7 @@ struct ProgramOptions {
   int64_t memory = -1;          // bytes of address space; ignored under sanitizers, which need it
   int interrupt = 0;            // signal sent once the first output has been seen
   int interrupt_after_ms = -1;  // or that much time after the start
+  std::function<bool()> interrupt_when = {};  // or when this is true
 };
 
 // The program of this build with these arguments.

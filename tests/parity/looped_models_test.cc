@@ -107,7 +107,7 @@ void compare_all(const Case& c, const std::vector<TensorView>& traced, bool keys
 
 std::vector<TensorView> run_case(const Case& c, LoadedModel& loaded) {
   const WeightFile golden = open_safetensors(c.file()).weights;
-  if (golden.find("labels")) return trace_loss(loaded, c.file(), c.options);
+  if (golden.find("labels")) return trace_loss(loaded, c.file());
   TraceOptions options = {.plan = c.options, .steps = golden.find("decode.tokens") ? kSteps : 0};
   options.exit = c.exit(loaded.model());
   return trace(loaded, read_token_inputs(c.file()), options);

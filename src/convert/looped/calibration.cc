@@ -7,7 +7,6 @@
 #include "backend/factory.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
-#include "convert/looped/low_rank.h"
 #include "convert/looped/moments.h"
 #include "model/scheme_type.h"
 #include "text/tokenizer/tokenizer_files.h"
@@ -112,7 +111,6 @@ int64_t Calibration::tokens() const { return static_cast<int64_t>(windows_.size(
 
 void Calibration::run(int first, int last, int threads,
                       const std::function<void(int layer, int64_t window)>& progress) {
-  blas_runs_in_callers_thread();
   const std::unique_ptr<Backend> backend =
       make_backend("cpu", {.threads = threads, .activations = Activations::F32});
   const std::unique_ptr<Model> model = Model::load(source_.model.path(), *backend);

@@ -111,9 +111,7 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
     fail(
         "{}: is a GGUF file of another program, of which only a GGUF file can be made (a name that ends in .gguf)",
         source.path());
-  if (!gguf && options.types.type && is_quantized(*options.types.type))
-    fail("--type: a Hugging Face folder has no type {}, expected keep, f32, f16 or bf16",
-         dtype_name(*options.types.type));
+  if (!gguf) check_folder_types(options.types, target.string());
   LoopedModel model(source, loop, options.threads);
   LoopedResult all;
   std::vector<OutputTensor> tensors;
@@ -176,6 +174,7 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
   }
   all.layout = model.layout();
   all.shape = model.shape();
+  all.capped = model.capped_ranks();
   all.adapters = model.reports();
   all.fits = model.fits();
   all.calibration_tokens = model.calibration_tokens();
@@ -209,6 +208,8 @@ Json looped_report(const LoopedResult& result) {
   for (const FitReport& fit : result.fits)
     report["fits"].push_back(
         {{"block", fit.block}, {"matrix", fit.matrix}, {"start", fit.start}, {"end", fit.end}});
+  report["ranks"] = result.shape.ranks;
+  if (!result.capped.empty()) report["capped_ranks"] = result.capped;
   report["dropped"] = result.dropped;
   report["dense_bytes"] = result.dense_bytes;
   report["dense_weights"] = result.dense_weights;

@@ -9,7 +9,8 @@ namespace reprise {
 struct LoopedResult {
   ConvertResult result;
   LoopLayout layout;
-  LoopShape shape;
+  LoopShape shape;                        // with the ranks that there are
+  std::map<std::string, int64_t> capped;  // ranks asked for that are above what a matrix has
   std::vector<AdapterReport> adapters;
   std::vector<FitReport> fits;
   int64_t calibration_tokens = 0, refit_tokens = 0;  // 0: without
@@ -25,7 +26,7 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
                             bool gguf, const LoopOptions& loop, const ConvertOptions& options);
 
 // {"L", "K", "B", "init", "blocks", "adapters": [{"block", "loop", "matrix", "weight", "residual",
-// "missing"}], "dropped", "dense_bytes"}; with a calibration text "weighted_residual" and
+// "missing"}], "ranks", "dropped", "dense_bytes"}, and "capped_ranks", asked for where that was more; with a calibration text "weighted_residual" and
 // "weighted_missing" of each adapter and "calibration_tokens", of a fit "fits": [{"block", "matrix",
 // "start", "end"}], and "refit_tokens"
 Json looped_report(const LoopedResult& result);

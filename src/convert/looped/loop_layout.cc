@@ -39,6 +39,7 @@ LoopStart parse_loop_start(const std::string& name, const std::string& option) {
 
 LoopLayout make_loop_layout(LoopStart start, int dense_layers, int loops, int first, int last,
                             const std::string& model) {
+  if (loops < 2) fail("--loops {}: expected at least 2, a block that is run again", loops);
   const int looped = dense_layers - first - last;
   if (looped < loops)
     fail("{}: has {} layers, of which {} are left to loop; --loops {} needs at least {}", model,

@@ -74,10 +74,15 @@ LoopShape LoopedModel::shape() const {
   LoopShape shape = {.loops = layout_.loops, .first = layout_.first, .last = layout_.last};
   for (size_t i = 0; i < layer_tensors_.size(); ++i)
     if (!layer_tensors_[i].matrix.empty() && rank_of(i) > 0)
-      shape.ranks[layer_tensors_[i].matrix] = options_.rank_of.contains(layer_tensors_[i].matrix)
-                                                  ? options_.rank_of.at(layer_tensors_[i].matrix)
-                                                  : options_.rank;
+      shape.ranks[layer_tensors_[i].matrix] = rank_of(i);
   return shape;
+}
+
+std::map<std::string, int64_t> LoopedModel::capped_ranks() const {
+  std::map<std::string, int64_t> capped;
+  for (size_t i = 0; i < layer_tensors_.size(); ++i)
+    if (asked_rank(i) > rank_of(i)) capped[layer_tensors_[i].matrix] = asked_rank(i);
+  return capped;
 }
 
 // Layers with one block must be of one kind.
@@ -172,12 +177,17 @@ size_t LoopedModel::find_tensor(const std::string& source) const {
   REPRISE_CHECK(false, "{}", source);
 }
 
-int64_t LoopedModel::rank_of(size_t tensor) const {
+int64_t LoopedModel::asked_rank(size_t tensor) const {
   const LayerTensor& of = layer_tensors_[tensor];
   if (of.matrix.empty()) return 0;
   const auto own = options_.rank_of.find(of.matrix);
-  const int64_t rank = own == options_.rank_of.end() ? options_.rank : own->second;
-  return std::min({rank, of.slot.shape[0], of.slot.shape[1]});
+  return own == options_.rank_of.end() ? options_.rank : own->second;
+}
+
+int64_t LoopedModel::rank_of(size_t tensor) const {
+  const LayerTensor& of = layer_tensors_[tensor];
+  if (of.matrix.empty()) return 0;
+  return std::min({asked_rank(tensor), of.slot.shape[0], of.slot.shape[1]});
 }
 
 void LoopedModel::add_output(const TensorSlot& slot, DType type, From from) {

@@ -75,7 +75,10 @@ class LoopedModel {
   LoopedModel(const ConversionSource& source, const LoopOptions& options, int threads);
 
   const LoopLayout& layout() const { return layout_; }
+  // Adapters have at most the rank of their matrix: with the ranks that they have.
   LoopShape shape() const;
+  // By matrix what was asked for, where that is more.
+  std::map<std::string, int64_t> capped_ranks() const;
   bool stores_qkv_apart() const { return source_.config->text.fused_qkv && !text_.fused_qkv; }
   // Tensors that come out, in the order in which they should be asked for. `view` has no data; its
   // type is that of the source's tensor (F32 where it was quantized).
@@ -142,7 +145,8 @@ class LoopedModel {
   void add_adapters(int block, size_t tensor, int loop);
   void split_adapters(int block, size_t tensor);
   void fit(int block, size_t tensor);
-  int64_t rank_of(size_t tensor) const;
+  int64_t asked_rank(size_t tensor) const;
+  int64_t rank_of(size_t tensor) const;  // capped
   std::string name_in(const std::string& pattern, int layer) const;
   // Random numbers of their own for what has this name.
   static uint64_t stream_of(const std::string& name);

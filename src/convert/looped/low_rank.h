@@ -26,8 +26,6 @@ inline constexpr int64_t kExactDecomposition = 2048;
 // may run in parallel. Throws Error where LAPACK does not converge or m isn't finite.
 LowRankFactors low_rank(std::vector<double> m, int64_t out, int64_t in, int64_t rank,
                         uint64_t seed);
-// OpenBLAS starts no threads from now on: callers have their own, one matrix each.
-void blas_runs_in_callers_thread();
 // A Gaussian as above and B zero: an adapter that changes nothing yet.
 LowRankFactors zero_low_rank(int64_t out, int64_t in, int64_t rank, uint64_t seed);
 

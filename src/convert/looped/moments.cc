@@ -1,11 +1,10 @@
 #include "convert/looped/moments.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
+#include "convert/looped/lapack.h"
 
 namespace reprise {
 
@@ -18,10 +17,9 @@ void add_moments(ThreadPool& pool, int64_t rows, std::span<const float> y, int64
   pool.run(tasks, [&](int64_t task, int) {
     const int64_t begin = (tasks - 1 - task) * kRows;  // of a triangle, the longest rows first
     const int64_t end = std::min(begin + kRows, n);
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<int>(end - begin),
-                static_cast<int>(symmetric ? end : m), static_cast<int>(rows), 1, y.data() + begin,
-                static_cast<int>(n), x.data(), static_cast<int>(m), 1, sum.data() + begin * m,
-                static_cast<int>(m));
+    lapack::gemm(end - begin, symmetric ? end : m, rows, 1.0F,
+                 {y.data() + begin, n, lapack::Op::Transpose}, {x.data(), m}, 1.0F,
+                 sum.data() + begin * m, m);
   });
 }
 

@@ -2,7 +2,6 @@
 
 #include "backend/factory.h"
 #include "base/error.h"
-#include "convert/looped/low_rank.h"
 #include "convert/looped/moments.h"
 
 namespace reprise {
@@ -57,7 +56,6 @@ const std::vector<std::string>& Refit::stages() {
 Refit::Refit(const ConversionSource& source, const std::vector<std::vector<int32_t>>& windows,
              int threads)
     : source_(source), pool_(threads) {
-  blas_runs_in_callers_thread();
   backend_ = make_backend("cpu", {.threads = threads, .activations = Activations::F32});
   model_ = Model::load(source.model.path(), *backend_);
   for (const std::vector<int32_t>& ids : windows) {

@@ -1,69 +1,39 @@
 #include "convert/looped/weighted.h"
 
-#include <cblas.h>
-#include <lapacke.h>
-
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
+#include "convert/looped/lapack.h"
 
 namespace reprise {
 namespace {
 
-int as_int(int64_t n) { return static_cast<int>(n); }
-
-// c = m^T m, or m m^T with `rows`: symmetric, both halves. m [out, in] row-major.
-std::vector<double> gram(const std::vector<double>& m, int64_t out, int64_t in, bool rows) {
-  const int64_t n = rows ? out : in, k = rows ? in : out;
-  std::vector<double> g(static_cast<size_t>(n * n));
-  cblas_dsyrk(CblasRowMajor, CblasUpper, rows ? CblasNoTrans : CblasTrans, as_int(n), as_int(k), 1,
-              m.data(), as_int(in), 0, g.data(), as_int(n));
-  return g;  // the upper triangle of it
-}
+using lapack::Op;
 
 // m c [out, in], c [in, in].
 std::vector<double> times(std::span<const double> m, int64_t out, int64_t in,
                           std::span<const float> c) {
   const std::vector<double> wide(c.begin(), c.end());
   std::vector<double> product(static_cast<size_t>(out * in));
-  cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(out), as_int(in), as_int(in), 1,
-              m.data(), as_int(in), wide.data(), as_int(in), 0, product.data(), as_int(in));
+  lapack::gemm(out, in, in, 1.0, {m.data(), in}, {wide.data(), in}, 0.0, product.data(), in);
   return product;
+}
+
+[[noreturn]] void not_positive(int64_t in) {
+  fail("second moments of {} inputs aren't positive definite", in);
+}
+
+double dot(const std::vector<double>& a, std::span<const double> b) {
+  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
 // c = S S^T with S lower triangular, [in, in] row-major; what lies above isn't set to zero.
 std::vector<double> cholesky(std::span<const float> c, int64_t in) {
   std::vector<double> s(c.begin(), c.end());
-  const lapack_int info = LAPACKE_dpotrf(LAPACK_ROW_MAJOR, 'L', as_int(in), s.data(), as_int(in));
-  if (info != 0)
-    fail("second moments of {} inputs aren't positive definite (dpotrf: {})", in, info);
+  if (!lapack::cholesky(in, s.data())) not_positive(in);
   return s;
-}
-
-// The `rank` largest eigenvalues of a symmetric matrix given by its upper triangle, descending, and
-// their eigenvectors as rows [rank, n].
-struct Eigen {
-  std::vector<double> values, vectors;
-};
-Eigen largest_eigenvalues(std::vector<double>& g, int64_t n, int64_t rank) {
-  // Row-major upper is column-major lower.
-  Eigen e;
-  e.values.resize(static_cast<size_t>(n));
-  std::vector<double> z(static_cast<size_t>(n * rank));
-  std::vector<lapack_int> support(static_cast<size_t>(2 * rank));
-  lapack_int found = 0;
-  const lapack_int info = LAPACKE_dsyevr(
-      LAPACK_COL_MAJOR, 'V', 'I', 'L', as_int(n), g.data(), as_int(n), 0, 0, as_int(n - rank + 1),
-      as_int(n), 0, &found, e.values.data(), z.data(), as_int(n), support.data());
-  if (info != 0 || found != rank)
-    fail("the eigenvalues of a matrix of {} x {} could not be found (dsyevr: {})", n, n, info);
-  e.values.resize(static_cast<size_t>(rank));
-  std::ranges::reverse(e.values);
-  e.vectors.resize(z.size());
-  for (int64_t i = 0; i < rank; ++i)
-    std::copy_n(z.begin() + (rank - 1 - i) * n, n, e.vectors.begin() + i * n);
-  return e;
 }
 
 std::vector<double> difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -77,95 +47,92 @@ std::vector<double> difference(const std::vector<float>& a, const std::vector<fl
 double weighted_squares(std::span<const double> m, int64_t out, int64_t in,
                         std::span<const float> c) {
   const std::vector<double> mc = times(m, out, in, c);
-  return cblas_ddot(as_int(out * in), mc.data(), 1, m.data(), 1);
+  return dot(mc, m);
 }
 
 LowRankFactors weighted_low_rank(const std::vector<double>& m, int64_t out, int64_t in,
                                  std::span<const float> c, int64_t rank, uint64_t seed) {
   REPRISE_CHECK(static_cast<int64_t>(m.size()) == out * in && rank >= 0 &&
                 static_cast<int64_t>(c.size()) == in * in);
-  blas_runs_in_callers_thread();
   rank = std::min({rank, out, in});
   LowRankFactors f = zero_low_rank(out, in, rank, seed);
   if (out <= in && out <= kExactDecomposition) {
     // m S S^T m^T = U s^2 U^T, and A = s^-1 U^T m needs no S.
     const std::vector<double> mc = times(m, out, in, c);
     std::vector<double> g(static_cast<size_t>(out * out));
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, as_int(out), as_int(out), as_int(in), 1,
-                mc.data(), as_int(in), m.data(), as_int(in), 0, g.data(), as_int(out));
+    lapack::gemm(out, out, in, 1.0, {mc.data(), in}, {m.data(), in, Op::Transpose}, 0.0, g.data(),
+                 out);
     double squares = 0;
     for (int64_t i = 0; i < out; ++i) squares += g[static_cast<size_t>(i * out + i)];
     if (!std::isfinite(squares))
       fail("a matrix of {} x {} or its inputs hold values that aren't finite", out, in);
     f.residual = std::sqrt(std::max(0.0, squares));
     if (squares <= 0 || rank == 0) return f;
-    const Eigen e = largest_eigenvalues(g, out, rank);
+    const lapack::Eigenvalues e = lapack::largest_eigenvalues(out, rank, g.data());
     std::vector<double> a(static_cast<size_t>(rank * in));  // U^T m
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(rank), as_int(in), as_int(out), 1,
-                e.vectors.data(), as_int(out), m.data(), as_int(in), 0, a.data(), as_int(in));
+    lapack::gemm(rank, in, out, 1.0, {e.vectors.data(), out}, {m.data(), in}, 0.0, a.data(), in);
     double kept = 0;
     for (int64_t r = 0; r < rank; ++r) {
-      const double square = e.values[static_cast<size_t>(r)];
+      const int64_t at = rank - 1 - r;  // values ascend
+      const double square = e.values[static_cast<size_t>(at)];
       // Directions that are only rounding keep their Gaussian A, and B zero.
-      if (square <= 1e-13 * e.values[0]) continue;
+      if (square <= 1e-13 * e.values.back()) continue;
       const double s = std::sqrt(square);
       kept += square;
       for (int64_t i = 0; i < in; ++i)
         f.a[static_cast<size_t>(r * in + i)] =
-            static_cast<float>(a[static_cast<size_t>(r * in + i)] / s);
+            static_cast<float>(a[static_cast<size_t>(at * in + i)] / s);
       for (int64_t j = 0; j < out; ++j)
         f.b[static_cast<size_t>(j * rank + r)] =
-            static_cast<float>(e.vectors[static_cast<size_t>(r * out + j)] * s);
+            static_cast<float>(e.vectors[static_cast<size_t>(at * out + j)] * s);
     }
     f.kept = std::sqrt(std::min(kept, squares));
     return f;
   }
   const std::vector<double> s = cholesky(c, in);
   std::vector<double> ms = m;
-  cblas_dtrmm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, as_int(out),
-              as_int(in), 1, s.data(), as_int(in), ms.data(), as_int(in));
+  lapack::times_lower(out, in, s.data(), ms.data());
   std::vector<double> v;  // rows V^T, [rank, in], then A = V^T S^-1
   if (std::min(out, in) > kExactDecomposition) {
     f = low_rank(std::move(ms), out, in, rank, seed);
     v.assign(f.a.begin(), f.a.end());
     if (f.residual == 0) return f;
   } else {
-    std::vector<double> g = gram(ms, out, in, /*rows=*/false);
+    std::vector<double> g(static_cast<size_t>(in * in));
+    lapack::gram(out, in, ms.data(), g.data());
     double squares = 0;
     for (int64_t i = 0; i < in; ++i) squares += g[static_cast<size_t>(i * in + i)];
     if (!std::isfinite(squares))
       fail("a matrix of {} x {} or its inputs hold values that aren't finite", out, in);
     f.residual = std::sqrt(squares);
     if (squares == 0 || rank == 0) return f;
-    Eigen e = largest_eigenvalues(g, in, rank);
+    lapack::Eigenvalues e = lapack::largest_eigenvalues(in, rank, g.data());
+    for (int64_t r = 0; r < rank / 2; ++r)  // descending
+      std::swap_ranges(e.vectors.begin() + r * in, e.vectors.begin() + (r + 1) * in,
+                       e.vectors.begin() + (rank - 1 - r) * in);
     std::vector<double> b(static_cast<size_t>(out * rank));  // m S V
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, as_int(out), as_int(rank), as_int(in), 1,
-                ms.data(), as_int(in), e.vectors.data(), as_int(in), 0, b.data(), as_int(rank));
+    lapack::gemm(out, rank, in, 1.0, {ms.data(), in}, {e.vectors.data(), in, Op::Transpose}, 0.0,
+                 b.data(), rank);
     std::ranges::transform(b, f.b.begin(), [](double x) { return static_cast<float>(x); });
     double kept = 0;
     for (const double square : e.values) kept += std::max(0.0, square);
     f.kept = std::sqrt(std::min(kept, squares));
     v = std::move(e.vectors);
   }
-  cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, as_int(f.rank),
-              as_int(in), 1, s.data(), as_int(in), v.data(), as_int(in));
+  lapack::over_lower(f.rank, in, s.data(), v.data());
   std::ranges::transform(v, f.a.begin(), [](double x) { return static_cast<float>(x); });
   return f;
 }
 
 std::vector<double> solve_moments(std::vector<double> product, int64_t out, int64_t in,
                                   std::vector<double> c) {
-  // Row-major [out, in] is what LAPACK calls out right-hand sides.
-  const lapack_int info = LAPACKE_dposv(LAPACK_COL_MAJOR, 'L', as_int(in), as_int(out), c.data(),
-                                        as_int(in), product.data(), as_int(in));
-  if (info != 0) fail("second moments of {} inputs aren't positive definite (dposv: {})", in, info);
+  if (!lapack::over_positive(out, in, c.data(), product.data())) not_positive(in);
   return product;
 }
 
 std::vector<double> matrix_for_inputs(const std::vector<float>& m, int64_t out, int64_t in,
                                       std::span<const float> c, double damping,
                                       std::span<const float> cross, std::span<const float> behind) {
-  blas_runs_in_callers_thread();
   const std::vector<double> wide(m.begin(), m.end());
   std::vector<double> product = times(wide, out, in, cross);
   for (size_t i = 0; i < product.size(); ++i)
@@ -182,7 +149,7 @@ class Fit {
     for (const FitTarget& target : targets) {
       const std::vector<double> m(target.matrix.begin(), target.matrix.end());
       products_.push_back(times(m, out, in, target.c));
-      const double squares = cblas_ddot(as_int(out * in), products_.back().data(), 1, m.data(), 1);
+      const double squares = dot(products_.back(), m);
       weights_.push_back(squares > 0 ? 1 / squares : 0);
       result_.norms.push_back(std::sqrt(std::max(0.0, squares)));
     }
@@ -250,13 +217,12 @@ class Fit {
     for (size_t l = 0; l < targets_.size(); ++l) {
       const LowRankFactors& f = result_.adapters[l];
       const double w = scale * weights_[l];
-      cblas_daxpy(as_int(out_ * in_), w, products_[l].data(), 1, sum.data(), 1);
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += w * products_[l][i];
       if (f.rank > 0) {
         const std::vector<double> a(f.a.begin(), f.a.end()), b(f.b.begin(), f.b.end());
         const std::vector<double> ac = times(a, f.rank, in_, targets_[l].c);
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(out_), as_int(in_),
-                    as_int(f.rank), -w, b.data(), as_int(f.rank), ac.data(), as_int(in_), 1,
-                    sum.data(), as_int(in_));
+        lapack::gemm(out_, in_, f.rank, -w, {b.data(), f.rank}, {ac.data(), in_}, 1.0, sum.data(),
+                     in_);
       }
       for (size_t i = 0; i < moments.size(); ++i) moments[i] += w * targets_[l].c[i];
     }
@@ -276,7 +242,6 @@ class Fit {
 
 SharedFit fit_shared(const std::vector<FitTarget>& targets, int64_t out, int64_t in, int64_t rank,
                      FitStart start, int rounds, uint64_t seed) {
-  blas_runs_in_callers_thread();
   Fit fit(targets, out, in, rank, seed);
   if (start == FitStart::Split)
     fit.start_with_split();

@@ -24,8 +24,17 @@ void read_own_keys(const JsonObject& own, ModelConfig& config) {
   if (const auto scheme = own.find_string("scheme")) config.scheme = *scheme;
   if (const auto keys = own.find_object(config.scheme)) config.scheme_config = keys->json();
   config.chat_format = own.find_string("chat_format").value_or("");
-  if (const auto exit = own.find_object("exit")) config.exit = read_exit_config(*exit);
+  try {  // by itself: what is wrong with it is no problem of the model
+    const JsonObject alone(own.json(), own.where(), "reprise.");
+    if (const auto exit = alone.find_object("exit")) config.exit = read_exit_config(*exit);
+  } catch (const Error& error) {
+    config.exit_problem = error.what();
+  }
+  std::vector<std::string> known = {"scheme", "chat_format", "qkv", "exit", "image"};
+  for (const SchemeType* type : scheme_types()) known.push_back(type->name);
+  own.allow_only(known);
   if (const auto image = own.find_object("image")) {
+    image->allow_only({"kind", "max_tiles", "mean", "std"});
     std::erase(config.presets, kTilesPreset);  // said by the file itself
     const std::string kind = image->get_string("kind");
     if (kind == "square")
@@ -63,6 +72,12 @@ void read_config(const JsonObject& root, ModelConfig& config) {
 }
 
 }  // namespace
+
+int64_t context_limit(const TextConfig& text) {
+  const bool stretches = std::ranges::any_of(
+      text.ropes, [](const RopeConfig& rope) { return rope.kind == RopeConfig::Kind::Dynamic; });
+  return stretches ? 0 : text.max_position;
+}
 
 void read_end_tokens(const JsonObject& json, std::vector<int64_t>& tokens) {
   if (!json.has("eos_token_id")) return;

@@ -147,12 +147,18 @@ struct ModelConfig {
   int64_t image_token = -1;
   std::vector<int64_t> eos_tokens;
   int64_t bos_token = -1;
-  std::string chat_format;           // named in the file, or empty
-  std::optional<ExitConfig> exit;    // how to leave early, where the file has an opinion
+  std::string chat_format;  // named in the file, or empty
+  // How to leave early, where the file has an opinion. What is wrong with it counts where it is used
+  // alone: another rule may be asked for, or stored in its place.
+  std::optional<ExitConfig> exit;
+  std::string exit_problem;          // "FILE: key 'reprise.exit.kind': ..."; empty: nothing
   std::string tensor_prefix;         // of the language model's tensors: "", "language_model."
   std::vector<std::string> presets;  // names of presets that supplied constants
   JsonValue source;                  // config.json as read (kept for export)
 };
+
+// The most tokens a request may have; 0: nothing in the model bounds it (rope that stretches).
+int64_t context_limit(const TextConfig& text);
 
 // From config.json (as parsed) of a Hugging Face folder. Throws one Error that lists what is wrong,
 // a line and a key each. With `problems` it is noted there instead and the config holds what could

@@ -248,8 +248,12 @@ ModelConfig config_from_gguf(const GgufFile& file) {
                                              " and its own files (with key 'reprise.config')");
   const GgufKeys keys = {meta, name + "."};
   Json json = decoder_keys(file, keys, *kind);
-  if (const auto own_keys = meta.find_string(kOwnKeysKey))
-    json["reprise"] = parse_json(*own_keys, fmt::format("{}: key '{}'", meta.where(), kOwnKeysKey));
+  if (const auto own_keys = meta.find_string(kOwnKeysKey)) {
+    const std::string where = fmt::format("{}: key '{}'", meta.where(), kOwnKeysKey);
+    const Json own = parse_json(*own_keys, where);
+    JsonObject(own, where);  // Error unless it is an object
+    json["reprise"].update(own);
+  }
   ModelConfig config = config_from_json(json, meta.where());
   TextConfig& text = config.text;
   for (RopeConfig& rope : text.ropes) {

@@ -143,6 +143,7 @@ ExitConfig read_exit_config(const JsonObject& json) {
   ExitConfig exit;
   const size_t before = json.problems();
   const std::string kind = json.get_string("kind"), kv = json.get_string("kv");
+  json.allow_only({"kind", "threshold", "kv"});
   if (json.problems() > before) return {};
   const auto attempt = [&](const char* key, const auto& read) {
     try {

@@ -1,5 +1,6 @@
 // The ordinary decoder: every block once, in order. All of it is Scheme's defaults; a replay plan
 // given at run time (--plan) works on it without any more weights.
+#include "base/json_object.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {
@@ -7,7 +8,9 @@ namespace {
 
 class Dense : public Scheme {
  public:
-  explicit Dense(const ModelConfig& config) : Scheme(config) {}
+  explicit Dense(const ModelConfig& config) : Scheme(config) {
+    JsonObject(config.scheme_config, config.where, "reprise.dense.").allow_only({});
+  }
 };
 
 }  // namespace

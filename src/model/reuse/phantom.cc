@@ -62,6 +62,7 @@ class Phantom : public Scheme {
  public:
   explicit Phantom(const ModelConfig& config) : Scheme(config), weights_(config.text.layers) {
     const JsonObject keys(config.scheme_config, config.where, "reprise.phantom.");
+    keys.allow_only({"eta", "gate"});
     eta_ = static_cast<float>(keys.find_number("eta").value_or(kReleasedEta));
     gated_ = keys.find_bool("gate").value_or(true);
   }

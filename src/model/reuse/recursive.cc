@@ -49,6 +49,7 @@ class Recursive : public Scheme {
  public:
   explicit Recursive(const ModelConfig& config) : Scheme(config) {
     const JsonObject keys(config.scheme_config, config.where, "reprise.recursive.");
+    keys.allow_only({"loops", "lora_rank", "first", "last", "exit_gate"});
     constexpr int64_t kMostLoops = 1000, kHighestRank = 1 << 20;
     loops_ = static_cast<int>(keys.get_int("loops", 1, kMostLoops));
     const Json& rank = keys.json().contains("lora_rank") ? keys.json()["lora_rank"] : Json();

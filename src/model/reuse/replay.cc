@@ -11,10 +11,10 @@ namespace {
 
 class Replay : public Scheme {
  public:
-  explicit Replay(const ModelConfig& config)
-      : Scheme(config),
-        plan_(
-            JsonObject(config.scheme_config, config.where, "reprise.replay.").get_string("plan")) {
+  explicit Replay(const ModelConfig& config) : Scheme(config) {
+    const JsonObject keys(config.scheme_config, config.where, "reprise.replay.");
+    keys.allow_only({"plan"});
+    plan_ = keys.get_string("plan");
     parse_plan(plan_, config.text.layers, config.where + ": key 'reprise.replay.plan'");
   }
 

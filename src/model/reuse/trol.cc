@@ -52,6 +52,7 @@ class Trol : public Scheme {
  public:
   explicit Trol(const ModelConfig& config) : Scheme(config) {
     const JsonObject keys(config.scheme_config, config.where, "reprise.trol.");
+    keys.allow_only({"passes", "mix"});
     if (keys.has("passes")) passes_ = static_cast<int>(keys.get_int("passes", 1, kMostPasses));
     const std::string mixing = keys.find_string("mix").value_or("learned");
     if (mixing == "uniform")

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "text/tokenizer/utf8.h"
 
 namespace reprise {
 namespace {
@@ -44,16 +45,29 @@ class Lines : public sentencepiece::SentenceIterator {
   }
 
  private:
+  static std::ifstream open(const std::filesystem::path& file) {
+    std::error_code ignored;
+    if (std::filesystem::is_directory(file, ignored))
+      fail("{}: is a folder, expected a text file", file.string());
+    std::ifstream stream(file);
+    if (!stream) fail("{}: can't be read", file.string());
+    return stream;
+  }
   bool read_line() {
     at_ = 0;
     while (true) {
       if (stream_.is_open() && std::getline(stream_, line_)) {
+        ++number_;
+        // Other bytes would become characters that nobody wrote.
+        if (line_.find('\0') != std::string::npos || !is_valid_utf8(line_))
+          fail("{}:{}: is no text in UTF-8", files_[next_ - 1].string(), number_);
         if (!line_.empty()) return true;
         continue;
       }
+      if (stream_.is_open() && stream_.bad()) fail("{}: can't be read", files_[next_ - 1].string());
       if (next_ == files_.size()) return false;
-      stream_ = std::ifstream(files_[next_]);
-      if (!stream_) fail("{}: can't be read", files_[next_].string());
+      stream_ = open(files_[next_]);
+      number_ = 0;
       ++next_;
     }
   }
@@ -62,9 +76,33 @@ class Lines : public sentencepiece::SentenceIterator {
   size_t next_ = 0;
   std::ifstream stream_;
   std::string line_, part_;
+  int64_t number_ = 0;  // of the line
   size_t at_ = 0;
   bool done_ = false;
 };
+
+// The number behind `mark` in the trainer's message; 0 where it isn't there.
+int64_t number_behind(const std::string& message, const std::string& mark) {
+  const size_t at = message.find(mark);
+  return at == std::string::npos ? 0
+                                 : std::strtoll(message.c_str() + at + mark.size(), nullptr, 10);
+}
+
+// In our words: the trainer's are about its own source.
+[[noreturn]] void fail_by(const SentencePieceTraining& training, const std::string& message) {
+  const std::string texts =
+      training.texts[0].string() +
+      (training.texts.size() > 1 ? fmt::format(" and {} more", training.texts.size() - 1) : "");
+  if (const int64_t most = number_behind(message, "Please set it to a value <= "); most > 0)
+    fail("--vocab {}: {} has too little text for so many tokens, expected at most {}",
+         training.vocab, texts, most);
+  if (const int64_t least = number_behind(message, fmt::format("{} vs ", training.vocab));
+      least > 0)
+    fail("--vocab {}: the characters of {} alone take {} tokens, expected at least as many",
+         training.vocab, texts, least);
+  fail("{}: no tokenizer of {} tokens can be trained on this: {}", texts, training.vocab,
+       message.substr(message.rfind(']') == std::string::npos ? 0 : message.rfind(']') + 1));
+}
 
 }  // namespace
 
@@ -84,9 +122,7 @@ std::string train_sentencepiece(const SentencePieceTraining& training) {
       {"minloglevel", "2"}};
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &model);
-  if (!status.ok())
-    fail("{}: no tokenizer of {} tokens can be trained on this: {}", training.texts[0].string(),
-         training.vocab, status.ToString());
+  if (!status.ok()) fail_by(training, status.ToString());
   return model;
 }
 

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,6 +20,7 @@
 #include "text/chat/chat.h"
 #include "text/tokenizer/tokenizer.h"
 #include "train/data/batch.h"
+#include "train/fingerprint.h"
 #include "train/recipe/recipe.h"
 
 namespace reprise {
@@ -35,6 +37,9 @@ class BatchSource {
   virtual std::string position() const = 0;
   virtual void seek(const std::string& position, const std::string& where) = 0;
 
+  // Of files whose contents position() doesn't tell apart.
+  virtual Fingerprints fingerprints() const { return {}; }
+
   // Held-out examples: how many, and [begin, end) of them as one batch.
   virtual int64_t validation_size() const = 0;
   virtual Batch validation(int64_t begin, int64_t end) const = 0;
@@ -47,6 +52,7 @@ struct BatchSourceInputs {
   std::optional<ChatFormat> format;      // the recipe's, the model's or the tokenizer's; none known
   bool wrong_answers = false;            // the objective compares right answers with wrong ones
   std::filesystem::path cache;           // folder for files that a source makes of its data
+  std::function<void()> may_stop = [] {};  // called now and then; what it throws ends the work
 };
 
 // Throws Error naming the file where data can't be trained on, before a run has begun. The recipe

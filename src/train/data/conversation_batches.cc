@@ -45,6 +45,9 @@ ConversationBatches::ConversationBatches(const Recipe& recipe, const BatchSource
       sources_.back() =
           with_wrong_answers(std::move(sources_.back()), source.wrong_answers, recipe.seed);
   }
+  for (size_t i = 0; i < recipe.train.size(); ++i)
+    if (!recipe.train[i].file.empty())
+      files_[fmt::format("data.train[{}].file", i)] = file_fingerprint(recipe.train[i].file);
   for (size_t i = 0; i < sources_.size(); ++i)
     tokenizer_.check(recipe.train[i].file.string(), *sources_[i], wrong_answers_);
   if (recipe.validation.empty()) return;

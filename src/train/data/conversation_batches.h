@@ -23,6 +23,8 @@ class ConversationBatches : public BatchSource {
   // The position is the number of batches given out.
   Batch next() override;
   std::string position() const override { return std::to_string(next_); }
+  // Of the files with questions; pictures are known by their names alone.
+  Fingerprints fingerprints() const override { return files_; }
   void seek(const std::string& position, const std::string& where) override;
   int64_t validation_size() const override;
   // With all their questions.
@@ -61,6 +63,7 @@ class ConversationBatches : public BatchSource {
   ConversationTokenizer tokenizer_;
   std::vector<std::unique_ptr<ExampleSource>> sources_;
   std::unique_ptr<ExampleSource> validation_;
+  Fingerprints files_;
   int64_t next_ = 0;
 };
 

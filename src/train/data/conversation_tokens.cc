@@ -61,6 +61,11 @@ ConversationTokens ConversationTokenizer::conversation(
     text += part.text;
   }
   if (!text.empty()) flush();
+  // The last token predicts nothing and isn't run.
+  const int64_t limit = context_limit(config_.text), length = std::ssize(out.ids) - 1;
+  if (limit > 0 && length > limit)
+    fail("{}: a conversation has {} tokens, the context of {} has {}; it begins '{}'", where_,
+         length, config_.where, limit, messages.empty() ? "" : messages[0].content.substr(0, 60));
   return out;
 }
 

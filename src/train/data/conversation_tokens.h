@@ -32,7 +32,8 @@ class ConversationTokenizer {
 
   // A whole conversation. Texts are tokenized as they are when a prompt is: whole between two
   // pictures, however many messages that is. An answer's tokens begin where the text with it
-  // departs from the one without. Throws Error for a text that holds the picture's placeholder.
+  // departs from the one without. Throws Error for a text that holds the picture's placeholder,
+  // and for one that is longer than the model's context.
   ConversationTokens conversation(std::span<const ChatMessage> messages,
                                   std::span<const int64_t> image_tokens) const;
   // A question behind its pictures, with this answer to it.

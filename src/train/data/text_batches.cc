@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/rng.h"
 
@@ -25,35 +26,62 @@ void add_token_row(std::span<const int32_t> tokens, Batch& batch) {
   batch.targets.insert(batch.targets.end(), tokens.begin() + 1, tokens.end());
 }
 
-TextBatches::TextBatches(const Recipe& recipe, const BatchSourceInputs& inputs)
-    : recipe_(recipe),
-      train_(open(recipe.texts, "train", recipe, inputs)),
-      validation_(open(recipe.validation_texts, "validation", recipe, inputs)) {
+namespace {
+
+// context: 0 where a token file will say it.
+void check_context(const Recipe& recipe, const TextSource& source, int64_t context,
+                   const ModelConfig& config) {
+  const int64_t limit = context_limit(config.text);
+  if (limit == 0 || context <= limit) return;
+  const std::string where =
+      recipe.context > 0 ? recipe.path.string() + ": key 'data.context'" : source.file.string();
+  fail("{}: rows of {} tokens, expected at most {}, the context of {} (max_position_embeddings)",
+       where, context, limit, config.where);
+}
+
+}  // namespace
+
+TextBatches::TextBatches(const Recipe& recipe, const BatchSourceInputs& inputs) : recipe_(recipe) {
+  // Texts are tokenized at last: that takes long, and all else may be wrong before.
+  for (const bool texts : {false, true}) {
+    open(recipe.texts, "train", texts, inputs, train_);
+    open(recipe.validation_texts, "validation", texts, inputs, validation_);
+  }
+  for (Rows* rows : {&train_, &validation_}) rows->count();
   if (train_.rows > std::numeric_limits<uint32_t>::max())
     fail("{}: key 'data.train': {} rows are too many for one epoch", recipe.path.string(),
          train_.rows);
   begin_epoch(0);
 }
 
-TextBatches::Rows TextBatches::open(const std::vector<TextSource>& sources, const char* name,
-                                    const Recipe& recipe, const BatchSourceInputs& inputs) {
-  Rows all;
-  all.fingerprint = kHashStart;
+void TextBatches::open(const std::vector<TextSource>& sources, const char* name, bool texts,
+                       const BatchSourceInputs& inputs, Rows& all) const {
+  all.sources.resize(sources.size());
   for (size_t i = 0; i < sources.size(); ++i) {
+    if (!texts) MappedFile::open(sources[i].file);  // Error where it can't be
+    if (texts == (sources[i].kind == TextSource::Kind::Tokens)) continue;
     TokenSourceOptions options;
-    options.context = recipe.context > 0 ? recipe.context : all.context;
+    options.context = recipe_.context > 0 ? recipe_.context : all.context;
     options.vocab = std::min(inputs.config.text.vocab, inputs.config.text.embed_rows);
     options.tokenizer = inputs.tokenizer;
     options.cache = inputs.cache / fmt::format("tokens-{}-{}.bin", name, i);
-    all.sources.push_back(open_token_source(sources[i], options));
-    const TokenSource& source = *all.sources.back();
-    all.context = source.context();
-    all.rows += source.rows();
-    for (const uint64_t part : {source.fingerprint(), static_cast<uint64_t>(source.rows())})
-      all.fingerprint = hash_word(static_cast<uint32_t>(part >> 32),
-                                  hash_word(static_cast<uint32_t>(part), all.fingerprint));
+    options.may_stop = inputs.may_stop;
+    // What a model can't run is said before its text is tokenized.
+    check_context(recipe_, sources[i], options.context, inputs.config);
+    all.sources[i] = open_token_source(sources[i], options);
+    all.context = all.sources[i]->context();
+    check_context(recipe_, sources[i], all.context, inputs.config);
   }
-  return all;
+}
+
+void TextBatches::Rows::count() {
+  fingerprint = kHashStart;
+  for (const auto& source : sources) {
+    rows += source->rows();
+    for (const uint64_t part : {source->fingerprint(), static_cast<uint64_t>(source->rows())})
+      fingerprint = hash_word(static_cast<uint32_t>(part >> 32),
+                              hash_word(static_cast<uint32_t>(part), fingerprint));
+  }
 }
 
 void TextBatches::Rows::add(int64_t row, Batch& batch) const {

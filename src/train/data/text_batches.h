@@ -40,10 +40,12 @@ class TextBatches : public BatchSource {
     int64_t rows = 0;
     int64_t context = 0;
     uint64_t fingerprint = 0;
+    void count();  // sets rows and fingerprint
     void add(int64_t row, Batch& batch) const;
   };
-  static Rows open(const std::vector<TextSource>& sources, const char* name, const Recipe& recipe,
-                   const BatchSourceInputs& inputs);
+  // Opens those that are texts, or those that aren't.
+  void open(const std::vector<TextSource>& sources, const char* name, bool texts,
+            const BatchSourceInputs& inputs, Rows& all) const;
   void begin_epoch(int64_t epoch);
 
   const Recipe& recipe_;

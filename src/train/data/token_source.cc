@@ -189,6 +189,7 @@ class PackedText : public TokenSource {
     end.fingerprint = hash_;
     write_file_atomically(options.cache, [&](const ByteSink& sink) {
       for_each_document(source, [&](std::string_view document, const std::string& where) {
+        options.may_stop();
         encoder.encode(document, [&](const std::vector<int32_t>& ids) {
           for (const int32_t id : ids)
             if (id < 0 || id >= options.vocab)

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -35,10 +36,11 @@ class TokenSource {
 };
 
 struct TokenSourceOptions {
-  int64_t context = 0;                   // 0: a token file's own
-  int64_t vocab = 0;                     // ids are below
-  const Tokenizer* tokenizer = nullptr;  // may be null for token files
-  std::filesystem::path cache;           // file for a text's tokens
+  int64_t context = 0;                     // 0: a token file's own
+  int64_t vocab = 0;                       // ids are below
+  const Tokenizer* tokenizer = nullptr;    // may be null for token files
+  std::filesystem::path cache;             // file for a text's tokens
+  std::function<void()> may_stop = [] {};  // called between documents; what it throws ends the work
 };
 
 // Throws Error naming the file, and line or row: it can't be read, a line has no text, a tensor of

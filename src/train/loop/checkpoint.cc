@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/json.h"
 #include "formats/safetensors.h"
 #include "train/loop/diverged.h"
 
@@ -33,6 +34,7 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
                      {"seconds", fmt::format("{:.3f}", checkpoint.seconds)},
                      {"frozen", checkpoint.frozen},
                      {"recipe", checkpoint.recipe},
+                     {"files", Json(checkpoint.files).dump()},
                      {"data", checkpoint.data}});
 }
 
@@ -56,6 +58,12 @@ Checkpoint read_checkpoint(const std::filesystem::path& path) {
        {std::pair{"frozen", &checkpoint.frozen}, std::pair{"recipe", &checkpoint.recipe},
         std::pair{"data", &checkpoint.data}})
     if (const auto it = file.metadata.find(key); it != file.metadata.end()) *value = it->second;
+  if (const auto it = file.metadata.find("files"); it != file.metadata.end()) {
+    const std::string where = path.string() + ": metadata 'files'";
+    const Json files = parse_json(it->second, where);
+    for (const auto& [key, value] : files.items())
+      checkpoint.files[key] = JsonObject(files, where).get_string(key);
+  }
   for (const TensorView& view : file.weights.tensors()) {
     if (view.name.starts_with("adam.")) continue;
     CheckpointEntry entry{view.name, view.shape, to_floats(view), {}};
@@ -78,6 +86,7 @@ Checkpoint take_checkpoint(TrainRun& run, int64_t step) {
   checkpoint.step = step;
   checkpoint.frozen = run.weights.frozen;
   checkpoint.recipe = identity_text(run.recipe);
+  checkpoint.files = run.files;
   for (const TrainWeight& weight : run.weights.all) {
     if (!weight.trained) continue;
     checkpoint.weights.push_back({weight.name, weight.tensor.shape(),
@@ -91,29 +100,48 @@ Checkpoint take_checkpoint(TrainRun& run, int64_t step) {
   return checkpoint;
 }
 
-void restore_checkpoint(TrainRun& run, const Checkpoint& checkpoint,
-                        const std::filesystem::path& path) {
-  if (checkpoint.weights.size() != run.weights.trainable.size())
+void check_checkpoint(const Recipe& recipe, const Checkpoint& checkpoint,
+                      const std::filesystem::path& path) {
+  check_same_recipe(recipe, checkpoint.recipe, path);
+  if (checkpoint.step > recipe.steps)
+    fail("{}: {} steps are done, the recipe has {}", path.string(), checkpoint.step, recipe.steps);
+}
+
+void check_checkpoint(const Recipe& recipe, const TrainedWeights& weights,
+                      const Fingerprints& files, const Checkpoint& checkpoint,
+                      const std::filesystem::path& path) {
+  if (checkpoint.weights.size() != weights.trainable.size())
     fail("{}: has {} trained weights, the recipe trains {}", path.string(),
-         checkpoint.weights.size(), run.weights.trainable.size());
-  for (const TrainWeight& weight : run.weights.all) {
+         checkpoint.weights.size(), weights.trainable.size());
+  for (const TrainWeight& weight : weights.all) {
     if (!weight.trained) continue;
     const auto it = std::ranges::find(checkpoint.weights, weight.name, &CheckpointEntry::name);
     if (it == checkpoint.weights.end() || it->shape != weight.tensor.shape())
       fail("{}: tensor '{}' of shape {} is missing: the checkpoint is another model's",
            path.string(), weight.name, shape_string(weight.tensor.shape()));
-    run.backend.assign(weight.tensor, it->values);
-    if (it->adam.step > 0) run.backend.set_adam_state(weight.tensor, it->adam);
   }
-  if (checkpoint.frozen != run.weights.frozen)
+  if (checkpoint.frozen != weights.frozen)
     fail(
         "{}: the frozen weights are not the ones it was trained with: the model files of {} have "
         "changed",
-        path.string(), run.recipe.path.string());
-  check_same_recipe(run.recipe, checkpoint.recipe, path);
-  if (checkpoint.step > run.recipe.steps)
-    fail("{}: {} steps are done, the recipe has {}", path.string(), checkpoint.step,
-         run.recipe.steps);
+        path.string(), recipe.path.string());
+  for (const auto& [key, fingerprint] : checkpoint.files) {
+    const auto now = files.find(key);
+    if (now != files.end() && now->second != fingerprint)
+      fail("{}: was trained with another '{}' of {}: what the key names has changed since",
+           path.string(), key, recipe.path.string());
+  }
+}
+
+void restore_checkpoint(TrainRun& run, const Checkpoint& checkpoint,
+                        const std::filesystem::path& path) {
+  for (const TrainWeight& weight : run.weights.all) {
+    if (!weight.trained) continue;
+    const auto it = std::ranges::find(checkpoint.weights, weight.name, &CheckpointEntry::name);
+    REPRISE_CHECK(it != checkpoint.weights.end());
+    run.backend.assign(weight.tensor, it->values);
+    if (it->adam.step > 0) run.backend.set_adam_state(weight.tensor, it->adam);
+  }
   // Files of earlier versions: every source counted its batches.
   run.batches.seek(checkpoint.data.empty() ? std::to_string(checkpoint.step * run.recipe.accumulate)
                                            : checkpoint.data,

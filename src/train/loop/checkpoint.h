@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/train_backend.h"
+#include "train/fingerprint.h"
 #include "train/loop/run.h"
 
 namespace reprise {
@@ -24,6 +25,7 @@ struct Checkpoint {
   std::string frozen;  // fingerprint of the weights that aren't trained and not in the file
   std::string recipe;  // identity_text; empty in files of earlier versions
   std::string data;    // BatchSource::position; empty in files of earlier versions
+  Fingerprints files;  // of what the run was begun with beside them; empty in earlier versions
   std::vector<CheckpointEntry> weights;
 };
 
@@ -36,8 +38,16 @@ Checkpoint read_checkpoint(const std::filesystem::path& path);
 // What a run needs to go on after `step` steps; `data` and `seconds` are left to the caller. Throws
 // Diverged where a weight isn't finite.
 Checkpoint take_checkpoint(TrainRun& run, int64_t step);
-// Sets weights, Adam's state and the place in the data. Throws Error beginning with `path` where
-// the checkpoint is another model's or another recipe's.
+// Throws Error beginning with `path` where the checkpoint is another recipe's or has more steps.
+void check_checkpoint(const Recipe& recipe, const Checkpoint& checkpoint,
+                      const std::filesystem::path& path);
+// Where it is another model's: other weights are trained or frozen, or another of `files`, by its key
+// in the recipe.
+void check_checkpoint(const Recipe& recipe, const TrainedWeights& weights,
+                      const Fingerprints& files, const Checkpoint& checkpoint,
+                      const std::filesystem::path& path);
+// Sets weights, Adam's state and the place in the data of a checkpoint that was checked. Throws Error
+// beginning with `path` where the data are others.
 void restore_checkpoint(TrainRun& run, const Checkpoint& checkpoint,
                         const std::filesystem::path& path);
 

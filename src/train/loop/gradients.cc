@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "train/loop/diverged.h"
 
@@ -54,10 +55,17 @@ StepReport compute_gradients(TrainRun& run, int64_t index, std::span<Batch> batc
   for (size_t i = 0; i < batches.size(); ++i) {
     Batch& batch = batches[i];
     batch.make_inputs();
+    Clock::time_point start = Clock::now();
+    const auto lap = [&] {
+      const double seconds = seconds_since(start);
+      start = Clock::now();
+      return seconds;
+    };
     run.backend.begin_pass(run.recipe.seed, static_cast<uint64_t>(index * run.recipe.accumulate +
                                                                   static_cast<int64_t>(i)));
     const Model::Results forward =
         run_forward(run.model, run.plan, batch, run.objective.needs().exits);
+    report.seconds["forward"] += lap();
     const BatchLoss parts = run.objective.loss(run.model, run.backend, batch, forward);
     const Tensor loss = weighted_loss(run.backend, terms, items, parts.sums);
     for (size_t t = 0; t < terms.size(); ++t)
@@ -66,7 +74,10 @@ StepReport compute_gradients(TrainRun& run, int64_t index, std::span<Batch> batc
     for (const Measure& measure : parts.measures)
       report.values[measure.name] += mean(measure.sum, measure.term);
     report.loss += run.backend.to_host(loss)[0];
+    report.seconds["loss"] += lap() - parts.teacher_seconds;
+    if (parts.teacher_seconds > 0) report.seconds["teacher"] += parts.teacher_seconds;
     run.backend.backward(loss);
+    report.seconds["backward"] += lap();
     batch.drop_inputs();
   }
   if (!std::isfinite(report.loss))

@@ -32,6 +32,7 @@ Json report_to_json(const StepReport& report) {
                {"gradient_norm", report.gradient_norm},
                {"tokens", report.tokens},
                {"tokens_per_second", report.tokens_per_second}};
+  if (!report.seconds.empty()) json["seconds"] = report.seconds;
   for (const auto& [name, value] : report.values) json[name] = value;
   if (report.validation_loss) json["validation_loss"] = *report.validation_loss;
   if (report.validation_exact) json["validation_exact"] = *report.validation_exact;
@@ -64,6 +65,9 @@ std::vector<StepReport> read_log(const std::filesystem::path& path, int64_t last
     report.gradient_norm = object.get_number("gradient_norm");
     report.tokens = object.get_int("tokens");
     report.tokens_per_second = object.get_number("tokens_per_second");
+    if (json.contains("seconds") && json["seconds"].is_object())
+      for (const auto& [part, seconds] : json["seconds"].items())
+        if (seconds.is_number()) report.seconds[part] = seconds.get<double>();
     report.validation_loss = object.find_number("validation_loss");
     report.validation_exact = object.find_number("validation_exact");
     for (const auto& [key, value] : json.items())

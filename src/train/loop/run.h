@@ -4,6 +4,7 @@
 #include "backend/train_backend.h"
 #include "model/model.h"
 #include "train/data/batch_source.h"
+#include "train/fingerprint.h"
 #include "train/objectives/objective.h"
 #include "train/recipe/recipe.h"
 #include "train/weights.h"
@@ -18,6 +19,7 @@ struct TrainRun {
   TrainedWeights& weights;
   Objective& objective;
   BatchSource& batches;
+  Fingerprints files = {};  // of what it was begun with, by key of the recipe
 };
 
 }  // namespace reprise

@@ -18,6 +18,10 @@ struct StepReport {
   double gradient_norm = 0;  // before clipping
   int64_t tokens = 0;        // rows run in this step
   double tokens_per_second = 0;
+  // Seconds of the step by part: data, forward, teacher (where there is one), loss (with the head),
+  // backward, optimizer. On an accelerator, whose work goes on after a call, parts that wait for
+  // results also hold what was begun before them.
+  std::map<std::string, double> seconds;
   double seconds_left = 0;
   std::optional<double> validation_loss;
   // Share of answers whose every token is the most likely one.

@@ -75,6 +75,10 @@ class Lm : public Objective {
   }
   ObjectiveNeeds needs() const override { return {.exits = needs_exits_}; }
   std::span<const LossTerm> terms() const override { return terms_; }
+  Fingerprints fingerprints() const override {
+    if (!teacher_) return {};
+    return {{"distill.teacher", teacher_->fingerprint()}};
+  }
   std::vector<int64_t> items(const Batch& batch) const override {
     const int64_t targets = std::ssize(batch.targets);
     std::vector<int64_t> items = {targets};
@@ -84,9 +88,11 @@ class Lm : public Objective {
   BatchLoss loss(Model& model, TrainBackend& backend, const Batch& batch,
                  const Model::Results& forward) override {
     const LinearWeight& head = model.head();
-    if (head.bias || !backend.has_plain_values(head.weight))
-      return from_logits(model, backend, batch, forward);
-    return by_rows(model, backend, batch, forward);
+    const bool plain = !head.bias && backend.has_plain_values(head.weight);
+    BatchLoss loss = plain ? by_rows(model, backend, batch, forward)
+                           : from_logits(model, backend, batch, forward);
+    if (teacher_) loss.teacher_seconds = teacher_->take_seconds();
+    return loss;
   }
 
  private:
@@ -198,8 +204,8 @@ DistillOptions read_distill(Section section, const std::filesystem::path& folder
   DistillOptions options;
   section.read_path("teacher", options.teacher, folder);
   section.read("divergence", options.divergence, "a divergence's name");
-  section.read_number("weight", options.weight, 0);
-  section.read_number("temperature", options.temperature, 0);
+  section.read_positive("weight", options.weight);
+  section.read_positive("temperature", options.temperature);
   section.read("bits", options.bits, "nf4 or int8");
   section.finish();
   if (options.teacher.empty()) section.bad("teacher", "is missing, expected a model");
@@ -212,9 +218,6 @@ DistillOptions read_distill(Section section, const std::filesystem::path& folder
   if (!known)
     section.bad("divergence",
                 fmt::format("expected one of {}, found '{}'", names, options.divergence));
-  if (!(options.weight > 0)) section.bad("weight", "expected a positive number");
-  if (!(static_cast<float>(options.temperature) > 0))
-    section.bad("temperature", "expected a positive number");
   if (!options.bits.empty() && options.bits != "nf4" && options.bits != "int8")
     section.bad("bits", "expected nf4 or int8, found '" + options.bits + "'");
   return options;
@@ -246,8 +249,10 @@ std::unique_ptr<Teacher> make_teacher(const DistillOptions& options, const Recip
   std::optional<LowBitKind> bits;
   if (!options.bits.empty()) bits = options.bits == "nf4" ? LowBitKind::Nf4 : LowBitKind::Int8;
   try {
-    return std::make_unique<Teacher>(options.teacher, bits, inputs.model, inputs.tokenizer,
-                                     backend);
+    auto teacher =
+        std::make_unique<Teacher>(options.teacher, bits, inputs.model, inputs.tokenizer, backend);
+    teacher->check_context(recipe.context);
+    return teacher;
   } catch (const Error& error) {
     fail("{}: key 'distill.teacher': {}", recipe.path.string(), error.what());
   }
@@ -259,8 +264,9 @@ std::unique_ptr<Objective> make(const Recipe& recipe, TrainBackend& backend,
   const LmOptions options = given ? *given : LmOptions();
   const Plan plan = inputs.model.prefill_plan();
   if (options.early_exit && plan.loops() < 2)
-    fail("{}: key 'early_exit': the model ends {} loops; expected one that is looped",
-         recipe.path.string(), plan.loops());
+    fail(
+        "{}: key 'early_exit': {} isn't looped (scheme '{}'); expected a model with two loops or more",
+        recipe.path.string(), inputs.model.config().where, inputs.model.config().scheme);
   if (options.exit_gate() && !inputs.model.scheme().has_exit_gate())
     fail("{}: key 'early_exit.gate': models of scheme '{}' have no exit gate", recipe.path.string(),
          inputs.model.config().scheme);

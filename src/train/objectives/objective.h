@@ -17,6 +17,7 @@
 #include "base/json_fwd.h"
 #include "text/tokenizer/tokenizer.h"
 #include "train/data/batch.h"
+#include "train/fingerprint.h"
 #include "train/forward.h"
 
 namespace reprise {
@@ -46,6 +47,7 @@ struct BatchLoss {
   // By term, [1]: the sum over the batch's items; unset where it has none. One at least is set.
   std::vector<Tensor> sums;
   std::vector<Measure> measures;
+  double teacher_seconds = 0;  // of the call: what another model's forward pass took
 };
 
 class Objective {
@@ -56,6 +58,8 @@ class Objective {
   // How many items the batch has for each term. A mean runs over all calls of a step, so this is
   // asked of all of them before the first one is run.
   virtual std::vector<int64_t> items(const Batch& batch) const = 0;
+  // Of what it holds beside the model.
+  virtual Fingerprints fingerprints() const { return {}; }
   virtual BatchLoss loss(Model& model, TrainBackend& backend, const Batch& batch,
                          const Model::Results& forward) = 0;
 };

@@ -1,7 +1,9 @@
 #include "train/objectives/teacher.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "text/tokenizer/tokenizer_files.h"
+#include "train/fingerprint.h"
 #include "train/forward.h"
 #include "train/objectives/objective.h"
 #include "train/train_tokenizer.h"
@@ -50,6 +52,7 @@ Teacher::Teacher(const std::filesystem::path& path, std::optional<LowBitKind> bi
     : backend_(backend), model_(Model::load(path, backend)) {
   check_vocabulary(*model_, student, student_tokenizer);
   plan_ = model_->prefill_plan();
+  fingerprint_ = model_fingerprint(*model_);
   if (!bits) return;
   model_->visit_tensors([&](const TensorSlot& slot) {
     if (slot.use == WeightUse::Matrix && (slot.role == Role::Attention || slot.role == Role::Mlp))
@@ -63,10 +66,20 @@ Tensor Teacher::logits(const Batch& batch) const {
   return model_->logits(state);
 }
 
+void Teacher::check_context(int64_t tokens) const {
+  const int64_t limit = context_limit(model_->config().text);
+  if (limit > 0 && tokens > limit)
+    fail("teacher {}: its context has {} tokens, rows have {}", name_of(*model_), limit, tokens);
+}
+
 Tensor Teacher::normed(const Batch& batch) const {
+  const auto start = Clock::now();
+  for (const RowSegment& segment : batch.rows.segments) check_context(segment.total_length);
   const NoRecording scope(backend_);
   const Tensor state = run_forward(*model_, plan_, batch).state;
-  return model_->final_norm(target_states(backend_, batch, state));
+  Tensor normed = model_->final_norm(target_states(backend_, batch, state));
+  seconds_ += seconds_since(start);
+  return normed;
 }
 
 }  // namespace reprise

@@ -100,12 +100,33 @@ void read_model(Section section, Recipe& recipe, const std::filesystem::path& fo
   }
 }
 
-void read_data(Section section, Recipe& recipe, const std::string& where,
+const ObjectiveKind& read_loss(Section& top, Recipe& recipe, const std::filesystem::path& folder) {
+  top.read("loss", recipe.loss, "an objective's name");
+  const ObjectiveKind* chosen = find_objective(recipe.loss);
+  if (!chosen)
+    top.bad("loss", fmt::format("expected one of {}, found '{}'", objective_names(), recipe.loss));
+  for (const ObjectiveKind& kind : objective_kinds())
+    for (const std::string& section : kind.sections)
+      if (std::ranges::find(chosen->sections, section) == chosen->sections.end() &&
+          top.has(section))
+        top.bad(section, fmt::format("is given, but loss is not {}", kind.name));
+  if (chosen->read) recipe.loss_options = chosen->read(top, folder);
+  return *chosen;
+}
+
+void read_data(Section section, const ObjectiveKind& loss, Recipe& recipe, const std::string& where,
                const std::filesystem::path& folder) {
   const YAML::Node sources = section.node("train");
   if (!sources || !sources.IsSequence() || sources.size() == 0)
     section.bad("train", "expected a list of sources");
-  if (are_texts(sources)) return read_text_data(section, sources, recipe, where, folder);
+  const bool texts = are_texts(sources);
+  if (loss.on_texts && !texts)
+    section.bad(
+        "train",
+        fmt::format("loss {} trains on texts, expected text, jsonl or tokens sources", loss.name));
+  if (!loss.on_texts && texts)
+    section.bad("train", fmt::format("has texts, which loss {} doesn't train on", loss.name));
+  if (texts) return read_text_data(section, sources, recipe, where, folder);
   for (const YAML::Node& node : sources)
     recipe.train.push_back(read_source(node, where, recipe.train.size(), folder));
   section.read_path("validation", recipe.validation, folder);
@@ -129,42 +150,21 @@ void read_optimizer(Section section, OptimizerRecipe& o) {
   o.constant = schedule == "constant";
   if (o.constant && section.has("min_lr")) section.bad("min_lr", "belongs to schedule cosine");
   section.read_int("warmup_steps", o.warmup_steps, 0);
-  section.read_number("beta1", o.beta1, 0);
-  section.read_number("beta2", o.beta2, 0);
-  section.read_number("eps", o.eps, 0);
+  section.read_share("beta1", o.beta1);
+  section.read_share("beta2", o.beta2);
+  section.read_positive("eps", o.eps);
   section.read_number("weight_decay", o.weight_decay, 0);
   section.read_number("clip", o.clip, 0);
   section.finish();
-  // As the optimizer's float32 sees them.
-  if (!(static_cast<float>(o.eps) > 0)) section.bad("eps", "expected a positive number");
-  for (const auto& [key, beta] : {std::pair{"beta1", o.beta1}, std::pair{"beta2", o.beta2}})
-    if (static_cast<float>(beta) >= 1) section.bad(key, "expected a number below 1");
   if (o.min_lr > o.lr) section.bad("min_lr", "is larger than lr");
-}
-
-void read_loss(Section& top, Recipe& recipe, const std::filesystem::path& folder) {
-  top.read("loss", recipe.loss, "an objective's name");
-  const ObjectiveKind* chosen = find_objective(recipe.loss);
-  if (!chosen)
-    top.bad("loss", fmt::format("expected one of {}, found '{}'", objective_names(), recipe.loss));
-  for (const ObjectiveKind& kind : objective_kinds())
-    for (const std::string& section : kind.sections)
-      if (std::ranges::find(chosen->sections, section) == chosen->sections.end() &&
-          top.has(section))
-        top.bad(section, fmt::format("is given, but loss is not {}", kind.name));
-  if (chosen->on_texts && recipe.texts.empty())
-    top.bad("data", fmt::format("loss {} trains on texts, expected text, jsonl or tokens sources",
-                                chosen->name));
-  if (!chosen->on_texts && !recipe.texts.empty())
-    top.bad("data", fmt::format("has texts, which loss {} doesn't train on", chosen->name));
-  if (chosen->read) recipe.loss_options = chosen->read(top, folder);
 }
 
 void read_lora(Section section, Recipe& recipe) {
   LoraRecipe& lora = recipe.lora.emplace();
   section.read_int("r", lora.rank, 1, kMostRank);
-  section.read_number("alpha", lora.alpha, 0);
-  section.read_number("dropout", lora.dropout, 0);
+  if (!section.has("alpha")) section.bad("alpha", "is missing, expected a number above 0");
+  section.read_positive("alpha", lora.alpha);
+  section.read_share("dropout", lora.dropout);
   section.read_strings("targets", lora.targets);
   section.read_path("from", lora.from, recipe.path.parent_path());
   std::string how = "merged";
@@ -174,8 +174,6 @@ void read_lora(Section section, Recipe& recipe) {
     section.bad("export", "expected merged or beside, found '" + how + "'");
   lora.merged = how == "merged";
   if (lora.rank == 0) section.bad("r", "is missing, expected the adapters' rank");
-  if (!(lora.alpha > 0)) section.bad("alpha", "expected a positive number");
-  if (lora.dropout >= 1) section.bad("dropout", "expected a number below 1");
   if (lora.targets.empty()) section.bad("targets", "is missing, expected patterns of matrices");
 }
 
@@ -204,8 +202,7 @@ void read_run(Section section, Recipe& recipe) {
     section.bad("precision", "expected fp32 or bf16, found '" + precision + "'");
   recipe.bf16 = precision == "bf16";
   section.read("gradient_checkpointing", recipe.gradient_checkpointing, "true or false");
-  section.read_number("adapter_dropout", recipe.adapter_dropout, 0);
-  if (recipe.adapter_dropout >= 1) section.bad("adapter_dropout", "expected a number below 1");
+  section.read_share("adapter_dropout", recipe.adapter_dropout);
   section.read("seed", recipe.seed, "an integer of at least 0");
   section.read_strings("freeze", recipe.freeze);
   section.read_strings("train_only", recipe.train_only);
@@ -244,8 +241,8 @@ Recipe load_recipe(const std::filesystem::path& path) {
   for (const char* key : {"model", "data", "run"})
     if (!top.has(key)) fail("{}: key '{}' is missing", where, key);
   read_model(top.section("model"), recipe, folder);
-  read_data(top.section("data"), recipe, where, folder);
-  read_loss(top, recipe, folder);
+  const ObjectiveKind& loss = read_loss(top, recipe, folder);
+  read_data(top.section("data"), loss, recipe, where, folder);
   if (top.has("lora")) read_lora(top.section("lora"), recipe);
   if (top.has("quantize")) read_quantize(top.section("quantize"), recipe);
   read_optimizer(top.section("optimizer"), recipe.optimizer);

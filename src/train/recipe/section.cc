@@ -37,6 +37,18 @@ void Section::read_number(const std::string& key, double& value, double low) {
     bad(key, fmt::format("expected a finite number of at least {}, found {}", low, value));
 }
 
+void Section::read_positive(const std::string& key, double& value) {
+  read(key, value, "a number above 0");
+  if (!(static_cast<float>(value) > 0) || !std::isfinite(static_cast<float>(value)))
+    bad(key, fmt::format("expected a finite number above 0 (in float32), found {}", value));
+}
+
+void Section::read_share(const std::string& key, double& value) {
+  read(key, value, "a number from 0 to below 1");
+  if (!(value >= 0 && static_cast<float>(value) < 1))
+    bad(key, fmt::format("expected a number from 0 to below 1 (in float32), found {}", value));
+}
+
 void Section::read_strings(const std::string& key, std::vector<std::string>& values) {
   read(key, values, "a list of strings");
 }

@@ -32,6 +32,10 @@ class Section {
   void read_int(const std::string& key, int64_t& value, int64_t low,
                 int64_t high = int64_t{1} << 40);
   void read_number(const std::string& key, double& value, double low);  // finite
+  // Above 0, as a float32 too.
+  void read_positive(const std::string& key, double& value);
+  // From 0 to below 1, as a float32 too.
+  void read_share(const std::string& key, double& value);
   void read_strings(const std::string& key, std::vector<std::string>& values);
   // A relative path begins at `folder`.
   void read_path(const std::string& key, std::filesystem::path& value,

@@ -9,6 +9,7 @@
 #include "base/rng.h"
 #include "convert/looped/convert_looped.h"
 #include "convert/looped/low_rank.h"
+#include "convert/store_key.h"
 #include "formats/safetensors.h"
 #include "support/golden.h"
 #include "support/paths.h"
@@ -283,6 +284,62 @@ TEST(LoopedConversion, RanksByMatrixAndKeptLayers) {
   EXPECT_THAT(error_of([&] { convert(rrt("llama") / "model", folder / "out", {}); }),
               HasSubstr("exists already"));
   EXPECT_FALSE(std::filesystem::exists(folder / "x"));
+}
+
+// Adapters have the rank of their matrix at most, and that is what is said.
+TEST(LoopedConversion, RanksAboveThatOfAMatrixAreCapped) {
+  const TempFolder folder;
+  const LoopedResult result =
+      convert(rrt("llama") / "model", folder / "out",
+              {.start = LoopStart::Average, .rank = 48, .rank_of = {{"q", 90}}});
+  const std::map<std::string, int64_t> capped = {{"q", 90}, {"k", 48}, {"v", 48}};
+  EXPECT_EQ(result.capped, capped);
+  const Json config = load_json(folder / "out/config.json");
+  const Json& ranks = config["reprise"]["recursive"]["lora_rank"];
+  EXPECT_EQ(ranks["q"], 64);
+  EXPECT_EQ(ranks["k"], 32);
+  EXPECT_EQ(ranks["o"], 48);
+  const ConversionSource made = open_source(folder / "out");
+  for (const auto& [matrix, rank] : ranks.items())
+    EXPECT_EQ(made.weights.get("model.layers.0.lora.1." + matrix + ".A").shape[0],
+              rank.get<int64_t>());
+  EXPECT_EQ(looped_report(result)["ranks"], ranks);
+  EXPECT_EQ(looped_report(result)["capped_ranks"]["k"], 48);
+  EXPECT_TRUE(convert(rrt("llama") / "model", folder / "b", {.rank = 4}).capped.empty());
+  EXPECT_FALSE(looped_report(convert(rrt("llama") / "model", folder / "c", {.rank = 4}))
+                   .contains("capped_ranks"));
+  EXPECT_THAT(error_of([&] { convert(rrt("llama") / "model", folder / "x", {.loops = 1}); }),
+              HasSubstr("--loops 1: expected at least 2"));
+}
+
+// What is made of llama.cpp's file has our keys in one of its own.
+TEST(StoreKey, InFilesOfEitherKind) {
+  const TempFolder folder;
+  convert(data_dir() / "parity/architectures/qwen3-plain.gguf", folder / "others.gguf", {});
+  convert(rrt("llama") / "model", folder / "own.gguf", {.loops = 3});
+  const ExitConfig rule = {ExitKind::Entropy, 0.5, ExitKv::Share};
+  for (const std::string name : {"others", "own"}) {
+    SCOPED_TRACE(name);
+    const std::filesystem::path from = folder / (name + ".gguf"), to = folder / (name + "-2.gguf");
+    store_key(from, to, "exit", exit_config_to_json(rule));
+    const ConversionSource before = open_source(from), after = open_source(to);
+    EXPECT_EQ(after.config->exit, rule);
+    EXPECT_EQ(after.config->scheme, looping_scheme().name);
+    EXPECT_EQ(after.model.kind(), before.model.kind());
+    EXPECT_EQ(after.model.gguf()->metadata.has(kConfigKey), name == "own");
+    ASSERT_EQ(after.weights.tensors().size(), before.weights.tensors().size());
+    for (const TensorView& tensor : before.weights.tensors())
+      EXPECT_EQ(to_floats(after.weights.get(tensor.name)), to_floats(tensor)) << tensor.name;
+    // In the place of one that is there, whatever it is.
+    store_key(to, folder / (name + "-3.gguf"), "exit", "nonsense");
+    EXPECT_THAT(open_source(folder / (name + "-3.gguf")).config->exit_problem,
+                HasSubstr("key 'reprise.exit': expected a JSON object"));
+    store_key(folder / (name + "-3.gguf"), folder / (name + "-4.gguf"), "exit",
+              exit_config_to_json(rule));
+    EXPECT_EQ(open_source(folder / (name + "-4.gguf")).config->exit, rule);
+  }
+  EXPECT_THAT(error_of([&] { check_store(folder / "own.gguf", folder / "next"); }),
+              HasSubstr("--store-as"));
 }
 
 TEST(LoopedConversion, GgufFilesOfEitherKind) {

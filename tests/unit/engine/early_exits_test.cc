@@ -144,14 +144,16 @@ TEST(ExitConfig, Texts) {
   EXPECT_EQ(error_of([] { parse_exit_mode("all"); }), "expected select or skip, found 'all'");
 }
 
-TEST_F(EarlyExitsTest, AStoredRuleIsCheckedAtLoading) {
+// What is wrong with it is no problem of the model's: another rule may be asked for or stored.
+TEST_F(EarlyExitsTest, AStoredRuleIsCheckedWhereItIsUsed) {
   const auto config_with = [](const Json& exit, bool gate = true) {
     Json config = looped_config({.gate = gate});
     config["reprise"]["exit"] = exit;
     return config;
   };
   const auto refusal = [&](const Json& exit) {
-    return error_of([&] { tiny_model(config_with(exit), *backend_); });
+    const auto model = tiny_model(config_with(exit), *backend_);
+    return error_of([&] { model->stored_exit(model->decode_plan()); });
   };
   for (const ExitConfig& rule :
        {ExitConfig{ExitKind::Cdf, 0.7}, ExitConfig{ExitKind::Step, 1, ExitKv::Propagate}})
@@ -159,6 +161,8 @@ TEST_F(EarlyExitsTest, AStoredRuleIsCheckedAtLoading) {
   const ExitConfig rule = {ExitKind::Entropy, 1.25, ExitKv::Share};
   EXPECT_EQ(tiny_model(config_with(exit_config_to_json(rule)), *backend_)->config().exit, rule);
   EXPECT_FALSE(make({})->config().exit.has_value());
+  EXPECT_THAT(refusal({{"kind", "gate"}, {"threshold", 0.5}, {"kv", "exact"}, {"agreement", 1}}),
+              HasSubstr("key 'reprise.exit.agreement': is unknown here, expected one of kind"));
   EXPECT_THAT(refusal({{"threshold", 0.5}, {"kv", "exact"}}),
               AllOf(HasSubstr("tiny model: key 'reprise.exit.kind'"), HasSubstr("missing")));
   EXPECT_THAT(refusal({{"kind", "surprise"}, {"threshold", 0.5}, {"kv", "exact"}}),
@@ -176,14 +180,20 @@ TEST_F(EarlyExitsTest, AStoredRuleIsCheckedAtLoading) {
   EXPECT_THAT(refusal({{"kind", "depth"}, {"threshold", 4}, {"kv", "exact"}}),
               HasSubstr("key 'reprise.exit': depth:4: expected 1 to 3 loops"));
   EXPECT_THAT(error_of([&] {
-                tiny_model(
+                const auto model = tiny_model(
                     config_with({{"kind", "gate"}, {"threshold", 0.5}, {"kv", "exact"}}, false),
                     *backend_);
+                model->stored_exit(model->decode_plan());
               }),
               HasSubstr("key 'reprise.exit': gate:0.5: the model has no exit gate"));
   Json dense = tiny_text_config("LlamaForCausalLM");
   dense["reprise"]["exit"] = {{"kind", "entropy"}, {"threshold", 1}, {"kv", "exact"}};
-  EXPECT_THAT(error_of([&] { tiny_model(dense, *backend_); }), HasSubstr("no loop end"));
+  const auto model = tiny_model(dense, *backend_);
+  EXPECT_THAT(error_of([&] { model->stored_exit(model->decode_plan()); }),
+              AllOf(HasSubstr("tiny model"), HasSubstr("no loop end")));
+  const auto looped = tiny_model(config_with("gate:0.5"), *backend_);
+  EXPECT_EQ(looped->stored_exit(dense_plan(looped->config().text.layers)), ExitConfig())
+      << "a plan without loops has no use for it";
 }
 
 TEST_F(EarlyExitsTest, RulesThatDoNotFitThePlan) {
@@ -194,10 +204,12 @@ TEST_F(EarlyExitsTest, RulesThatDoNotFitThePlan) {
   };
   for (const ExitKind kind : kKinds)
     EXPECT_THAT(refusal(*dense, {kind, 1}), HasSubstr("no loop end where a token could leave"));
-  EXPECT_THAT(refusal(*looped, {ExitKind::Depth, 4}),
-              HasSubstr("depth:4: expected 1 to 3 loops, which is what the plan has"));
-  EXPECT_THAT(refusal(*looped, {ExitKind::Step, 3}),
-              HasSubstr("step:3: expected a loop's number from 0 to 2, the plan has 3 loops"));
+  EXPECT_THAT(
+      refusal(*looped, {ExitKind::Depth, 4}),
+      HasSubstr("depth:4: expected 1 to 3 loops, which is what the plan of tiny model has"));
+  EXPECT_THAT(
+      refusal(*looped, {ExitKind::Step, 3}),
+      HasSubstr("step:3: expected a loop's number from 0 to 2, the plan of tiny model has 3"));
   for (const ExitKind kind : {ExitKind::Gate, ExitKind::Cdf})
     EXPECT_THAT(refusal(*looped, {kind, 0.5}), HasSubstr("no exit gate"));
   EXPECT_THAT(refusal(*looped, {ExitKind::Weighted}), HasSubstr("none can be left out"));

@@ -204,6 +204,26 @@ TEST_F(Batches, ComeInOrderAndGoOnFromAnyPosition) {
   EXPECT_EQ(resumed.position(), source.position());
 }
 
+TEST_F(Batches, FilesOfQuestionsAreTold) {
+  const std::filesystem::path file =
+      std::filesystem::path(testing::TempDir()) / "reprise-batches-told.jsonl";
+  recipe_.train[0] = {};
+  recipe_.train[0].file = file;
+  const auto fingerprints = [&](const std::string& answer) {
+    write_file_atomically(file, R"({"question": "is it?", "answer": ")" + answer + "\"}\n");
+    return ConversationBatches(recipe_, inputs()).fingerprints();
+  };
+  const Fingerprints yes = fingerprints("yes");
+  ASSERT_TRUE(yes.contains("data.train[0].file"));
+  EXPECT_NE(fingerprints("no"), yes);
+  EXPECT_EQ(fingerprints("yes"), yes);
+  // What doesn't fit into the model's context is said with the file.
+  EXPECT_THAT([&] { fingerprints(std::string(20000, 'y')); },
+              testing::ThrowsMessage<Error>(testing::AllOf(
+                  HasSubstr(file.string()), HasSubstr("the context of"), HasSubstr("'is it?'"))));
+  std::filesystem::remove(file);
+}
+
 TEST_F(Batches, DroppedPixelsAreMadeAgain) {
   const ConversationBatches maker(recipe_, inputs());
   Batch batch = maker.make(3);

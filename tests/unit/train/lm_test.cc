@@ -136,9 +136,12 @@ TEST_F(Lm, RecipesAreStrict) {
   EXPECT_THAT(recipe_error(with("distill: {divergence: jsd}")), HasSubstr("distill.teacher"));
   EXPECT_THAT(recipe_error(with("distill: {teacher: a, divergence: js}")),
               AllOf(HasSubstr("distill.divergence"), HasSubstr("reverse_kl"), HasSubstr("'js'")));
-  EXPECT_THAT(recipe_error(with("distill: {teacher: a, temperature: 0}")),
-              HasSubstr("distill.temperature"));
-  EXPECT_THAT(recipe_error(with("distill: {teacher: a, weight: 0}")), HasSubstr("distill.weight"));
+  for (const char* wrong : {"0", "-1"}) {
+    EXPECT_THAT(recipe_error(with(fmt::format("distill: {{teacher: a, temperature: {}}}", wrong))),
+                AllOf(HasSubstr("distill.temperature"), HasSubstr("above 0")));
+    EXPECT_THAT(recipe_error(with(fmt::format("distill: {{teacher: a, weight: {}}}", wrong))),
+                AllOf(HasSubstr("distill.weight"), HasSubstr("above 0")));
+  }
   EXPECT_THAT(recipe_error(with("distill: {teacher: a, bits: 4}")), HasSubstr("distill.bits"));
   EXPECT_THAT(recipe_error(with("distill: {teacher: a, alpha: 4}")), HasSubstr("distill.alpha"));
   EXPECT_THAT(recipe_error(with("early_exit: {loss: none}")), HasSubstr("early_exit.loss"));
@@ -149,7 +152,10 @@ TEST_F(Lm, RecipesAreStrict) {
   EXPECT_THAT(recipe_error(swapped(with("early_exit: {}"), "loss: lm", "loss: sft")),
               HasSubstr("early_exit"));
   EXPECT_THAT(recipe_error(swapped(kPlain, "[{tokens: tokens.safetensors}]", "[{file: a.jsonl}]")),
-              HasSubstr("data"));
+              AllOf(HasSubstr("data.train"), HasSubstr("loss lm trains on texts")));
+  EXPECT_THAT(recipe_error(swapped(kPlain, "[{tokens: tokens.safetensors}]\n  validation:",
+                                   "[{file: a.jsonl}]\n  context: 12\n  validation:")),
+              AllOf(HasSubstr("data.train"), HasSubstr("loss lm trains on texts")));
   EXPECT_THAT(recipe_error(swapped(kPlain, "tokens: tokens.safetensors", "text: a.txt")),
               HasSubstr("data.context"));
   EXPECT_THAT(recipe_error(swapped(kPlain, "tokens: tokens.safetensors", "jsonl: a.jsonl")),
@@ -252,7 +258,9 @@ TEST_F(Lm, WhatDoesNotFitIsSaid) {
                 text.replace(text.find("from: student"), 13, "from: dense");
                 train(text + "early_exit: {}\n", "out");
               }),
-              AllOf(HasSubstr("recipe.yaml"), HasSubstr("early_exit"), HasSubstr("looped")));
+              AllOf(HasSubstr("recipe.yaml"), HasSubstr("early_exit"),
+                    HasSubstr("dense/config.json isn't looped (scheme 'dense')")));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "out")) << "nothing is left of a failed start";
   {
     const auto backend = make_torch_backend({.threads = 1, .device = torch_device()});
     const auto small = tiny_model(tiny_text_config("LlamaForCausalLM"), *backend);
@@ -294,6 +302,110 @@ TEST_F(Lm, TextsTrain) {
   // Another text is another run's.
   write_file_atomically(folder_ / "train.txt", text + "more");
   EXPECT_THAT(error_of([&] { train(yaml, "parts", 0, true); }), HasSubstr("other data"));
+}
+
+TEST_F(Lm, ARunGoesOnWithTheSameTeacherAndModelAlone) {
+  std::filesystem::copy(golden_root() / "rrt/llama/model", folder_ / "teacher");
+  const std::string text = std::string(kPlain) + "distill: {teacher: teacher, bits: int8}\n";
+  train(text, "run", 2);
+  const auto resume = [&] { return error_of([&] { train(text, "run", 3, true); }); };
+  // One weight by its last bit.
+  const auto flip = [&](const char* model) {
+    testing::edit_tensors(folder_ / model / "model.safetensors", [](TensorView& tensor) {
+      if (tensor.name != "model.layers.1.mlp.up_proj.weight") return;
+      std::vector<float> values = to_floats(tensor);
+      values[77] = std::nextafter(values[77], 9.0f);
+      tensor = make_view(tensor.name, tensor.shape, std::span<const float>(values));
+    });
+  };
+  const std::string weights = read_file(folder_ / "teacher/model.safetensors");
+  flip("teacher");
+  EXPECT_THAT(resume(), AllOf(HasSubstr("run/checkpoint.safetensors"),
+                              HasSubstr("another 'distill.teacher' of"), HasSubstr("recipe.yaml")));
+  write_file_atomically(folder_ / "teacher/model.safetensors", weights);
+  // Another config of the same weights.
+  const auto set = [&](const char* model, const char* key, const Json& value) {
+    testing::edit_json(folder_ / model / "config.json", [&](Json& config) { config[key] = value; });
+  };
+  const std::string config = read_file(folder_ / "teacher/config.json");
+  set("teacher", "rms_norm_eps", 1e-3);
+  EXPECT_THAT(resume(), HasSubstr("another 'distill.teacher' of"));
+  write_file_atomically(folder_ / "teacher/config.json", config);
+  // The model itself: its weights are in the checkpoint, its config isn't.
+  const std::string own = read_file(folder_ / "student/config.json");
+  set("student", "rms_norm_eps", 1e-3);
+  EXPECT_THAT(resume(), HasSubstr("another 'model.from' of"));
+  write_file_atomically(folder_ / "student/config.json", own);
+  testing::edit_json(folder_ / "student/config.json", [](Json& json) {
+    json["reprise"]["exit"] = {{"kind", "depth"}, {"threshold", 1}, {"kv", "exact"}};
+  });
+  EXPECT_EQ(resume(), "") << "when tokens leave has no part in training";
+}
+
+TEST_F(Lm, RowsAreNoLongerThanTheContext) {
+  const auto with_limit = [&](const char* model, int limit) {
+    testing::edit_json(folder_ / model / "config.json",
+                       [&](Json& config) { config["max_position_embeddings"] = limit; });
+  };
+  std::filesystem::copy(golden_root() / "rrt/llama/model", folder_ / "teacher");
+  std::string text = kPlain;  // rows of 12
+  with_limit("student", 11);
+  EXPECT_THAT(error_of([&] { train(text, "out"); }),
+              AllOf(HasSubstr("tokens.safetensors: rows of 12 tokens, expected at most 11"),
+                    HasSubstr("student/config.json (max_position_embeddings)")));
+  text.replace(text.find("  validation_every"), 18, "  context: 12\n  validation_every");
+  EXPECT_THAT(error_of([&] { train(text, "out"); }),
+              AllOf(HasSubstr("recipe.yaml: key 'data.context': rows of 12 tokens"),
+                    HasSubstr("at most 11")));
+  with_limit("student", 12);
+  EXPECT_EQ(error_of([&] { train(text, "fits", 1); }), "");
+  with_limit("teacher", 11);
+  text += "distill: {teacher: teacher}\n";
+  EXPECT_THAT(error_of([&] { train(text, "out"); }),
+              AllOf(HasSubstr("distill.teacher"), HasSubstr("its context has 11 tokens")));
+  text.replace(text.find("  context: 12\n"), 14, "");
+  EXPECT_THAT(error_of([&] { train(text, "out"); }), HasSubstr("its context has 11 tokens"));
+}
+
+TEST_F(Lm, AFailedStartLeavesNothing) {
+  std::filesystem::copy(testing::test_data("engine/tokenizer"), folder_ / "student");
+  std::string text;
+  for (int i = 0; i < 60; ++i) text += "the cat sat on the mat\n\n";
+  write_file_atomically(folder_ / "train.txt", text);
+  write_file_atomically(folder_ / "short.txt", "the cat");
+  std::string yaml = kPlain;
+  yaml.replace(yaml.find("tokens: tokens.safetensors"), 26, "text: train.txt");
+  yaml.replace(yaml.find("tokens: tokens.safetensors"), 26, "text: short.txt");
+  yaml.replace(yaml.find("  validation_every"), 18, "  context: 16\n  validation_every");
+  EXPECT_THAT(error_of([&] { train(yaml, "a/b/out"); }), HasSubstr("short.txt"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "a"));
+  // What was there before stays.
+  std::filesystem::create_directories(folder_ / "there");
+  write_file_atomically(folder_ / "there/mine.txt", "mine");
+  EXPECT_THAT(error_of([&] { train(yaml, "there"); }), HasSubstr("short.txt"));
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_ / "there"), {}), 1);
+  EXPECT_THAT(error_of([&] { train(yaml, "none", 0, true); }),
+              AllOf(HasSubstr("none/checkpoint.safetensors"), HasSubstr("no checkpoint")));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "none"));
+  // Before the texts are tokenized: a file that isn't there, and patterns of no tensor.
+  std::string missing = yaml;
+  missing.replace(missing.find("short.txt"), 9, "nosuch.txt");
+  write_file_atomically(folder_ / "train.txt", "");  // which would be an error of its own
+  EXPECT_THAT(error_of([&] { train(missing, "out"); }), HasSubstr("nosuch.txt"));
+  std::string frozen = yaml;
+  frozen.replace(frozen.find("run: {"), 6, "run: {freeze: [no.such], ");
+  EXPECT_THAT(error_of([&] { train(frozen, "out"); }), HasSubstr("no.such"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "out"));
+}
+
+TEST_F(Lm, StoppedBeforeTheFirstStep) {
+  const auto backend = make_torch_backend({.threads = 1, .device = torch_device()});
+  const std::atomic<bool> cancelled{true};
+  TrainOptions options;
+  options.output = folder_ / "out";
+  options.cancelled = &cancelled;
+  EXPECT_THROW(Trainer(recipe(kPlain), *backend, options), StoppedAtStart);
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "out"));
 }
 
 }  // namespace

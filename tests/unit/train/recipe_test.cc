@@ -99,6 +99,19 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
   EXPECT_THAT(error_of("model: {}\n"), HasSubstr("'data' is missing"));
 }
 
+// What a message says is expected is what is accepted.
+TEST(Recipe, RangesAreThoseOfTheMessages) {
+  for (const char* wrong : {"-1", "0", "1.0e-60", "1.0e60", ".nan"})
+    EXPECT_THAT(error_of(with(kGood, "clip: 0.5", std::string("eps: ") + wrong)),
+                AllOf(HasSubstr("optimizer.eps"), HasSubstr("finite number above 0")))
+        << wrong;
+  for (const char* wrong : {"-0.1", "1", "0.9999999999", ".inf"})
+    EXPECT_THAT(error_of(with(kGood, "clip: 0.5", std::string("beta1: ") + wrong)),
+                AllOf(HasSubstr("optimizer.beta1"), HasSubstr("from 0 to below 1")))
+        << wrong;
+  EXPECT_EQ(load_recipe(write_recipe(with(kGood, "clip: 0.5", "beta1: 0"))).optimizer.beta1, 0);
+}
+
 TEST(Recipe, EveryRecipeOfTheRepositoryIsRead) {
   int recipes = 0;
   for (const auto& entry :

@@ -172,6 +172,7 @@ TEST_F(TextRows, TokensAreKeptForTheNextRun) {
 TEST_F(TextRows, LongDocumentsAreTokenizedInParts) {
   recipe_.shuffle = false;
   recipe_.context = 1000;
+  config_.text.max_position = 1000;
   std::string text;
   while (text.size() < (5 << 19)) text += "abcdefghijklmnopqrstuvwxyz\n";
   tokenizer_.roles.eos = kEos;

@@ -165,7 +165,7 @@ TEST_F(TrainerTest, AdaptersOnFewBitsLearnAndResumeExactly) {
   EXPECT_THAT(log, HasSubstr("relative_rms"));
 
   // Other frozen weights are another run's.
-  recipe_.seed = 2;
+  recipe_.init_std = 0.4;
   EXPECT_THAT([&] { losses("parts", 0, true); },
               testing::ThrowsMessage<Error>(HasSubstr("frozen weights")));
 }
@@ -411,6 +411,13 @@ TEST_F(TrainerTest, AResumeWithAnotherRecipeIsRefused) {
               testing::ThrowsMessage<Error>(HasSubstr("2 steps are done, the recipe has 1")));
   recipe_.steps = 3;  // a run may become longer or shorter
   EXPECT_EQ(losses("run", 0, true).size(), 1u);
+  // What the recipe names is others' now.
+  Json config = load_json(folder_ / "config.json");
+  config["llm_config"]["rms_norm_eps"] = 1e-2;
+  write_file_atomically(folder_ / "config.json", config.dump());
+  recipe_.steps = 4;
+  EXPECT_THAT([&] { losses("run", 0, true); },
+              testing::ThrowsMessage<Error>(HasSubstr("another 'model.config' of")));
 }
 
 TEST_F(TrainerTest, ADivergedRunLeavesNoCheckpointOfIt) {
