@@ -85,7 +85,7 @@ class BenchCommand : public Command {
         "  reprise bench looped-model --decode 512 --exit depth:1 --beside looped-model");
     flags_.add(app);
     add_plan_options(app, plan_);
-    exit_.add(app, /*own_rule=*/false);
+    exit_.add(app, {});
     beside_ = app.add_option("--beside", beside_model_, "A second model to alternate with")
                   ->type_name("MODEL");
     add_scheme_options(app, SchemeOption::When::Request, beside_plan_, "beside_");
@@ -155,7 +155,7 @@ class BenchCommand : public Command {
     };
     add(LoadedModel::load(options), plan_);
     Subject& first = subjects_[0];
-    first.exit = exit_.resolve(first.loaded->model(), first.plans->decode);
+    first.exit = exit_.resolve(first.loaded->model(), first.plans->decode, plan_);
     if (first.exit.active())
       first.name += fmt::format(" --exit {} --exit-kv {}", exit_text(first.exit),
                                 exit_kv_name(first.exit.kv));

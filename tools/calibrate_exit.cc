@@ -63,12 +63,13 @@ void ExitCalibration::add(cli::App& app, cli::App& measure) {
       "--calibrate-exit", text_,
       "A text file: find the threshold at which tokens may leave a looped model early");
   text->type_name("FILE");
-  rule_ = app.add_option_function(
-                 "--exit", [this](const std::string& kind) { kind_ = parse_exit_kind(kind); },
-                 "Which rule to calibrate")
-              ->check(cli::IsMember({"confidence", "entropy", "similarity", "gate", "depth"}))
-              ->default_str("confidence")
-              ->needs(text);
+  rule_ =
+      app.add_option_function(
+             "--exit", [this](const std::string& kind) { kind_ = parse_exit_kind(kind); },
+             "Which rule to calibrate")
+          ->check(cli::IsMember({"confidence", "entropy", "similarity", "gate", "depth", "cdf"}))
+          ->default_str("confidence")
+          ->needs(text);
   app.add_option("--agreement", agreement_,
                  "Least share of tokens that must be those of the full depth")
       ->capture_default_str()
@@ -97,6 +98,8 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
   if (store) check_store(flags.model, store_as_);
   const auto loaded = LoadedModel::load(flags.options());
   Model& model = loaded->model();
+  if (const std::string flag = given_exit_option(model, plan_options); !flag.empty())
+    fail("{}: --calibrate-exit looks for the rule itself", flag);
   const Plan plan = model.decode_plan(plan_options);
   const std::string asked =
       rule_->count() > 0 ? "--exit " + exit_kind_name(kind_) : "--calibrate-exit";

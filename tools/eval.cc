@@ -9,6 +9,7 @@
 #include "tools/beam_options.h"
 #include "tools/calibrate_exit.h"
 #include "tools/commands.h"
+#include "tools/exit_options.h"
 #include "tools/interrupt.h"
 #include "tools/options.h"
 
@@ -98,7 +99,9 @@ class EvalCommand : public Command {
     const auto exact = reference(*loaded);
     Progress progress("perplexity");
     const auto logits = [&](LoadedModel& one) {
-      return window_logits(one.model(), make_plans(one.model(), generator_.plan), generator_.chunk);
+      const auto plans = make_plans(one.model(), generator_.plan);
+      return window_logits(one.model(), plans, generator_.chunk,
+                           asked_exit(one.model(), plans->decode, generator_.plan));
     };
     const PerplexityResult result =
         perplexity(tokens, context_, bos, logits(*loaded), exact ? logits(*exact) : WindowLogits(),
@@ -133,6 +136,8 @@ class EvalCommand : public Command {
     const auto loaded = LoadedModel::load(options);
     const auto exact = reference(*loaded);
     generator_.reuse_prefix = true;
+    qa_.generation.exit =
+        asked_exit(loaded->model(), loaded->model().decode_plan(generator_.plan), generator_.plan);
     const InterruptScope interrupt;
     qa_.generation.cancel = &interrupt.flag();
     Progress progress("questions");

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "model/scheme_type.h"
+
 namespace reprise::tools {
 namespace {
 
@@ -20,18 +22,27 @@ cli::Check parsed_by(Parse parse) {
 
 }  // namespace
 
-void ExitFlags::add(cli::App& app, bool own_rule) {
-  own_rule_ = own_rule;
+void ExitFlags::add(cli::App& app, const ExitDefaults& defaults) {
+  defaults_ = defaults;
+  const bool own = defaults.stored || defaults.official;
   rule_ = app.add_option_function(
       "--exit", [this](const std::string& text) { exit_ = parse_exit(text); },
-      std::string("Generated tokens leave a looped model at the first loop whose logits have a "
-                  "probability >= T (confidence:T) or an entropy <= T nats (entropy:T), whose "
-                  "state has a cosine >= T with the loop's before (similarity:T) or a gate >= T "
-                  "(gate:T), or after N loops (depth:N)") +
-          (own_rule ? "; none: not even where the model's config says so" : ""));
+      std::string("Tokens leave a looped model at the first loop whose logits have a probability "
+                  ">= T (confidence:T) or an entropy <= T nats (entropy:T), whose state has a "
+                  "cosine >= T with the loop's before (similarity:T) or a gate >= T (gate:T), "
+                  "where the gates so far sum up to a probability >= T (cdf:T), after N loops "
+                  "(depth:N), or at loop N, from 0 (step:N); weighted: the mean of all loops") +
+          (own ? "; none: not even where the model's config says so" : ""));
   rule_->check(parsed_by(parse_exit))->type_name("RULE");
-  if (own_rule) rule_->default_str("the model's own, or none");
+  if (own) rule_->default_str("the model's own, or none");
   add_exit_kv_option(app, kv_);
+  app.add_option_function(
+         "--exit-mode", [this](const std::string& text) { mode_ = parse_exit_mode(text); },
+         "skip: loops left out are not run; select: all are, and the rule only chooses, of a "
+         "prompt's tokens too, whose logits count")
+      ->check(parsed_by(parse_exit_mode))
+      ->type_name("select|skip")
+      ->default_str(defaults.select ? "select where the model's own code does" : "skip");
 }
 
 cli::Option* add_exit_kv_option(cli::App& app, std::optional<ExitKv>& kv) {
@@ -46,18 +57,61 @@ cli::Option* add_exit_kv_option(cli::App& app, std::optional<ExitKv>& kv) {
       ->default_str("exact");
 }
 
-ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode) const {
-  // The stored rule is read where it is used alone: --exit takes the place of a bad one too.
-  ExitConfig exit = own_rule_ && !given() ? model.stored_exit(decode) : exit_;
-  if (kv_ && !exit.active())
-    fail("--exit-kv {}: expected a rule to leave by (--exit){}", exit_kv_name(*kv_),
-         given() ? ", found none" : "");
-  if (kv_) exit.kv = *kv_;
-  if (!given()) return exit;
+std::string given_exit_option(const Model& model, const PlanOptions& options) {
+  const SchemeType* type = find_scheme(model.config().scheme);
+  for (const auto& [name, value] : options.values()) {
+    const SchemeOption* option = type ? type->option(name, SchemeOption::When::Request) : nullptr;
+    if (option && option->exit) return option_flag(name);
+  }
+  return "";
+}
+
+ExitConfig asked_exit(const Model& model, const Plan& decode, const PlanOptions& options) {
+  const std::string flag = given_exit_option(model, options);
+  if (flag.empty()) return {};
+  const ExitConfig exit = model.scheme().official_exit(options).value_or(ExitConfig());
   try {
     model.check_exit(exit, decode);
   } catch (const Error& error) {
-    fail("--exit {}", error.what());
+    fail("{}: {}", flag, error.what());
+  }
+  return exit;
+}
+
+ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode,
+                              const PlanOptions& options) const {
+  const ModelConfig& config = model.config();
+  const std::string asked = given_exit_option(model, options);
+  if (given() && !asked.empty())
+    fail("--exit {} and {}: both say when tokens leave, expected one of them", exit_text(exit_),
+         asked);
+  ExitConfig exit = exit_;
+  std::string where = "--exit ";
+  if (!asked.empty()) {
+    exit = asked_exit(model, decode, options);
+    where = asked + ": ";
+  } else if (!given()) {
+    // The stored rule is read where it is used alone: --exit takes the place of a bad one too.
+    if (defaults_.stored) exit = model.stored_exit(decode);
+    if (defaults_.official && !exit.active() && decode.loops() > 0)
+      exit = model.scheme().official_exit(options).value_or(ExitConfig());
+    where = config.where + ": ";
+  }
+  const auto refuse_alone = [&](const std::string& option) {
+    if (!exit.active())
+      fail("{}: expected a rule to leave by (--exit){}", option, given() ? ", found none" : "");
+  };
+  if (kv_) refuse_alone("--exit-kv " + exit_kv_name(*kv_));
+  if (mode_) refuse_alone("--exit-mode " + exit_mode_name(*mode_));
+  if (kv_) exit.kv = *kv_;
+  if (mode_)
+    exit.mode = *mode_;
+  else if (defaults_.select && model.scheme().selects())
+    exit.mode = ExitMode::Select;
+  try {
+    model.check_exit(exit, decode);
+  } catch (const Error& error) {
+    fail("{}{}", where, error.what());
   }
   return exit;
 }

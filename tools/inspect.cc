@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "tools/commands.h"
+#include "tools/exit_options.h"
 #include "tools/options.h"
 
 namespace reprise::tools {
@@ -85,7 +86,7 @@ class InspectCommand : public Command {
     facts["backend"] = loaded.backend().description();
     facts["chat_format"] = chat_format_name(loaded);
     try {
-      if (const ExitConfig exit = model.stored_exit(model.decode_plan()); exit.active())
+      if (const ExitConfig exit = own_exit(model); exit.active())
         facts["exit"] = {{"rule", exit_text(exit)}, {"kv", exit_kv_name(exit.kv)}};
     } catch (const Error& error) {  // nothing that keeps the model from running
       facts["exit"] = {{"problem", error.what()}};
@@ -126,6 +127,15 @@ class InspectCommand : public Command {
     if (Json held = held_as_f32(model); !held.empty()) facts["memory"]["held_as_f32"] = held;
     facts["tensors"] = tensors(model);
     return facts;
+  }
+
+  // The rule that `run` goes by where it isn't told another.
+  ExitConfig own_exit(const Model& model) const {
+    const Plan decode = model.decode_plan(plan_);
+    if (!given_exit_option(model, plan_).empty()) return asked_exit(model, decode, plan_);
+    if (const ExitConfig stored = model.stored_exit(decode); stored.active()) return stored;
+    if (decode.loops() == 0) return {};
+    return model.scheme().official_exit(plan_).value_or(ExitConfig());
   }
 
   static Json chat_format_name(LoadedModel& loaded) {

@@ -61,21 +61,30 @@ LoadedModelOptions ModelFlags::options() const {
 
 namespace {
 
-// A value that one of the schemes takes; whether the model's own does is said when it is known.
-cli::Check value_check(const DeclaredOption& known) {
-  const auto check = [known](const std::string& text) -> std::string {
-    std::string message;
-    for (const SchemeOption* option : known.declared) {
-      try {
-        parse_option(*option, text);
-        return "";
-      } catch (const Error& error) {
-        message = error.what();
-      }
+// The value of an option that several schemes may declare: as the first takes it that does. Whether
+// the model's own does is said when it is known.
+OptionValue parse_declared(const DeclaredOption& known, const std::string& text) {
+  std::string message;
+  for (const SchemeOption* option : known.declared) {
+    try {
+      return parse_option(*option, text);
+    } catch (const Error& error) {
+      message = error.what();
     }
-    return message;
-  };
-  return cli::Check(check);
+  }
+  fail("{}", message);
+}
+
+// A text that `parse` takes; what it throws says what is wrong with others.
+cli::Check parsed_by(std::function<void(const std::string&)> parse) {
+  return cli::Check([parse = std::move(parse)](const std::string& text) -> std::string {
+    try {
+      parse(text);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  });
 }
 
 std::string shown_type(const SchemeOption& option) {
@@ -113,22 +122,54 @@ void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& o
       added = app.add_flag_callback(
           flag, [&options, name = option.name] { options.set(name, true); }, help);
     } else {
-      added = app.add_option_function(
-                     flag,
-                     [&options, declared = &option](const std::string& text) {
-                       options.set(declared->name, parse_option(*declared, text));
-                     },
-                     help)
-                  ->check(value_check(known))
-                  ->type_name(shown_type(option));
+      added =
+          app.add_option_function(
+                 flag,
+                 [&options, declared = &option](const std::string& text) {
+                   options.set(declared->name, parse_option(*declared, text));
+                 },
+                 help)
+              ->check(parsed_by([known](const std::string& text) { parse_declared(known, text); }))
+              ->type_name(shown_type(option));
       if (!option.fallback.empty()) added->default_str(option.fallback);
     }
     added->group(group_name(known));
   }
 }
 
+namespace {
+
+// NAME=VALUE of an option that some scheme declares for requests.
+std::pair<std::string, OptionValue> parse_named_option(const std::string& text) {
+  const size_t equals = text.find('=');
+  const std::string name = text.substr(0, equals);
+  std::string names;
+  for (const DeclaredOption& known : declared_options(SchemeOption::When::Request)) {
+    names += (names.empty() ? "" : ", ") + known.option().name;
+    if (known.option().name != name || equals == std::string::npos) continue;
+    try {
+      return {name, parse_declared(known, text.substr(equals + 1))};
+    } catch (const Error& error) {
+      fail("{}: {}", name, error.what());
+    }
+  }
+  fail("expected NAME=VALUE with a name among {}, found '{}'", names, text);
+}
+
+}  // namespace
+
 void add_plan_options(cli::App& app, PlanOptions& options) {
   add_scheme_options(app, SchemeOption::When::Request, options);
+  app.add_option_function(
+         "--option",
+         [&options](const std::string& text) {
+           auto [name, value] = parse_named_option(text);
+           options.set(name, std::move(value));
+         },
+         "An option of the model's scheme by its own name, as in exit_at_step=1; may be repeated")
+      ->check(parsed_by(parse_named_option))
+      ->type_name("NAME=VALUE")
+      ->repeatable();
 }
 
 void print_json(const Json& json) {

@@ -34,7 +34,7 @@ constexpr int64_t kMostCount = int64_t{1} << 40;
 // where they are used.
 void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& options,
                         const std::string& prefix = "");
-// Those for requests: how deep to run.
+// Those for requests: how deep to run. Also as --option NAME=VALUE, under their own names.
 void add_plan_options(cli::App& app, PlanOptions& options);
 
 // One line of JSON on stdout.

@@ -72,7 +72,7 @@ class RunCommand : public Command {
                    "Makes tokens seen before less likely; 1: off")
         ->capture_default_str();
     add_beam_options(app, generation_.beam);
-    exit_.add(app, /*own_rule=*/true);
+    exit_.add(app, {.stored = true, .official = true});
     app.add_option("--seed", sampler.seed, "Seed of the random choice")
         ->capture_default_str()
         ->check(cli::NonNegativeNumber());
@@ -124,7 +124,7 @@ class RunCommand : public Command {
     }
     generator_.reuse_prefix = chat;
     Generator generator(loaded, generator_);
-    generation_.exit = exit_.resolve(loaded.model(), generator.plans().decode);
+    generation_.exit = exit_.resolve(loaded.model(), generator.plans().decode, generator_.plan);
     PromptBuilder builder(loaded);
     if (chat) return converse(generator, builder, plain);
 
@@ -282,6 +282,7 @@ class RunCommand : public Command {
     if (result.loops > 0) {
       json["exit"] = {{"rule", exit_text(generation_.exit)},
                       {"kv", exit_kv_name(generation_.exit.kv)},
+                      {"mode", exit_mode_name(generation_.exit.mode)},
                       {"loops", result.loops}};
       json["mean_depth"] = result.mean_depth;
       if (result.beams.empty()) json["exit_loops"] = result.exit_loops;

@@ -26,9 +26,10 @@ class TraceCommand : public Command {
         "IN holds input_ids int64 [n] and optionally pixel_values float32 [tiles, 3, H, W] or\n"
         "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more; with\n"
         "--beams beams.tokens [returned, longest], -1 behind the end, and beams.scores.\n"
-        "With --exit early.tokens [steps + 1], exit_loop, exit_logits, exit_hidden, confidence, k and\n"
-        "v of tokens that leave early.\n"
-        "Inputs with labels int64 [n] give loss and grad.<tensor> instead (--backend torch).\n"
+        "With a rule to leave loops by, exit_step [n] and decode.exit_step say whose loop's logits\n"
+        "these are (--exit-mode select); with mode skip early.tokens [steps + 1], exit_loop,\n"
+        "exit_logits, exit_hidden, confidence, k and v of tokens that leave early.\n"
+        "Inputs with labels int64 [n] give loss, logits and (--backend torch) grad.<tensor> instead.\n"
         "Inputs with tokens int64 [rows, context + 1] give loss.<name> and gradnorm.<name> of\n"
         "language modelling (ce, exits, with --teacher divergences), with --loss grad.<tensor>.\n"
         "Example: reprise trace MODEL --inputs case.safetensors --out out.safetensors --steps 6");
@@ -41,7 +42,7 @@ class TraceCommand : public Command {
         ->capture_default_str();
     add_beam_options(app, beam_);
     beams_ = app.get_option("--beams");
-    exit_.add(app, /*own_rule=*/false);
+    exit_.add(app, {.official = true, .select = true});
     app.add_option("--chunk", options_.chunk, "Prompt tokens of one forward call")
         ->check(cli::Range(1, 1 << 30))
         ->capture_default_str();
@@ -56,7 +57,6 @@ class TraceCommand : public Command {
       beam_.check();
       if (options_.steps == 0) fail("--beams: expected --steps, the most tokens of a beam");
     }
-    if (exit_.given() && options_.steps == 0) fail("--exit: expected --steps, the tokens to run");
     const LoadedModelOptions options = flags_.options();
     check_output_path(out_, "--out");
     const bool tokens = has_lm_tokens(inputs_);
@@ -69,11 +69,14 @@ class TraceCommand : public Command {
     const TokenInputs inputs = read_token_inputs(inputs_);
     const auto loaded = LoadedModel::load(options);
     const Model& model = loaded->model();
-    check_length(*loaded, inputs);
-    const ExitConfig exit = exit_.resolve(model, model.decode_plan(options_.plan));
+    options_.exit = exit_.resolve(model, model.decode_plan(options_.plan), options_.plan);
+    const bool skips = options_.exit.active() && options_.exit.mode == ExitMode::Skip;
+    if (skips && exit_.given() && options_.steps == 0)
+      fail("--exit: expected --steps, the tokens to run");
+    check_length(*loaded, inputs, skips);
     std::vector<TensorView> results = trace(*loaded, inputs, options_);
     if (beams_->count() > 0) trace_beams(*loaded, inputs, options_, beam_, results);
-    if (exit.active()) trace_exits(*loaded, inputs, options_, exit, results);
+    if (skips && options_.steps > 0) trace_exits(*loaded, inputs, options_, options_.exit, results);
     write_safetensors(out_, results, {{"model", flags_.model}});
     Json summary = {{"tensors", results.size()}, {"tokens", inputs.ids.size()}};
     if (loaded->quantizes_activations()) {
@@ -100,13 +103,13 @@ class TraceCommand : public Command {
   }
 
   // A token that is generated last isn't run, unless tokens that leave early are traced.
-  void check_length(const LoadedModel& loaded, const TokenInputs& inputs) const {
+  void check_length(const LoadedModel& loaded, const TokenInputs& inputs, bool skips) const {
     const int64_t limit = loaded.context_limit(), prompt = std::ssize(inputs.ids);
     if (limit == 0) return;
     if (prompt > limit)
       fail("--inputs {}: has {} tokens, the context of {} has {}", inputs_, prompt,
            loaded.config().where, limit);
-    const int64_t most = limit - prompt + (exit_.given() ? 0 : 1);
+    const int64_t most = limit - prompt + (skips ? 0 : 1);
     if (options_.steps > most)
       fail("--steps {}: behind the {} tokens of {} the context of {} ({}) leaves room for {}",
            options_.steps, prompt, inputs_, loaded.config().where, limit, most);

@@ -20,7 +20,62 @@ std::vector<float> EarlyExits::logits(const Tensor& state) const {
   return model_.backend().to_host(model_.logits(model_.final_norm(state)));
 }
 
+ExitSelection EarlyExits::select(const Plan& plan, const Rows& rows, Tensor x,
+                                 std::span<const int32_t> judged, Observer* observer) const {
+  Backend& be = model_.backend();
+  std::vector<Tensor> ends = model_.run(plan, rows, std::move(x), observer, /*exits=*/true).exits;
+  REPRISE_CHECK(std::ssize(ends) == rule_.loops(), "a plan with other loops than the rule's");
+  const size_t n = judged.size();
+  if (static_cast<int64_t>(n) < rows.size())
+    for (Tensor& end : ends) end = be.gather_rows(end, judged);
+  const int last = rule_.loops() - 1;
+  ExitSelection found;
+  found.loops.assign(n, last);
+  found.scores.resize(n);
+  std::vector<ExitMemory> memory(n);
+  std::vector<ExitMemory*> of_row;
+  for (ExitMemory& one : memory) of_row.push_back(&one);
+  for (int loop = 0; loop < last; ++loop) {
+    const Tensor& state = ends[static_cast<size_t>(loop)];
+    std::vector<float> logits;
+    if (rule_.reads_logits()) logits = this->logits(state);
+    const std::vector<double> scores = rule_.scores(loop, state, logits, of_row);
+    for (size_t r = 0; r < n; ++r) {
+      found.scores[r].push_back(scores[r]);
+      if (found.loops[r] == last && rule_.leaves(scores[r])) found.loops[r] = loop;
+    }
+  }
+  for (auto& scores : found.scores) scores.push_back(std::numeric_limits<double>::quiet_NaN());
+  std::vector<int32_t> from;  // among the rows of all ends, one behind the other
+  for (size_t r = 0; r < n; ++r)
+    from.push_back(static_cast<int32_t>(static_cast<size_t>(found.loops[r]) * n + r));
+  found.state = last == 0 ? ends[0] : be.gather_rows(be.concat(ends, 0), from);
+  found.normed = rule_.config().kind == ExitKind::Weighted ? model_.expected_normed(ends)
+                                                           : model_.final_norm(found.state);
+  return found;
+}
+
+std::vector<LoopExit> EarlyExits::run_selecting(const Rows& rows, Tensor x,
+                                                Observer* observer) const {
+  Backend& be = model_.backend();
+  std::vector<int32_t> all(static_cast<size_t>(rows.size()));
+  std::iota(all.begin(), all.end(), 0);
+  ExitSelection found = select(plan_, rows, std::move(x), all, observer);
+  const std::vector<float> logits = be.to_host(model_.logits(found.normed));
+  std::vector<LoopExit> exits(all.size());
+  for (size_t r = 0; r < exits.size(); ++r) {
+    const auto row = row_of(logits, r, exits.size());
+    const auto at = static_cast<int64_t>(r);
+    exits[r] = {.loop = found.loops[r],
+                .state = be.slice(found.state, 0, at, at + 1),
+                .logits = {row.begin(), row.end()},
+                .scores = std::move(found.scores[r])};
+  }
+  return exits;
+}
+
 std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
+  if (rule_.config().mode == ExitMode::Select) return run_selecting(rows, std::move(x), observer);
   const auto loops = static_cast<size_t>(rule_.loops());
   const std::vector<double> none(loops, std::numeric_limits<double>::quiet_NaN());
   std::vector<LoopExit> exits(static_cast<size_t>(rows.size()), {.scores = none});
@@ -29,6 +84,7 @@ std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
   all.tokens.resize(exits.size());
   std::iota(all.tokens.begin(), all.tokens.end(), size_t{0});
   std::vector<Group> groups;
+  std::vector<ExitMemory> memory(exits.size());
   try {
     all.cohort = runner_.start(plan_, std::move(rows), std::move(x), observer);
     groups.push_back(std::move(all));
@@ -37,7 +93,7 @@ std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
       if (cohort.visit()) {
         visit(cohort);
       } else if (!cohort.done()) {
-        judge(groups, exits);
+        judge(groups, exits, memory);
       } else {
         end(groups.back(), exits);
         groups.pop_back();
@@ -81,7 +137,8 @@ void EarlyExits::roll_back() {
   for (; !rest_.empty(); rest_.pop_back()) Runner::roll_back(std::move(rest_.back()));
 }
 
-void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits) {
+void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
+                       std::vector<ExitMemory>& memory) {
   Group& group = groups.back();
   const int loop = group.cohort->loop_end()->loop;
   for (const size_t token : group.tokens) exits[token].loop = loop;
@@ -91,13 +148,14 @@ void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits)
   const size_t rows = group.tokens.size();
   std::vector<float> logits;
   if (rule_.reads_logits()) logits = this->logits(state);
-  const std::vector<double> scores = rule_.scores(loop, state, group.previous, logits);
+  std::vector<ExitMemory*> of_row;
+  for (const size_t token : group.tokens) of_row.push_back(&memory[token]);
+  const std::vector<double> scores = rule_.scores(loop, state, logits, of_row);
   std::vector<size_t> leave, stay;
   for (size_t r = 0; r < rows; ++r) {
     exits[group.tokens[r]].scores[static_cast<size_t>(loop)] = scores[r];
     (rule_.leaves(scores[r]) ? leave : stay).push_back(r);
   }
-  group.previous = state;
   if (leave.empty()) return runner_.pass(*group.cohort);
   if (stay.empty()) {
     group.logits = std::move(logits);
@@ -113,8 +171,6 @@ void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits)
     std::vector<size_t> staying;
     for (const size_t r : stay) staying.push_back(group.tokens[r]);
     group.tokens = std::move(staying);
-    group.previous =
-        model_.backend().gather_rows(state, std::vector<int32_t>(stay.begin(), stay.end()));
     groups.push_back(std::move(gone));
     runner_.pass(*groups[groups.size() - 2].cohort);
   }

@@ -1,7 +1,7 @@
 // Generated tokens through a looped decode plan, each leaving where its rule says. What a token has
 // left to do for the loops it did not run (its keys and values there) is done beside the tokens
 // that follow: a block's weights are read once for both, so that even KV as of the full depth costs
-// little more than the loops that were run.
+// little more than the loops that were run. Or all loops are run and the rule only selects.
 #pragma once
 
 #include <memory>
@@ -21,6 +21,14 @@ struct LoopExit {
   std::vector<double> scores;
 };
 
+// Of rows that ran all loops: whose loop's state the head reads of each.
+struct ExitSelection {
+  std::vector<int> loops;                   // by row, 0-based
+  Tensor state;                             // [rows, d], that loop's, before the final norm
+  Tensor normed;                            // [rows, d], what the head reads
+  std::vector<std::vector<double>> scores;  // by row and loop, as in LoopExit but of every loop
+};
+
 class EarlyExits {
  public:
   // Model and plan must outlive it. Throws Error as Model::check_exit does.
@@ -28,6 +36,15 @@ class EarlyExits {
       : model_(model), runner_(model), plan_(plan), rule_(model, plan, config) {}
 
   const ExitRule& rule() const { return rule_; }
+  // Whether positions of a prompt, which runs at full depth, have exits: whose loop the head reads.
+  bool judges_prompts() const {
+    return rule_.config().mode == ExitMode::Select || model_.scheme().selects();
+  }
+
+  // Runs rows through all loops of the plan, which must have as many as the rule's, and chooses for
+  // the rows `judged`, ascending. When it throws, sequences are as they were.
+  ExitSelection select(const Plan& plan, const Rows& rows, Tensor x,
+                       std::span<const int32_t> judged, Observer* observer = nullptr) const;
 
   // Runs one token of each of some requests: rows as Rows::append makes them, x [rows, d]. Their
   // sequences must stay where they are until finish, or until this object is gone. When it throws,
@@ -42,14 +59,15 @@ class EarlyExits {
   struct Group {
     std::unique_ptr<Cohort> cohort;
     std::vector<size_t> tokens;  // of the call, by row
-    Tensor previous;             // [rows, d] at the loop end before; none at the first
     std::vector<float> logits;   // [rows, vocab] of the state, where they are known; or none
   };
 
   void visit(Cohort& cohort);
   // At a loop end: those that leave become a group of their own, in front of it.
-  void judge(std::vector<Group>& groups, std::vector<LoopExit>& exits);
+  void judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
+             std::vector<ExitMemory>& memory);
   void end(Group& group, std::vector<LoopExit>& exits) const;
+  std::vector<LoopExit> run_selecting(const Rows& rows, Tensor x, Observer* observer) const;
   std::vector<float> logits(const Tensor& state) const;
   void roll_back();
 

@@ -17,10 +17,13 @@ ExitRule::ExitRule(const Model& model, const Plan& plan, const ExitConfig& confi
   model.check_exit(config, plan);
 }
 
-std::vector<double> ExitRule::scores(int loop, const Tensor& state, const Tensor& previous,
-                                     std::span<const float> logits) const {
+float gate_probability(float logit) { return 1.0f / (1.0f + std::exp(-logit)); }
+
+std::vector<double> ExitRule::scores(int loop, const Tensor& state, std::span<const float> logits,
+                                     std::span<ExitMemory* const> memory) const {
   Backend& be = model_.backend();
   const auto rows = static_cast<size_t>(state.dim(0));
+  REPRISE_CHECK(memory.size() == rows);
   std::vector<double> scores(rows, kNone);
   // Row r of [rows, n] numbers.
   const auto row = [rows](std::span<const float> values, size_t r) {
@@ -38,17 +41,33 @@ std::vector<double> ExitRule::scores(int loop, const Tensor& state, const Tensor
                                                       : confidence(row(logits, r));
       break;
     case ExitKind::Similarity: {
-      if (!previous) break;
-      const std::vector<float> now = be.to_host(state), before = be.to_host(previous);
-      for (size_t r = 0; r < rows; ++r) scores[r] = cosine(row(now, r), row(before, r));
+      const std::vector<float> now = be.to_host(state);
+      for (size_t r = 0; r < rows; ++r) {
+        std::vector<float>& before = memory[r]->state;
+        if (!before.empty()) scores[r] = cosine(row(now, r), before);
+        before.assign(row(now, r).begin(), row(now, r).end());
+      }
       break;
     }
     case ExitKind::Gate: {
-      const std::vector<float> gate = be.to_host(model_.scheme().exit_gate(be, state));
+      const std::vector<float> gate = be.to_host(model_.exit_gate(state));
       for (size_t r = 0; r < rows; ++r)
         scores[r] = 1 / (1 + std::exp(-static_cast<double>(gate[r])));
       break;
     }
+    case ExitKind::Cdf: {
+      const std::vector<float> gate = be.to_host(model_.exit_gate(state));
+      for (size_t r = 0; r < rows; ++r) {
+        memory[r]->odds.next(gate_probability(gate[r]), loop + 1 == loops_);
+        scores[r] = memory[r]->odds.cdf();
+      }
+      break;
+    }
+    case ExitKind::Step:
+      std::fill(scores.begin(), scores.end(), loop);
+      break;
+    case ExitKind::Weighted:
+      break;
     case ExitKind::Depth:
       std::fill(scores.begin(), scores.end(), loop + 1);
       break;

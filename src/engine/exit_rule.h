@@ -10,6 +10,33 @@
 
 namespace reprise {
 
+// What a learned gate makes of the loops: loop t is left with probability lambda_t times that of
+// having stayed so far, the last loop takes what remains. In F32, the running sum in double and
+// rounded, as the code that such gates were published with: a lambda that rounds to 1 leaves for sure.
+class ExitOdds {
+ public:
+  // The probability to leave at the next loop, whose gate gives lambda.
+  float next(float lambda, bool last) {
+    const float p = last ? remaining_ : lambda * remaining_;
+    remaining_ *= 1.0f - lambda;
+    sum_ += p;
+    return p;
+  }
+  float cdf() const { return static_cast<float>(sum_); }  // of all loops so far
+
+ private:
+  float remaining_ = 1;
+  double sum_ = 0;
+};
+// lambda from a gate's logit.
+float gate_probability(float logit);
+
+// What a rule keeps of a token from one loop end to the next.
+struct ExitMemory {
+  std::vector<float> state;  // [d] at the loop end before; of Similarity
+  ExitOdds odds;             // of Cdf
+};
+
 class ExitRule {
  public:
   // The model must outlive the rule. Throws Error as Model::check_exit does.
@@ -22,10 +49,10 @@ class ExitRule {
     return config_.kind == ExitKind::Confidence || config_.kind == ExitKind::Entropy;
   }
   // By row at the end of loop `loop` (0-based). state: [rows, d], before the loop end's norm;
-  // previous: the same rows' at the loop end before, or none; logits: [rows, vocab], empty where
-  // they aren't read. NaN: there is no score here, and a token does not leave.
-  std::vector<double> scores(int loop, const Tensor& state, const Tensor& previous,
-                             std::span<const float> logits) const;
+  // logits: [rows, vocab], empty where they aren't read; memory: by row, of tokens that were asked
+  // at every loop end before this one. NaN: there is no score here, and a token does not leave.
+  std::vector<double> scores(int loop, const Tensor& state, std::span<const float> logits,
+                             std::span<ExitMemory* const> memory) const;
   bool leaves(double score) const {
     return config_.kind == ExitKind::Entropy ? score <= config_.threshold
                                              : score >= config_.threshold;

@@ -79,9 +79,7 @@ Generation Generator::generate(const Prompt& prompt, const GenerationOptions& op
   Request request{options, on_text, new_answer(prompt, options)};
   Generation result;
   result.prompt_tokens = input.size();
-  // Beams decode by themselves.
-  const ExitConfig exit = options.beam.beams > 1 ? ExitConfig() : options.exit;
-  Session session(loaded_.model(), plans_, options_.chunk, exit);
+  Session session(loaded_.model(), plans_, options_.chunk, options.exit);
   if (options.exit.active()) {
     loaded_.model().check_exit(options.exit, plans_->decode);
     result.loops = plans_->decode.loops();
@@ -116,7 +114,7 @@ void Generator::decode_stream(Session& session, Request& request, Generation& re
   const bool leaves_early = result.loops > 0;
   std::vector<float> logits = result.first_logits;
   int64_t loops_run = 0;
-  int exit_loop = result.loops - 1;
+  int exit_loop = session.prompt_loops().empty() ? result.loops - 1 : session.prompt_loops().back();
   while (!request.cancelled()) {
     const AnswerEvent event = answer.push(logits);
     if (answer.tokens().size() == 1) request.chosen = Clock::now();

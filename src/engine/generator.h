@@ -49,10 +49,12 @@ struct Generation {
   int64_t kv_bytes = 0;      // of this request at its end
   int64_t decode_steps = 0;  // forward calls after the prompt's
   // With an exit rule: by token the loop (0-based) whose logits it was chosen from; the first one's
-  // is the last loop, since a prompt runs at full depth. Empty with several beams.
+  // is the last loop where a prompt's positions have no exits. Empty with several beams.
   std::vector<int> exit_loops;
-  int loops = 0;          // that a token could run at most; 0: without an exit rule
-  double mean_depth = 0;  // loops run per token run after the prompt; `loops` where there was none
+  int loops = 0;  // that a token could run at most; 0: without an exit rule
+  // Loops per token after the prompt, up to the one whose logits it gave; `loops` where there was
+  // none. Where states are only selected, all of them were run.
+  double mean_depth = 0;
   std::vector<float> first_logits;  // what the first token was chosen from, [vocab]
   std::vector<BeamAnswer> beams;    // with several beams, best first; the first is the answer
 

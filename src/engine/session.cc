@@ -80,8 +80,9 @@ Tensor Session::embed(const TokenPrompt& prompt, int64_t begin, int64_t end) {
   return be.replace_rows(x, at, be.slice(prompt.image_rows, 0, first, first + images));
 }
 
-bool Session::prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer* observer,
-                      PrefixCache* prefix, const std::function<bool()>& cancelled) {
+bool Session::run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkSink& sink,
+                         Observer* observer, PrefixCache* prefix,
+                         const std::function<bool()>& cancelled) {
   REPRISE_CHECK(sequence_.length == 0, "prefill of a session that has run");
   const int64_t n = prompt.size();
   if (n == 0) fail("the prompt is empty: there is nothing to run");
@@ -104,20 +105,35 @@ bool Session::prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer
     if (images > 0) {
       rows.is_image.assign(prompt.is_image.begin() + begin, prompt.is_image.begin() + end);
     }
+    const int64_t first = last_only ? end - begin - 1 : 0;  // of the rows that somebody wants
+    if (exits_ && exits_->judges_prompts() && (end == n || !last_only)) {
+      std::vector<int32_t> judged(static_cast<size_t>(end - begin - first));
+      std::iota(judged.begin(), judged.end(), static_cast<int32_t>(first));
+      const ExitSelection found =
+          exits_->select(*prompt_plan_, rows, std::move(x), judged, observer);
+      prompt_loops_.insert(prompt_loops_.end(), found.loops.begin(), found.loops.end());
+      sink(begin + first, found.normed);
+      continue;
+    }
     x = model_.forward(*prompt_plan_, rows, std::move(x), observer);
-    sink(begin, x);
+    if (last_only && end < n) continue;
+    if (first > 0) x = model_.backend().slice(x, 0, first, end - begin);
+    sink(begin + first, model_.final_norm(x));
   }
   if (prefix != nullptr) prefix->put(model_, plans_, prompt, sequence_);
   return true;
 }
 
+bool Session::prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer* observer,
+                      PrefixCache* prefix, const std::function<bool()>& cancelled) {
+  return run_prompt(prompt, /*last_only=*/false, sink, observer, prefix, cancelled);
+}
+
 std::vector<float> Session::prefill(const TokenPrompt& prompt, PrefixCache* prefix,
                                     const std::function<bool()>& cancelled) {
   Tensor last;
-  const auto keep = [&](int64_t, const Tensor& state) {
-    last = model_.backend().slice(state, 0, state.dim(0) - 1, state.dim(0));
-  };
-  if (!prefill(prompt, keep, nullptr, prefix, cancelled)) return {};
+  const auto keep = [&](int64_t, const Tensor& normed) { last = normed; };
+  if (!run_prompt(prompt, /*last_only=*/true, keep, nullptr, prefix, cancelled)) return {};
   end_prompt();
   return logits(last);
 }
@@ -141,7 +157,7 @@ std::pair<Rows, Tensor> Session::next_row(int32_t token, Observer* observer) {
 std::vector<float> Session::decode(int32_t token, Observer* observer) {
   if (exits_) return decode_exit(token, observer).logits;
   auto [rows, x] = next_row(token, observer);
-  return logits(model_.forward(plans_->decode, rows, std::move(x), observer));
+  return logits(model_.final_norm(model_.forward(plans_->decode, rows, std::move(x), observer)));
 }
 
 LoopExit Session::decode_exit(int32_t token, Observer* observer) {
@@ -156,8 +172,8 @@ void Session::finish_exits() {
   if (exits_) exits_->finish();
 }
 
-std::vector<float> Session::logits(const Tensor& state) {
-  std::vector<float> logits = model_.backend().to_host(model_.logits(model_.final_norm(state)));
+std::vector<float> Session::logits(const Tensor& normed) {
+  std::vector<float> logits = model_.backend().to_host(model_.logits(normed));
   check(logits);
   return logits;
 }

@@ -64,16 +64,17 @@ class PrefixCache {
 class Session {
  public:
   // chunk: most prompt tokens a forward call runs, >= 1 (Error otherwise). The result doesn't
-  // depend on it. exit: how generated tokens leave loops; a prompt runs at full depth. Throws Error
-  // as Model::check_exit does. The model must outlive the session.
+  // depend on it. exit: how generated tokens leave loops; a prompt runs at full depth, and its
+  // positions have exits where states are selected (EarlyExits::judges_prompts). Throws Error as
+  // Model::check_exit does. The model must outlive the session.
   Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk = 512,
           const ExitConfig& exit = {});
   Session(const Session&) = delete;  // tokens that left early hold on to its sequence
   Session& operator=(const Session&) = delete;
 
-  // Called for each chunk of the prompt with its first position and the state after the plan's last
-  // step, before the final norm: [rows, d].
-  using ChunkSink = std::function<void(int64_t first, const Tensor& state)>;
+  // Called for each chunk of the prompt with its first position and what the head reads of its
+  // rows, after the final norm: [rows, d].
+  using ChunkSink = std::function<void(int64_t first, const Tensor& normed)>;
 
   // Runs the whole prompt, once, first of all. `cancelled` is asked between chunks; returns false
   // when it said so. Tokens found in `prefix` are not run and not shown to the sink. Throws Error
@@ -94,8 +95,11 @@ class Session {
   // who looks at the sequence.
   void finish_exits();
 
-  // State [rows, d] before the final norm -> logits [rows, vocab], on the host.
-  std::vector<float> logits(const Tensor& state);
+  // What the head reads [rows, d] -> logits [rows, vocab], on the host.
+  std::vector<float> logits(const Tensor& normed);
+  // Of the prompt's positions that were judged (all of them, or the last one where prefill gave its
+  // logits alone) the loop, 0-based, whose state the head read; empty where prompts have no exits.
+  const std::vector<int>& prompt_loops() const { return prompt_loops_; }
 
   int64_t length() const { return sequence_.length; }
   int64_t kv_bytes() const { return sequence_.kv_bytes(); }
@@ -105,6 +109,9 @@ class Session {
   void end_prompt();
 
  private:
+  // As prefill; last_only: the sink is only called for the last position, [1, d].
+  bool run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkSink& sink,
+                  Observer* observer, PrefixCache* prefix, const std::function<bool()>& cancelled);
   Tensor embed(const TokenPrompt& prompt, int64_t begin, int64_t end);
   // The next token's row and its embedding [1, d].
   std::pair<Rows, Tensor> next_row(int32_t token, Observer* observer);
@@ -116,7 +123,8 @@ class Session {
   Sequence sequence_;
   int64_t prefix_tokens_ = 0;
   const Plan* prompt_plan_ = nullptr;  // until the prompt has ended
-  std::optional<EarlyExits> exits_;    // behind the sequence: it goes first
+  std::vector<int> prompt_loops_;
+  std::optional<EarlyExits> exits_;  // behind the sequence: it goes first
 };
 
 }  // namespace reprise

@@ -72,10 +72,10 @@ std::vector<std::vector<float>> prompt_logits(LoadedModel& loaded, const TokenIn
   const TokenPrompt prompt = token_prompt(loaded, inputs);
   Session session(loaded.model(), make_plans(loaded.model()));
   std::vector<std::vector<float>> rows;
-  session.prefill(prompt, [&](int64_t, const Tensor& state) {
-    const std::vector<float> logits = session.logits(state);
-    const auto vocab = static_cast<int64_t>(logits.size()) / state.dim(0);
-    for (int64_t i = 0; i < state.dim(0); ++i)
+  session.prefill(prompt, [&](int64_t, const Tensor& normed) {
+    const std::vector<float> logits = session.logits(normed);
+    const auto vocab = static_cast<int64_t>(logits.size()) / normed.dim(0);
+    for (int64_t i = 0; i < normed.dim(0); ++i)
       rows.emplace_back(logits.begin() + i * vocab, logits.begin() + (i + 1) * vocab);
   });
   return rows;

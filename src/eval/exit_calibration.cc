@@ -48,13 +48,15 @@ void add_samples(const Model& model, const ExitRule& rule, const std::vector<Ten
     const size_t vocab = full.size() / n, first = samples.scores.size();
     samples.scores.resize(first + n * exits);
     samples.agrees.resize(first + n * exits);
-    Tensor previous;
+    std::vector<ExitMemory> memory(n);
+    std::vector<ExitMemory*> of_row;
+    for (ExitMemory& one : memory) of_row.push_back(&one);
     for (size_t loop = 0; loop < exits; ++loop) {
       const Tensor state = part(loop);
       const std::vector<float> logits = logits_of(state);
       const std::vector<double> scores = rule.scores(
-          static_cast<int>(loop), state, previous,
-          rule.reads_logits() ? std::span<const float>(logits) : std::span<const float>());
+          static_cast<int>(loop), state,
+          rule.reads_logits() ? std::span<const float>(logits) : std::span<const float>(), of_row);
       for (size_t r = 0; r < n; ++r) {
         const auto row = [&](const std::vector<float>& all) {
           return std::span(all).subspan(r * vocab, vocab);
@@ -62,7 +64,6 @@ void add_samples(const Model& model, const ExitRule& rule, const std::vector<Ten
         samples.scores[first + r * exits + loop] = scores[r];
         samples.agrees[first + r * exits + loop] = best(row(logits)) == best(row(full));
       }
-      previous = state;
     }
   }
 }

@@ -70,19 +70,20 @@ PerplexityResult perplexity(std::span<const int32_t> tokens, int64_t ctx,
   return result;
 }
 
-WindowLogits window_logits(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk) {
-  return [&model, plans, chunk](std::span<const int32_t> window, int64_t first,
-                                const LogitsSink& sink) {
+WindowLogits window_logits(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk,
+                           const ExitConfig& exit) {
+  return [&model, plans, chunk, exit](std::span<const int32_t> window, int64_t first,
+                                      const LogitsSink& sink) {
     TokenPrompt prompt;
     prompt.ids.assign(window.begin(), window.end());
-    Session session(model, plans, chunk);
+    Session session(model, plans, chunk, exit);
     const int64_t last = static_cast<int64_t>(window.size()) - 1;  // predicts nothing that counts
-    session.prefill(prompt, [&](int64_t begin, const Tensor& state) {
-      const int64_t stop = std::min(last, begin + state.dim(0));
+    session.prefill(prompt, [&](int64_t begin, const Tensor& normed) {
+      const int64_t stop = std::min(last, begin + normed.dim(0));
       for (int64_t at = std::max(first, begin); at < stop; at += kLogitRows) {
         const int64_t end = std::min(stop, at + kLogitRows);
         const std::vector<float> logits =
-            session.logits(model.backend().slice(state, 0, at - begin, end - begin));
+            session.logits(model.backend().slice(normed, 0, at - begin, end - begin));
         const size_t vocab = logits.size() / static_cast<size_t>(end - at);
         for (int64_t i = at; i < end; ++i) {
           sink(i, std::span(logits).subspan(static_cast<size_t>(i - at) * vocab, vocab));

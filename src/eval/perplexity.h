@@ -37,7 +37,9 @@ PerplexityResult perplexity(std::span<const int32_t> tokens, int64_t ctx,
                             const WindowLogits& reference = {},
                             const PerplexityProgress& progress = {});
 
-// Logits of a model run on the whole window as one prompt.
-WindowLogits window_logits(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk = 512);
+// Logits of a model run on the whole window as one prompt; of the loops that `exit` chooses where a
+// prompt's positions have exits (Session).
+WindowLogits window_logits(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk = 512,
+                           const ExitConfig& exit = {});
 
 }  // namespace reprise

@@ -55,6 +55,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     norm("k_norm", attn.k_norm, config.head_dim);
   }
   attention("o", attn.o, config.o_bias);
+  if (block.post_norm != PostNorm::None) norm("attn_post_norm", attn_post_norm, d);
   norm("mlp_norm", mlp_norm, d);
   if (config.fused_gate_up) {
     mlp_matrix("gate_up", mlp.gate_up);
@@ -63,10 +64,12 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     mlp_matrix("up", mlp.up);
   }
   mlp_matrix("down", mlp.down);
+  if (block.post_norm != PostNorm::None) norm("mlp_post_norm", mlp_post_norm, d);
 }
 
 void Block::set_norms(const NormConfig& config) {
-  for (NormWeight* norm : {&attn_norm, &attn.q_norm, &attn.k_norm, &mlp_norm})
+  for (NormWeight* norm :
+       {&attn_norm, &attn.q_norm, &attn.k_norm, &attn_post_norm, &mlp_norm, &mlp_post_norm})
     set_norm(*norm, config);
 }
 
@@ -194,7 +197,11 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
       adapters = of_active;
     }
   }
-  const Tensor attention = be.linear(mixed, block.attn.o, adapters);
+  const bool post_norm = config.blocks[static_cast<size_t>(index)].post_norm == PostNorm::Branch;
+  const auto added = [&](const Tensor& branch, const NormWeight& norm) {
+    return post_norm ? be.norm(branch, norm) : branch;
+  };
+  const Tensor attention = added(be.linear(mixed, block.attn.o, adapters), block.attn_post_norm);
   if (rows.all_active) rows.watch.value("attn", attention);
   const Tensor h = be.add(in, attention);
   const Tensor normed = be.norm(config.parallel_residual ? in : h, block.mlp_norm);
@@ -205,7 +212,8 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
     rows.watch.input("mlp_in", normed);
     rows.watch.input("down_in", inner);
   }
-  const Tensor out = be.add(h, be.linear(inner, block.mlp.down, adapters));
+  const Tensor out =
+      be.add(h, added(be.linear(inner, block.mlp.down, adapters), block.mlp_post_norm));
   return rows.all_active ? out : be.replace_rows(x, rows.active, out);
 }
 

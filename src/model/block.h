@@ -36,8 +36,10 @@ void visit_norm(const std::string& name, const NormConfig& config, int64_t width
 struct Block {
   NormWeight attn_norm;
   AttentionWeights attn;
+  NormWeight attn_post_norm;  // where BlockConfig::post_norm
   NormWeight mlp_norm;
   MlpWeights mlp;
+  NormWeight mlp_post_norm;
 
   void visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                      const TensorVisitor& visitor);
@@ -93,6 +95,7 @@ Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
 // One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
 // KV rows.
 //   h = x + o(attention(norm(x))),  result = h + mlp(norm(h)),  parallel: h + mlp(norm(x))
+// with norms around what is added where BlockConfig::post_norm says so.
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x);
 

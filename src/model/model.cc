@@ -93,7 +93,20 @@ std::string Model::exit_problem(const ExitConfig& exit, const Plan& plan) const 
   if (exit.kind == ExitKind::Depth && exit.threshold > loops)
     return fmt::format("expected 1 to {} loops, which is what the plan of {} has", loops,
                        config_.where);
-  if (exit.kind == ExitKind::Gate && !scheme_->has_exit_gate())
+  if (exit.kind == ExitKind::Step && exit.threshold >= loops)
+    return fmt::format("expected a loop's number from 0 to {}, the plan of {} has {} loops",
+                       loops - 1, config_.where, loops);
+  const bool selects = exit.mode == ExitMode::Select;
+  if (exit.kind == ExitKind::Weighted && !selects)
+    return "the logits of all loops are needed, so none can be left out; expected mode 'select'";
+  if (selects && !std::holds_alternative<LoopEnd>(plan.steps.back().op))
+    return fmt::format(
+        "mode 'select': {} has layers behind its loops, which run on one state a token; expected a "
+        "model that ends with its last loop, or mode 'skip'",
+        config_.where);
+  const bool gate =
+      exit.kind == ExitKind::Gate || exit.kind == ExitKind::Cdf || exit.kind == ExitKind::Weighted;
+  if (gate && !scheme_->has_exit_gate())
     return fmt::format(
         "the model has no exit gate; expected \"exit_gate\": true among its scheme's keys in {}, and "
         "the gate's tensors",
@@ -139,6 +152,20 @@ Tensor Model::embed(std::span<const int32_t> ids) const {
 Tensor Model::final_norm(const Tensor& x) const { return backend_.norm(x, final_norm_); }
 
 Tensor Model::logits(const Tensor& normed) const { return backend_.linear(normed, head()); }
+
+Tensor Model::exit_gate(const Tensor& state) const {
+  return scheme_->exit_gate(backend_,
+                            scheme_->exit_gate_reads_normed() ? final_norm(state) : state);
+}
+
+Tensor Model::expected_normed(std::span<const Tensor> ends) const {
+  // From the last loop on: with probability lambda_t this loop's, else what lies deeper.
+  Tensor expected = final_norm(ends.back());
+  for (size_t loop = ends.size() - 1; loop-- > 0;)
+    expected = backend_.lerp(expected, final_norm(ends[loop]),
+                             backend_.unary(exit_gate(ends[loop]), Unary::Sigmoid));
+  return expected;
+}
 
 std::vector<Tensor> Model::rope_angles(const Rows& rows) const {
   std::vector<Tensor> angles;

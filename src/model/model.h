@@ -57,8 +57,8 @@ class Model {
   Plan prefill_plan(const PlanOptions& options = {}) const;
   Plan decode_plan(const PlanOptions& options = {}) const;
 
-  // Throws Error unless tokens can leave this plan as asked: it has loop ends, as many loops, and
-  // the model a gate where that decides.
+  // Throws Error unless tokens can leave this plan as asked: it has loop ends, as many loops, the
+  // model a gate where that decides, and nothing behind the loops where states are selected.
   void check_exit(const ExitConfig& exit, const Plan& plan) const;
   // The same as what is wrong: "" for nothing.
   std::string exit_problem(const ExitConfig& exit, const Plan& plan) const;
@@ -83,7 +83,12 @@ class Model {
   };
   Results run(const Plan& plan, const Rows& rows, Tensor x, Observer* observer = nullptr,
               bool exits = false) const;
-  Tensor final_norm(const Tensor& x) const;   // [rows, d]
+  Tensor final_norm(const Tensor& x) const;  // [rows, d]
+  // The exit gate's logit, [rows, 1], from the state at a loop end before its norm, [rows, d].
+  Tensor exit_gate(const Tensor& state) const;
+  // What the head reads to give the mean of all loops' logits, by the probabilities that the gate
+  // leaves there (engine's ExitOdds): [rows, d] from `ends`, by loop as in Results.
+  Tensor expected_normed(std::span<const Tensor> ends) const;
   Tensor logits(const Tensor& normed) const;  // [rows, vocabulary]
   const LinearWeight& head() const { return config_.text.tied_head ? embed_ : head_; }
   // One visit of a block; see block.h. `keep` lives as long as the visit may be run again.

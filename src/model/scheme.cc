@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "model/arch/architecture.h"
 #include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 
@@ -47,7 +48,31 @@ std::string scheme_list(bool (*holds)(const SchemeType&), const char* last) {
 }
 
 std::string release_list() {
-  return scheme_list([](const SchemeType& type) { return type.release.read != nullptr; });
+  return scheme_list(
+      [](const SchemeType& type) { return type.release.read && !type.release.decoder; });
+}
+
+const Architecture* find_gguf_decoder(const std::string& name) {
+  for (const SchemeType* type : scheme_types())
+    if (const auto decoder = type->release.decoder;
+        decoder && decoder()->gguf.name && name == decoder()->gguf.name)
+      return decoder();
+  return find_gguf_architecture(name);
+}
+
+std::string decoder_names() {
+  std::string names = architecture_names();
+  for (const SchemeType* type : scheme_types())
+    if (type->release.decoder) names += fmt::format(", {}", type->release.decoder()->name);
+  return names;
+}
+
+std::string gguf_decoder_names() {
+  std::string names = gguf_architecture_names();
+  for (const SchemeType* type : scheme_types())
+    if (const auto decoder = type->release.decoder; decoder && decoder()->gguf.name)
+      names += fmt::format(", {}", decoder()->gguf.name);
+  return names;
 }
 
 const SchemeOption* SchemeType::option(const std::string& wanted, SchemeOption::When when) const {
@@ -138,6 +163,16 @@ SchemeOption plan_option() {
           .placeholder = "PLAN"};
 }
 
+SchemeOption loops_option() {
+  constexpr int kMostLoops = 1000;
+  return {.name = "loops",
+          .type = SchemeOption::Type::Integer,
+          .help = "So many loops instead of the config's",
+          .low = 1,
+          .high = kMostLoops,
+          .placeholder = "N"};
+}
+
 Plan Scheme::decode_plan(const PlanOptions& options) const {
   if (const auto plan = options.text("plan"))
     return parse_plan(*plan, config_.text.layers, option_flag("plan"));
@@ -171,6 +206,8 @@ Tensor Scheme::inject(Backend&, int index, const Tensor&, const Tensor&) const {
 Tensor Scheme::step_norm(Backend&, int index, const Tensor&) const {
   REPRISE_CHECK(false, "scheme '{}' has no norm {}", config_.scheme, index);
 }
+
+std::optional<ExitConfig> Scheme::official_exit(const PlanOptions&) const { return std::nullopt; }
 
 Tensor Scheme::exit_gate(Backend&, const Tensor&) const {
   REPRISE_CHECK(false, "scheme '{}' has no exit gate", config_.scheme);

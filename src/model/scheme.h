@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -57,10 +58,23 @@ class Scheme {
   virtual Tensor step_norm(Backend& be, int index, const Tensor& x) const;
   // Of an Initial step: [rows, d]. Must depend on a row's request and position alone.
   virtual Tensor initial_state(Backend& be, int index, const Rows& rows) const;
-  // A learned exit rule: the logit of leaving at a loop end, [rows, 1], from the state there (before
-  // its norm), [rows, d]; a token leaves where its sigmoid reaches the request's threshold.
+
+  // ---- Leaving loops early.
+  // A learned exit rule: the logit of leaving at a loop end, [rows, 1], from the state there,
+  // [rows, d]: before its norm, or after the final one where it reads that.
   virtual bool has_exit_gate() const { return false; }
+  virtual bool exit_gate_reads_normed() const { return false; }
   virtual Tensor exit_gate(Backend& be, const Tensor& state) const;
+  // The rule that the model's own code goes by: what its config says, and the arguments of its call
+  // (SchemeOption::exit). nullopt: it has none. Throws Error naming option or key.
+  virtual std::optional<ExitConfig> official_exit(const PlanOptions& options) const;
+  // Whether its own code runs all loops for every token and chooses by position, those of a prompt
+  // too, whose loop's state the head reads.
+  virtual bool selects() const { return false; }
+
+  // ---- For traces: the number that its own code's cache has for a KV row of a plan.
+  virtual int kv_slot(const Plan&, int row) const { return row; }
+
   // Adapter per row for schemes whose adapters follow the kind of token; empty: the visit's own.
   virtual std::vector<int32_t> row_adapters(const Rows&) const { return {}; }
 

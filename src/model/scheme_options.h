@@ -34,6 +34,7 @@ struct SchemeOption {
   std::string fallback = {};     // shown: the value of one that isn't given; empty: help says it
   std::string placeholder = {};  // of the value in help ("PLAN"); empty: by its type
   bool in_config = false;        // Assembly: kept in the model's config, "reprise.<scheme>.<name>"
+  bool exit = false;             // Request: says when tokens leave loops (Scheme::official_exit)
 };
 
 // "INTEGER in [0, 4]", "all, image or text"; what a value must be.

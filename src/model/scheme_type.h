@@ -20,6 +20,7 @@
 namespace reprise {
 
 class Scheme;
+struct Architecture;  // arch/architecture.h
 
 // Files of its own that a scheme keeps in a model folder, beside the weights.
 struct SchemeFiles {
@@ -41,8 +42,10 @@ struct SchemeRelease {
   // Reads decoder, vision tower, image and placeholder; the keys of every model are read for it.
   void (*read)(const JsonObject& json, ModelConfig& config) = nullptr;
   // Of one that is recognised: whether the decoder in it is one that `read` can read. Null: where
-  // decoder_part(config) names a decoder of model/arch (vision_language.h).
+  // decoder_part(config) names a decoder of model/arch (vision_language.h), or `decoder` is given.
   bool (*knows_decoder)(const Json& config) = nullptr;
+  // Of a release that is a decoder by itself: its keys and tensors, in folders and GGUF files.
+  const Architecture* (*decoder)() = nullptr;
   // Releases keep their prompts in code: names of chat formats (text/chat) by the decoder's
   // "model_type".
   std::map<std::string, std::string> chat_formats = {};
@@ -119,6 +122,11 @@ const SchemeType* find_scheme(const std::string& name);
 std::string scheme_list(bool (*holds)(const SchemeType&), const char* last = "and");
 // Of those whose releases wrap a decoder.
 std::string release_list();
+// Decoders: those of model/arch and the releases that are one. By llama.cpp's general.architecture,
+// null where it is unknown; for messages: "LlamaForCausalLM, ...", "llama, ...".
+const Architecture* find_gguf_decoder(const std::string& name);
+std::string decoder_names();
+std::string gguf_decoder_names();
 
 // An option and the schemes that declare it: those of one name are of one type.
 struct DeclaredOption {

@@ -43,6 +43,8 @@ const NameTable& gguf_names() {
                                             {"final_norm", "output_norm"},
                                             {"attn_norm", "attn_norm"},
                                             {"mlp_norm", "ffn_norm"},
+                                            {"attn_post_norm", "post_attention_norm"},
+                                            {"mlp_post_norm", "post_ffw_norm"},
                                             {"q", "attn_q"},
                                             {"k", "attn_k"},
                                             {"v", "attn_v"},

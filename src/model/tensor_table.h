@@ -33,7 +33,7 @@ struct TensorSlot {
   // Matrices stored with more dimensions (patch convolutions): bound as [shape[0], rest].
   bool flatten = false;
   const char* scheme_role = "";  // Role::Scheme: in words, for people
-  float offset = 0;  // added to the values where they are used: NormWeight::offset
+  float offset = 0;              // added to the values where they are used: NormWeight::offset
 };
 
 using TensorVisitor = std::function<void(const TensorSlot&)>;
@@ -43,7 +43,8 @@ struct NameTable {
   const char* layers;     // before a layer's number: "model.layers."
   const char* attention;  // between a layer and parts of its attention: "self_attn."
   // By key: "embed", "head", "final_norm"; of a layer "attn_norm", "q", "k", "v", "qkv", "q_norm",
-  // "k_norm", "o", "mlp_norm", "gate", "up", "gate_up", "down".
+  // "k_norm", "o", "mlp_norm", "gate", "up", "gate_up", "down", and where its blocks have them
+  // "attn_post_norm" and "mlp_post_norm".
   std::map<std::string, const char*> names;
 };
 

@@ -26,10 +26,12 @@ class Collector : public Observer {
   // The state after a step under the step's label; at a loop end the state and what it would answer.
   void on_step(const StepSeen& seen) override {
     const std::string& label = seen.step().label;
-    if (std::holds_alternative<LoopEnd>(seen.step().op)) {
+    if (const auto* end = std::get_if<LoopEnd>(&seen.step().op)) {
       const Model& model = loaded_.model();
+      const Tensor normed = model.final_norm(seen.before);
       observe(label + ".hidden", seen.before);
-      observe(label + ".logits", model.logits(model.final_norm(seen.before)));
+      observe(label + ".logits", model.logits(normed));
+      observe(fmt::format("loop.{}.norm", end->loop), normed);
     } else if (!label.empty()) {
       observe(label, seen.after);
     }
@@ -74,6 +76,61 @@ class Collector : public Observer {
   std::map<std::string, int> seen_;  // in this call
 };
 
+// The exit gate at every loop end, token by token; passes what it sees on to another observer.
+class GateCollector : public Observer {
+ public:
+  GateCollector(const Model& model, int loops) : model_(model), loops_(static_cast<size_t>(loops)) {
+    if (model.scheme().has_exit_gate()) by_loop_.resize(loops_);
+  }
+  void on_step(const StepSeen& seen) override {
+    const auto* end = std::get_if<LoopEnd>(&seen.step().op);
+    if (end && !by_loop_.empty()) {
+      std::vector<float>& all = by_loop_.at(static_cast<size_t>(end->loop));
+      for (const float logit : model_.backend().to_host(model_.exit_gate(seen.before)))
+        all.push_back(gate_probability(logit));
+    }
+    if (next) next->on_step(seen);
+  }
+  void on_value(const ValueSeen& seen) override {
+    if (next) next->on_value(seen);
+  }
+  void on_input(const ValueSeen& seen) override {
+    if (next) next->on_input(seen);
+  }
+  void observe(const std::string& name, const Tensor& value) override {
+    if (next) next->observe(name, value);
+  }
+
+  // Of all tokens so far, [tokens, loops] each.
+  struct Odds {
+    std::vector<float> lambda, p, cdf;
+  };
+  Odds odds() const {
+    Odds odds;
+    for (size_t token = 0; !by_loop_.empty() && token < by_loop_[0].size(); ++token) {
+      ExitOdds of_token;
+      for (size_t loop = 0; loop < loops_; ++loop) {
+        odds.lambda.push_back(by_loop_[loop].at(token));
+        odds.p.push_back(of_token.next(odds.lambda.back(), loop + 1 == loops_));
+        odds.cdf.push_back(of_token.cdf());
+      }
+    }
+    return odds;
+  }
+  bool gated() const { return !by_loop_.empty(); }
+  Shape shape(const std::vector<float>& values) const {
+    const auto loops = static_cast<int64_t>(loops_);
+    return {std::ssize(values) / loops, loops};
+  }
+
+  Observer* next = nullptr;
+
+ private:
+  const Model& model_;
+  size_t loops_;
+  std::vector<std::vector<float>> by_loop_;  // lambda by token; no loops without a gate
+};
+
 // [n, heads, width] -> [heads, n, keep]: the first `keep` components of each head.
 std::vector<float> heads_first(Backend& be, const Tensor& x, int64_t keep) {
   const int64_t n = x.dim(0), heads = x.dim(1), width = x.dim(2);
@@ -105,12 +162,13 @@ std::vector<KvEntries> kv_by_depth(Model& model, const Plan& plan, const Sequenc
   std::vector<KvEntries> by_depth;
   for (const Step& step : plan.steps) {
     const auto* visit = std::get_if<Visit>(&step.op);
-    if (visit == nullptr) continue;
+    if (visit == nullptr || visit->write < 0) continue;
     const auto row = static_cast<size_t>(visit->write);
     if (plan.kv_rows[row].lifetime != Lifetime::Request) continue;
     const KvRow& entries = sequence.kv.at(visit->write);
     const auto [k, v] = be.read_kv(entries, 0, entries.filled());
-    by_depth.push_back({{k.dim(1), k.dim(0), head_dim},
+    by_depth.push_back({visit->write,
+                        {k.dim(1), k.dim(0), head_dim},
                         heads_first(be, k, head_dim),
                         heads_first(be, v, head_dim)});
   }
@@ -122,16 +180,26 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
   Model& model = loaded.model();
   Backend& be = loaded.backend();
   std::vector<TensorView> results;
-  Collector collector(loaded, "");
+  const auto floats = [&](const std::string& name, Shape shape, const std::vector<float>& values) {
+    results.push_back(make_view(name, std::move(shape), std::span<const float>(values)));
+  };
+  const auto ints = [&](const char* name, const std::vector<int64_t>& values) {
+    results.push_back(make_view(name, {std::ssize(values)}, std::span<const int64_t>(values)));
+  };
 
-  const TokenPrompt prompt = token_prompt(loaded, inputs, &collector);
   const auto plans = make_plans(model, options.plan);
-  Session session(model, plans, options.chunk);
+  const bool selects = options.exit.mode == ExitMode::Select;
+  const ExitConfig exit = selects || model.scheme().selects() ? options.exit : ExitConfig();
+  const bool all_loops = selects || !exit.active();  // of generated tokens too
+  Collector collector(loaded, "");
+  GateCollector gates(model, plans->decode.loops());
+  gates.next = &collector;
+  const TokenPrompt prompt = token_prompt(loaded, inputs, &collector);
+  Session session(model, plans, options.chunk, exit);
   std::vector<float> next;  // logits of the last position
   session.prefill(
       prompt,
-      [&](int64_t, const Tensor& state) {
-        const Tensor normed = model.final_norm(state);
+      [&](int64_t, const Tensor& normed) {
         const Tensor logits = model.logits(normed);
         collector.observe("final_norm", normed);
         collector.observe("logits", logits);
@@ -139,26 +207,66 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
         next = be.to_host(be.slice(logits, 0, logits.dim(0) - 1, logits.dim(0)));
         check_logits(model, next, inputs.where);
       },
-      &collector);
+      &gates);
   collector.append_to(results);
-  append_kv(model, prompt.size() > 1 ? plans->prefill : plans->decode, session.sequence(), results);
-  if (options.steps == 0) return results;
+  const Plan& prompt_plan = prompt.size() > 1 ? plans->prefill : plans->decode;
+  if (gates.gated()) {
+    const GateCollector::Odds odds = gates.odds();
+    floats("exit.lambda", gates.shape(odds.lambda), odds.lambda);
+    floats("exit.p", gates.shape(odds.p), odds.p);
+    floats("exit.cdf", gates.shape(odds.cdf), odds.cdf);
+  }
+  std::vector<int64_t> steps(session.prompt_loops().begin(), session.prompt_loops().end());
+  if (exit.active()) ints("exit_step", steps);
+  append_kv(model, prompt_plan, session.sequence(), results);
+  const auto append_slots = [&](const Plan& plan) {
+    if (plan.loops() == 0) return;
+    for (const KvEntries& entries : kv_by_depth(model, plan, session.sequence())) {
+      const std::string name = fmt::format("kv.{}", model.scheme().kv_slot(plan, entries.row));
+      floats(name + ".k", entries.shape, entries.k);
+      floats(name + ".v", entries.shape, entries.v);
+    }
+  };
+  if (options.steps == 0) {
+    append_slots(prompt_plan);
+    return results;
+  }
 
   Collector first(loaded, "decode.1.");
   std::vector<int64_t> tokens;
   std::vector<float> logits;
+  steps.erase(steps.begin(), steps.empty() ? steps.end() : steps.end() - 1);
   for (int64_t step = 0; step < options.steps; ++step) {
     if (step > 0) {
-      next = session.decode(static_cast<int32_t>(tokens.back()), step == 1 ? &first : nullptr);
+      gates.next = step == 1 ? &first : nullptr;
+      Observer* const watch = gates.gated() && all_loops ? &gates : gates.next;
+      const auto token = static_cast<int32_t>(tokens.back());
+      if (exit.active()) {
+        LoopExit left = session.decode_exit(token, watch);
+        steps.push_back(left.loop);
+        next = std::move(left.logits);
+      } else {
+        next = session.decode(token, watch);
+      }
     }
     logits.insert(logits.end(), next.begin(), next.end());
     tokens.push_back(argmax(next, fmt::format("generation step {}", step)));
   }
   first.append_to(results);
-  const auto vocab = static_cast<int64_t>(next.size());
-  results.push_back(make_view("decode.tokens", {options.steps}, std::span<const int64_t>(tokens)));
-  results.push_back(
-      make_view("decode.logits", {options.steps, vocab}, std::span<const float>(logits)));
+  ints("decode.tokens", tokens);
+  floats("decode.logits", {options.steps, std::ssize(next)}, logits);
+  if (exit.active()) ints("decode.exit_step", steps);
+  if (gates.gated() && all_loops) {
+    const std::vector<float> all = gates.odds().cdf;
+    const int64_t loops = plans->decode.loops(), n = prompt.size();
+    const auto from = [&](int64_t token) {
+      return std::vector<float>(all.begin() + token * loops, all.end());
+    };
+    floats("decode.cdf", {options.steps, loops}, from(n - 1));
+    if (options.steps > 1) floats("decode.exit.cdf", {options.steps - 1, loops}, from(n));
+  }
+  session.finish_exits();
+  append_slots(plans->decode);
   return results;
 }
 

@@ -64,6 +64,13 @@ bool may_skip(const Plan& plan, size_t step) {
   return mix != nullptr && mix->skips();
 }
 
+// A visit's column is known by the KV row it writes, which prefill and decode plans share; one that
+// writes none by a number below 0, of its place in the plan.
+int visit_key(const Plan& plan, size_t index) {
+  const int write = std::get<Visit>(plan.steps[index].op).write;
+  return write >= 0 ? write : -1 - static_cast<int>(index);
+}
+
 // Row by row ‖a − b‖ / ‖b‖ of [rows, ...], summed in double. 0 where nothing moved, none where
 // something did from an all-zero row.
 std::vector<float> relative_distance(Backend& be, const Tensor& a, const Tensor& b) {
@@ -106,16 +113,18 @@ void TraceMeasures::add_column(Part& part, int kv_row, TraceColumn column) {
   part.measure.values.resize(part.measure.values.size() + static_cast<size_t>(tokens_), kNone);
 }
 
-// A visit's column is known by the KV row it writes: what prefill and decode plans share.
 void TraceMeasures::add_columns(const Plan& plan) {
   const bool repeats = plan.visits() != plan.unique_blocks();
   bool mixes = false;
   for (const Step& step : plan.steps) mixes = mixes || std::holds_alternative<Mix>(step.op);
   Visit last;
-  for (const Step& step : plan.steps) {
+  int key = 0;
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    const Step& step = plan.steps[i];
     if (const auto* visit = std::get_if<Visit>(&step.op)) {
       last = *visit;
-      if (update_.column_of.contains(visit->write)) continue;
+      key = visit_key(plan, i);
+      if (update_.column_of.contains(key)) continue;
       const int time = ++visits_of_block_[visit->block];
       TraceColumn column;
       column.block = visit->block;
@@ -131,8 +140,8 @@ void TraceMeasures::add_columns(const Plan& plan) {
         if (time > 1) column.name += fmt::format(", {} time", ordinal(time));
       }
       if (time > 1) column.brief += fmt::format(" ({})", time);
-      add_column(update_, visit->write, std::move(column));
-    } else if (std::holds_alternative<Mix>(step.op) && !mix_.column_of.contains(last.write)) {
+      add_column(update_, key, std::move(column));
+    } else if (std::holds_alternative<Mix>(step.op) && !mix_.column_of.contains(key)) {
       TraceColumn column;
       column.block = last.block;
       column.label = step.label;
@@ -142,8 +151,8 @@ void TraceMeasures::add_columns(const Plan& plan) {
         column.name += fmt::format(", {} look", ordinal(time));
         column.brief += fmt::format(" ({})", time);
       }
-      add_column(mix_, last.write, column);
-      add_column(second_look_, last.write, std::move(column));
+      add_column(mix_, key, column);
+      add_column(second_look_, key, std::move(column));
     }
   }
 }
@@ -165,18 +174,18 @@ void TraceMeasures::on_value(const ValueSeen& seen) {
   if (seen.name == "mix_w") {
     const std::vector<float> w = model_.backend().to_host(seen.value);
     std::copy(w.begin(), w.end(), values_of(mix_, kv_row_));
-  } else if (const auto* visit = std::get_if<Visit>(&seen.step().op)) {
+  } else if (std::holds_alternative<Visit>(seen.step().op)) {
     if (seen.name == "o1") o1_ = seen.value;
     if (seen.name == "o2") o2_ = seen.value;
-    if (seen.name == "gate_w") observe_gate(*visit, seen.value);
+    if (seen.name == "gate_w") observe_gate(visit_key(seen.plan, seen.index), seen.value);
   }
 }
 
 void TraceMeasures::on_step(const StepSeen& seen) {
   Backend& be = model_.backend();
-  if (const auto* visit = std::get_if<Visit>(&seen.step().op)) {
+  if (std::holds_alternative<Visit>(seen.step().op)) {
     REPRISE_CHECK(first_ + seen.after.dim(0) <= tokens_, "more tokens than are traced");
-    kv_row_ = visit->write;
+    kv_row_ = visit_key(seen.plan, seen.index);
     before_visit_ = seen.before;
     std::vector<float> update = relative_distance(be, seen.after, seen.before);
     // Adaptive traversal: a row that left the visit out comes back as it was.
@@ -188,7 +197,7 @@ void TraceMeasures::on_step(const StepSeen& seen) {
   }
 }
 
-void TraceMeasures::observe_gate(const Visit& visit, const Tensor& gate) {
+void TraceMeasures::observe_gate(int key, const Tensor& gate) {
   Backend& be = model_.backend();
   TraceMeasure& m = gate_.measure;
   const int64_t rows = gate.dim(0), heads = gate.dim(1);
@@ -204,8 +213,8 @@ void TraceMeasures::observe_gate(const Visit& visit, const Tensor& gate) {
   }
   REPRISE_CHECK(heads == m.heads && first_ + rows <= tokens_);
   const std::vector<float> w = be.to_host(gate);
-  float* mean = values_of(gate_, visit.write);
-  const auto column = static_cast<int64_t>(gate_.column_of.at(visit.write));
+  float* mean = values_of(gate_, key);
+  const auto column = static_cast<int64_t>(gate_.column_of.at(key));
   for (int64_t r = 0; r < rows; ++r) {
     double sum = 0;
     for (int64_t h = 0; h < heads; ++h) {
@@ -219,7 +228,7 @@ void TraceMeasures::observe_gate(const Visit& visit, const Tensor& gate) {
   // w o1 + (1 - w) o2 is what went on; its distance to o1 alone is the phantom half's doing.
   const Tensor weight = be.reshape(gate, {rows, heads, 1});
   const std::vector<float> change = relative_distance(be, be.lerp(o2_, o1_, weight), o1_);
-  std::copy(change.begin(), change.end(), values_of(gate_effect_, visit.write));
+  std::copy(change.begin(), change.end(), values_of(gate_effect_, key));
   o1_ = o2_ = Tensor();
 }
 

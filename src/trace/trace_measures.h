@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "trace/page/trace_page.h"
 #include "model/model.h"
 #include "model/run/observer.h"
+#include "trace/page/trace_page.h"
 
 namespace reprise {
 
@@ -28,12 +28,12 @@ class TraceMeasures : public Observer {
  private:
   struct Part {
     TraceMeasure measure;
-    std::map<int, size_t> column_of;  // by the KV row that the visit (before it) writes
+    std::map<int, size_t> column_of;  // by the key of the visit (before it)
   };
 
   void add_columns(const Plan& plan);
   void add_column(Part& part, int kv_row, TraceColumn column);
-  void observe_gate(const Visit& visit, const Tensor& gate);
+  void observe_gate(int key, const Tensor& gate);  // of the visit with this key
   // Where the call's values of this column begin.
   float* values_of(Part& part, int kv_row);
 
@@ -45,7 +45,7 @@ class TraceMeasures : public Observer {
   // The call under way.
   int64_t first_ = 0;
   Tensor before_visit_;  // the state before the last visit
-  int kv_row_ = -1;      // that the last visit wrote
+  int kv_row_ = -1;      // the last visit's key
   Tensor o1_, o2_;
 };
 

@@ -1,10 +1,39 @@
 #include "train/loss_and_gradients.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/error.h"
 
 namespace reprise {
 
-LossAndGradients loss_and_gradients(Model& model, TrainBackend& backend, const Tensor& embeds,
+namespace {
+
+// What the head reads, [n, d].
+Tensor head_input(const Model& model, const Plan& plan, const Rows& rows, const Tensor& embeds) {
+  const bool mean = model.scheme().selects() && plan.loops() > 0;
+  const Model::Results results = model.run(plan, rows, embeds, nullptr, /*exits=*/mean);
+  return mean ? model.expected_normed(results.exits) : model.final_norm(results.state);
+}
+
+// Sum of -log softmax(logits)[label] over rows with a label; logits [rows, vocabulary].
+double cross_entropy_sum(std::span<const float> logits, std::span<const int32_t> labels) {
+  const size_t vocab = logits.size() / labels.size();
+  double sum = 0;
+  for (size_t r = 0; r < labels.size(); ++r) {
+    if (labels[r] < 0) continue;
+    const auto row = logits.subspan(r * vocab, vocab);
+    const double top = *std::max_element(row.begin(), row.end());
+    double exps = 0;
+    for (const float x : row) exps += std::exp(x - top);
+    sum += top + std::log(exps) - row[static_cast<size_t>(labels[r])];
+  }
+  return sum;
+}
+
+}  // namespace
+
+LossAndGradients loss_and_gradients(Model& model, Backend& backend, const Tensor& embeds,
                                     std::span<const int64_t> labels,
                                     std::vector<uint8_t> is_image) {
   const int64_t n = embeds.dim(0);
@@ -24,14 +53,20 @@ LossAndGradients loss_and_gradients(Model& model, TrainBackend& backend, const T
   }
   if (counted == 0) fail("labels: none of them counts, all are -100");
   const Plan plan = n > 1 ? model.prefill_plan() : model.decode_plan();
-  const Tensor state = model.forward(plan, rows, embeds);
-  const Tensor sum = backend.cross_entropy_sum(model.logits(model.final_norm(state)), shifted);
-  const Tensor loss = backend.scale(sum, 1.0f / static_cast<float>(counted));
-  backend.backward(loss);
+  const Tensor logits = model.logits(head_input(model, plan, rows, embeds));
   LossAndGradients result;
-  result.loss = backend.to_host(loss)[0];
+  result.logits = backend.to_host(logits);
+  auto* train = dynamic_cast<TrainBackend*>(&backend);
+  if (!train) {
+    result.loss = cross_entropy_sum(result.logits, shifted) / static_cast<double>(counted);
+    return result;
+  }
+  const Tensor sum = train->cross_entropy_sum(logits, shifted);
+  const Tensor loss = train->scale(sum, 1.0f / static_cast<float>(counted));
+  train->backward(loss);
+  result.loss = train->to_host(loss)[0];
   for (const auto& [name, tensor] : weights)
-    result.gradients.push_back({name, backend.gradient(tensor)});
+    result.gradients.push_back({name, train->gradient(tensor)});
   return result;
 }
 

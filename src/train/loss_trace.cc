@@ -9,12 +9,6 @@ namespace {
 
 constexpr int64_t kNotCounted = -100;
 
-TrainBackend& train_backend(LoadedModel& loaded, const std::string& where) {
-  auto* backend = dynamic_cast<TrainBackend*>(&loaded.backend());
-  if (!backend) fail("{}: tensor 'labels' asks for gradients, which need --backend torch", where);
-  return *backend;
-}
-
 // Drops the batch dimension of one row. Throws Error where the rest has another rank than expected.
 TensorView one_row(const TensorView& tensor, size_t rank, const std::string& where) {
   TensorView row = tensor;
@@ -108,23 +102,28 @@ bool has_labels(const std::filesystem::path& file) {
 
 std::vector<TensorView> trace_loss(LoadedModel& loaded, const std::filesystem::path& path) {
   const WeightFile file = open_safetensors(path).weights;
-  TrainBackend& backend = train_backend(loaded, file.where());
-  loaded.model().visit_tensors(
-      [&](const TensorSlot& slot) { backend.set_trainable(*slot.tensor, true); });
-  backend.set_recording(true);
-  const std::vector<int64_t> labels = read_labels(file, loaded.config().text.vocab);
+  Model& model = loaded.model();
+  auto* train = dynamic_cast<TrainBackend*>(&loaded.backend());
+  if (train) {
+    model.visit_tensors([&](const TensorSlot& slot) { train->set_trainable(*slot.tensor, true); });
+    train->set_recording(true);
+  }
+  const int64_t vocab = loaded.config().text.vocab;
+  const std::vector<int64_t> labels = read_labels(file, vocab);
   const auto [x, is_image] = input_rows(loaded, file);
-  if (static_cast<int64_t>(labels.size()) != x.dim(0))
-    fail("{}: {} labels for {} tokens", file.where(), labels.size(), x.dim(0));
-  if (const int64_t limit = loaded.context_limit(); limit > 0 && x.dim(0) > limit)
-    fail("{}: {} tokens, the model's context is {}", file.where(), x.dim(0), limit);
-  const LossAndGradients result = loss_and_gradients(loaded.model(), backend, x, labels, is_image);
-  backend.set_recording(false);
+  const int64_t n = x.dim(0);
+  if (std::ssize(labels) != n) fail("{}: {} labels for {} tokens", file.where(), labels.size(), n);
+  if (const int64_t limit = loaded.context_limit(); limit > 0 && n > limit)
+    fail("{}: {} tokens, the model's context is {}", file.where(), n, limit);
+  const LossAndGradients result = loss_and_gradients(model, loaded.backend(), x, labels, is_image);
+  if (train) train->set_recording(false);
   const float loss[] = {static_cast<float>(result.loss)};
   std::vector<TensorView> out;
   out.push_back(make_view("loss", Shape{1}, std::span<const float>(loss)));
+  out.push_back(make_view("logits", Shape{n, vocab}, std::span<const float>(result.logits)));
+  if (!train) return out;
   size_t next = 0;
-  loaded.model().visit_tensors([&](const TensorSlot& slot) {
+  model.visit_tensors([&](const TensorSlot& slot) {
     const auto& [name, values] = result.gradients[next++];
     out.push_back(make_view("grad." + name, slot.shape, std::span<const float>(values)));
   });

@@ -131,7 +131,7 @@ TEST_F(ExitTest, WhatRunRefuses) {
                     HasSubstr("expected a model with loops")));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "confidence"}),
               AllOf(HasSubstr("--exit"), HasSubstr("confidence:T, entropy:T, similarity:T, gate:T, "
-                                                   "depth:N or none")));
+                                                   "depth:N, step:N, cdf:T, weighted or none")));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "confidence:1.5"}),
               HasSubstr("expected a probability above 0, up to 1, found '1.5'"));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:0"}), HasSubstr("whole number of loops"));

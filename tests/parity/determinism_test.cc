@@ -221,7 +221,11 @@ std::vector<Case> cases() {
   list.push_back({"phantom", phantom});
   list.push_back({"recursive", with(text("Llama"), "reprise",
                                     own("recursive", {{"loops", 3}, {"lora_rank", 5}}))});
+  list.push_back({"ouro", with(text("Ouro"), "total_ut_steps", 3)});
   list.push_back({"replay", text("Llama"), {{"plan", "0-1,0,1-0"}}});
+  Json shared = with(text("Nanbeige"), "enable_double_loop_split", true);
+  shared["loop_share_kv"] = true;
+  list.push_back({"loop_split_shared", shared});
   list.push_back({"damped", text("Llama"), {{"plan", "0,0-1*3,1"}}});
   list.push_back(
       {"stored_replay", with(text("Phi3"), "reprise", own("replay", {{"plan", "0-1,1*2"}}))});
@@ -246,6 +250,9 @@ std::vector<Case> cases() {
   quantized.config = with(text("Llama", kQuantizable), "reprise",
                           own("recursive", {{"loops", 2}, {"lora_rank", 8}}));
   quantized.type = DType::Q8_0;
+  list.push_back(quantized);
+  quantized.name = "ouro_q8_0_int8";
+  quantized.config = with(text("Ouro", kQuantizable), "total_ut_steps", 2);
   list.push_back(quantized);
   return list;
 }

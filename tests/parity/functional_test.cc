@@ -37,6 +37,7 @@ std::vector<std::pair<std::string, Json>> models() {
           {"trol", tiny_vision_language_config("trol", tiny_text_config("Phi3ForCausalLM"))},
           {"phantom", phantom},
           {"recursive", recursive},
+          {"ouro", tiny_text_config("OuroForCausalLM")},
           {"damped replay", damped}};
 }
 

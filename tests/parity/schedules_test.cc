@@ -362,6 +362,16 @@ std::vector<Kind> kinds() {
                   {{}},
                   LoopedScheme::kLoops,
                   true});
+  Json ouro = text("Ouro");
+  ouro["total_ut_steps"] = 3;
+  list.push_back({"ouro", ouro, {{}, {{"loops", int64_t{2}}}}, 3});
+  TinyShape four_layers;
+  four_layers.layers = 4;
+  Json split = tiny_text_config("NanbeigeForCausalLM", four_layers);
+  split.update({{"enable_double_loop_split", true}, {"loop_middle_layers", 2}});
+  list.push_back({"loop_split", split, {{}}, 3});
+  split["loop_share_kv"] = true;
+  list.push_back({"loop_split_shared", split, {{}}, 3});
   Json phantom = tiny_vision_language_config("phantom", text("Qwen2"));
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
   list.push_back({"phantom", phantom});

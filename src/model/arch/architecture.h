@@ -45,6 +45,7 @@ struct GgufForm {
   bool norm_offset_added = false;  // norms hold offset + weight
   bool optional_biases = false;    // attention_bias, mlp_bias: told by the tensors that are there
   const char* qkv = nullptr;       // "reprise.qkv", where not as in the architecture's folders
+  std::vector<const char*> keys = {};  // flags and whole numbers of config.json that they may have
 };
 
 // The keys of one decoder.

@@ -103,8 +103,8 @@ bool knows_architecture(const Json& json) {
   if (!json.is_object()) return true;
   const SchemeType* type = recognise_release(json);
   if (!type) return knows_decoder(json);
-  return type->release.knows_decoder ? type->release.knows_decoder(json)
-                                     : knows_decoder(decoder_part(json));
+  if (type->release.knows_decoder) return type->release.knows_decoder(json);
+  return type->release.decoder || knows_decoder(decoder_part(json));
 }
 
 ModelConfig config_from_json(const Json& json, const std::string& where, Problems* noted) {

@@ -42,9 +42,16 @@ struct NormConfig {
   float offset = 0;  // added to the weight; NormKind::Rms only
 };
 
+// Norms behind attention and behind the MLP, each with weights of its own.
+enum class PostNorm {
+  None,
+  Branch,  // of what is added to the state: x + norm(f(x))
+};
+
 // What one block may have otherwise than its neighbours.
 struct BlockConfig {
-  NormConfig norm;       // before attention and before the MLP
+  NormConfig norm;                      // before attention and before the MLP
+  PostNorm post_norm = PostNorm::None;  // as `norm`, behind them
   bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
   int rope = 0;          // of TextConfig::ropes
   float scale = 0;       // on q.k, before the softmax

@@ -12,6 +12,7 @@
 #include "model/arch/architecture.h"
 #include "model/config/config_parts.h"
 #include "model/load.h"
+#include "model/scheme_type.h"
 
 namespace reprise {
 namespace {
@@ -164,6 +165,10 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
         std::vector<std::string>(static_cast<size_t>(layers), "sliding_attention");
   }
   for (const char* flag : kind.own_flags) json[flag] = meta.get_bool(keys.name(flag));
+  for (const char* key : kind.gguf.keys)
+    if (const GgufValue* value = meta.find(keys.name(key)))
+      json[key] = std::holds_alternative<bool>(*value) ? Json(std::get<bool>(*value))
+                                                       : Json(*keys.find_int(key));
   json[kind.rope.theta_key] = keys.find_float("rope.freq_base").value_or(10000.0);
   const bool partial = kind.rope.partial_key;
   const int64_t dim = keys.find_int("rope.dimension_count").value_or(head_dim);
@@ -236,10 +241,10 @@ ModelConfig config_from_gguf(const GgufFile& file) {
     return config;
   }
   const std::string name = meta.get_string("general.architecture");
-  const Architecture* kind = find_gguf_architecture(name);
+  const Architecture* kind = find_gguf_decoder(name);
   if (!kind)
     meta.fail_at("general.architecture", "unknown architecture '" + name +
-                                             "'; this program reads " + gguf_architecture_names() +
+                                             "'; this program reads " + gguf_decoder_names() +
                                              " and its own files (with key 'reprise.config')");
   const GgufKeys keys = {meta, name + "."};
   Json json = decoder_keys(file, keys, *kind);

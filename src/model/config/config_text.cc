@@ -176,9 +176,10 @@ TextConfig read_text_config(const JsonObject& json, Dialect dialect) {
   const std::string name = names[0].get<std::string>();
   const Architecture* kind = find_architecture(name);
   if (!kind)
-    json.fail_at("architectures", "unknown architecture '" + name + "'; this program knows " +
-                                      architecture_names() + ", and models of type " +
-                                      release_list() + " around them");
+    json.fail_at("architectures",
+                 fmt::format("unknown architecture '{}'; this program knows {}, and models of type "
+                             "{} around them",
+                             name, decoder_names(), release_list()));
   return read_text_config(json, dialect, *kind, name);
 }
 

@@ -28,12 +28,22 @@ enum class ExitKind {
   Similarity,  // the cosine of this and the last loop's state is >= threshold; from the second on
   Gate,        // the sigmoid of the scheme's exit gate is >= threshold (Scheme::exit_gate)
   Depth,       // it has run `threshold` loops
+  Step,        // the loop's number, from 0, is `threshold`
+  Cdf,         // the gates up to here make it leave with a probability >= threshold (ExitOdds)
+  Weighted,    // it doesn't: its logits are the mean of all loops' by those probabilities
+};
+
+// What leaving means.
+enum class ExitMode {
+  Skip,    // the loops left out aren't run (but for what `kv` says)
+  Select,  // all loops are run; the rule only chooses whose state the head reads
 };
 
 struct ExitConfig {
   ExitKind kind = ExitKind::None;
-  double threshold = 0;  // of its kind; of Depth: loops, a whole number
+  double threshold = 0;  // of its kind; of Depth and Step: loops, a whole number
   ExitKv kv = ExitKv::Exact;
+  ExitMode mode = ExitMode::Skip;  // of a request, not stored; Weighted: Select
 
   bool active() const { return kind != ExitKind::None; }
   bool operator==(const ExitConfig&) const = default;
@@ -41,14 +51,17 @@ struct ExitConfig {
 
 std::string exit_kind_name(ExitKind kind);  // "confidence"
 std::string exit_kv_name(ExitKv kv);        // "exact"
-// "confidence, entropy, similarity, gate or depth"
+std::string exit_mode_name(ExitMode mode);  // "select"
+// "confidence, entropy, ... or weighted"
 std::string exit_kind_list();
 
 // Throw Error that says what was expected and found. Thresholds: confidence above 0 to 1, entropy
-// from 0, similarity -1 to 1, gate 0 to 1, depth from 1 (how many loops there are a plan says).
+// from 0, similarity -1 to 1, gate 0 to 1, depth from 1, step from 0 (how many loops there are a
+// plan says), cdf from 0; weighted has none.
 ExitKind parse_exit_kind(std::string_view name);
 ExitKv parse_exit_kv(std::string_view name);
-// "confidence:0.9", "depth:2", "none"; the policy for KV is left as it is by default.
+ExitMode parse_exit_mode(std::string_view name);
+// "confidence:0.9", "depth:2", "none"; policy for KV and mode are left as they are by default.
 ExitConfig parse_exit(std::string_view text);
 // What is wrong with a threshold: "expected ..., found ..."; "" for nothing.
 std::string exit_threshold_problem(ExitKind kind, double threshold);

@@ -54,6 +54,13 @@ int Plan::loops() const {
   }));
 }
 
+bool Plan::shares_kv() const {
+  return std::any_of(steps.begin(), steps.end(), [](const Step& step) {
+    const auto* visit = std::get_if<Visit>(&step.op);
+    return visit && (visit->read != visit->write || visit->past);
+  });
+}
+
 std::vector<int> Plan::writers() const {
   std::vector<int> steps_of(kv_rows.size(), -1);
   for (size_t i = 0; i < steps.size(); ++i)
@@ -66,6 +73,18 @@ Plan dense_plan(int blocks) {
   Plan plan;
   for (int b = 0; b < blocks; ++b)
     plan.visit(b, plan.add_kv_row(), /*adapter=*/-1, fmt::format("layer.{}.out", b));
+  return plan;
+}
+
+Plan looped_plan(int blocks, int loops, bool norm) {
+  Plan plan;
+  for (int loop = 0; loop < loops; ++loop) {
+    for (int b = 0; b < blocks; ++b) {
+      const int row = plan.add_kv_row();
+      plan.visit(b, row, /*adapter=*/-1, fmt::format("layer.{}.out", row));
+    }
+    plan.loop_end(loop, norm && loop + 1 < loops);  // behind the last one the head's norm follows
+  }
   return plan;
 }
 

@@ -129,7 +129,8 @@ struct Plan {
 
   int visits() const;  // effective depth
   int unique_blocks() const;
-  int loops() const;  // number of LoopEnd steps
+  int loops() const;       // number of LoopEnd steps
+  bool shares_kv() const;  // whether a visit reads another row than the one it writes
 
   // By KV row the step that writes it; -1: none does. (No row is written twice.)
   std::vector<int> writers() const;
@@ -146,6 +147,9 @@ struct Plan {
 
 // One visit a block, in order: every ordinary decoder.
 Plan dense_plan(int blocks);
+// All blocks so many times over, every visit with a KV row of its own: row loop * blocks + block.
+// norm: what goes on from loop to loop is the final norm of the state.
+Plan looped_plan(int blocks, int loops, bool norm);
 
 // "0-23,10-14" -> visits of blocks 0..23, then 10..14 again, each visit with a KV row of its own.
 // A range may run backwards ("5-3") and a block may stand alone ("7"). Damped replay

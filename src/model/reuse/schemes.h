@@ -14,6 +14,8 @@
   X(trol)                  \
   X(phantom)               \
   X(recursive)             \
+  X(ouro)                  \
+  X(nanbeige)              \
   /* The next one above this line. */
 
 namespace reprise {
@@ -30,5 +32,7 @@ std::unique_ptr<Scheme> make_as(const ModelConfig& config) {
 
 // "plan", for schemes whose blocks may be visited in any order: what Scheme::decode_plan reads.
 SchemeOption plan_option();
+// "loops", for schemes that can run another number of loops than the config's.
+SchemeOption loops_option();
 
 }  // namespace reprise

@@ -124,6 +124,11 @@ class JoinedRows {
 std::unique_ptr<Cohort> Runner::start(const Plan& plan, Rows rows, Tensor x,
                                       Observer* observer) const {
   REPRISE_CHECK(x.rank() == 2 && x.dim(1) == model_.config().text.d);
+  for (const RowSegment& segment : rows.segments)
+    if (!segment.sequence && plan.shares_kv())
+      fail(
+          "the model has visits that read other visits' keys and values; without a cache, as in "
+          "training, it can't be run");
   auto cohort = std::make_unique<Cohort>(plan, std::move(rows), std::move(x));
   cohort->observer_ = observer;
   for (const RowSegment& segment : cohort->rows().segments)
@@ -325,8 +330,12 @@ std::unique_ptr<Cohort> Runner::leave(Cohort& cohort, ExitKv policy) const {
                     steps.begin() + static_cast<std::ptrdiff_t>(next),
                     [](const Step& step) { return std::holds_alternative<Visit>(step.op); });
     if (deeper) {
-      rest = std::make_unique<Cohort>(cohort.plan(), cohort.rows(), cohort.states_.x,
-                                      policy == ExitKv::Propagate ? Mode::KvOnly : Mode::Deferred);
+      const bool propagate = policy == ExitKv::Propagate;
+      // What goes on; a deferred cohort passes the loop end itself.
+      const Tensor x =
+          propagate && end->norm ? model_.final_norm(cohort.states_.x) : cohort.states_.x;
+      rest = std::make_unique<Cohort>(cohort.plan(), cohort.rows(), x,
+                                      propagate ? Mode::KvOnly : Mode::Deferred);
       rest->step_ = here;
       rest->end_ = next;
       rest->states_.registers = cohort.states_.registers;

@@ -181,6 +181,25 @@ Shape qwen2_5() {
           ""};
 }
 
+// ChatML with the first system message taken out of the loop (Ouro): with a default for it or
+// without, and with an opening <think> that nobody asks for here.
+Shape chatml_first_system(const std::string& name, bool thinks) {
+  const std::string fallback = chat_format(name).default_system;
+  return {
+      name,
+      {"{%ifmessages[0]['role']=='system'%}"
+       "{{'<|im_start|>system\n'+messages[0]['content']+'<|im_end|>\n'}}" +
+       (fallback.empty() ? "" : "{%else%}{{'<|im_start|>system\n" + fallback + "<|im_end|>\n'}}") +
+       "{%endif%}" + kLoop + "{%ifmessage['role']=='system'andloop.first%}{%else%}" +
+       chatml_turn() + "{%endif%}{%endfor%}" + kAsked + "{{'<|im_start|>assistant\n'}}" +
+       (thinks ? "{%ifenable_thinkingisdefinedandenable_thinkingistrue%}{{'<think>\n'}}"
+                 "{%endif%}"
+               : "") +
+       "{%endif%}"},
+      3 + (fallback.empty() ? 0 : 1) + (thinks ? 1 : 0),
+      ""};
+}
+
 std::vector<std::string> llama3_pieces() {
   return {
       "{%setloop_messages=messages%}{%formessageinloop_messages%}"
@@ -243,6 +262,10 @@ const std::vector<Shape>& shapes() {
       chatml_with_default("smollm2"),
       chatml_with_default("qwen2"),
       qwen2_5(),
+      chatml_first_system("chatml", false),
+      chatml_first_system("chatml", true),
+      chatml_first_system("qwen2", false),
+      chatml_first_system("qwen2", true),
       {"llama3", llama3_pieces(), 2, ""},
       phi3(""),
       phi3("andmessage['content']"),

@@ -78,7 +78,7 @@ ExitConfig rule_of(Model& model, ExitKind kind, ExitKv kv) {
 }
 
 constexpr ExitKind kKinds[] = {ExitKind::Confidence, ExitKind::Entropy, ExitKind::Similarity,
-                               ExitKind::Gate, ExitKind::Depth};
+                               ExitKind::Gate,       ExitKind::Depth,   ExitKind::Cdf};
 
 TEST(ExitScores, OfRowsThatAreKnown) {
   const float inf = std::numeric_limits<float>::infinity();
@@ -103,11 +103,18 @@ TEST(ExitConfig, Texts) {
   EXPECT_EQ(parse_exit("similarity:-0.5"), (ExitConfig{ExitKind::Similarity, -0.5}));
   EXPECT_EQ(parse_exit("gate:0"), (ExitConfig{ExitKind::Gate, 0}));
   EXPECT_EQ(parse_exit("depth:2"), (ExitConfig{ExitKind::Depth, 2}));
-  for (const char* text : {"none", "confidence:0.9", "entropy:2.5", "depth:2"})
+  EXPECT_EQ(parse_exit("step:0"), (ExitConfig{ExitKind::Step, 0}));
+  EXPECT_EQ(parse_exit("cdf:1.5"), (ExitConfig{ExitKind::Cdf, 1.5}));
+  EXPECT_EQ(parse_exit("weighted"),
+            (ExitConfig{.kind = ExitKind::Weighted, .mode = ExitMode::Select}));
+  for (const char* text :
+       {"none", "confidence:0.9", "entropy:2.5", "depth:2", "step:3", "cdf:0.35", "weighted"})
     EXPECT_EQ(exit_text(parse_exit(text)), text);
-  for (const char* text : {"", "confidence", "conf:0.9", "0.9", "none:1", ":1", "Depth:1"})
+  for (const char* text :
+       {"", "confidence", "conf:0.9", "0.9", "none:1", ":1", "Depth:1", "weighted:1"})
     EXPECT_THAT(error_of([&] { parse_exit(text); }),
-                AllOf(HasSubstr("confidence:T, entropy:T, similarity:T, gate:T, depth:N or none"),
+                AllOf(HasSubstr("confidence:T, entropy:T, similarity:T, gate:T, depth:N, step:N, "
+                                "cdf:T, weighted or none"),
                       HasSubstr(fmt::format("found '{}'", text))));
   const std::pair<const char*, const char*> wrong[] = {
       {"confidence:0", "confidence: expected a probability above 0, up to 1, found '0'"},
@@ -122,12 +129,19 @@ TEST(ExitConfig, Texts) {
       {"depth:0", "depth: expected a whole number of loops from 1, found '0'"},
       {"depth:1.5", "whole number"},
       {"depth:-1", "whole number"},
-      {"depth:2x", "2x"}};
+      {"depth:2x", "2x"},
+      {"step:-1", "step: expected a loop's number from 0, found '-1'"},
+      {"step:0.5", "a loop's number"},
+      {"cdf:-0.1", "cdf: expected a probability from 0"},
+      {"cdf:inf", "inf"}};
   for (const auto& [text, message] : wrong)
     EXPECT_THAT(error_of([&] { parse_exit(text); }), HasSubstr(message)) << text;
   for (const ExitKv kv : kPolicies) EXPECT_EQ(parse_exit_kv(exit_kv_name(kv)), kv);
   EXPECT_EQ(error_of([] { parse_exit_kv("full"); }),
             "expected propagate, exact or share, found 'full'");
+  for (const ExitMode mode : {ExitMode::Skip, ExitMode::Select})
+    EXPECT_EQ(parse_exit_mode(exit_mode_name(mode)), mode);
+  EXPECT_EQ(error_of([] { parse_exit_mode("all"); }), "expected select or skip, found 'all'");
 }
 
 // What is wrong with it is no problem of the model's: another rule may be asked for or stored.
@@ -141,6 +155,9 @@ TEST_F(EarlyExitsTest, AStoredRuleIsCheckedWhereItIsUsed) {
     const auto model = tiny_model(config_with(exit), *backend_);
     return error_of([&] { model->stored_exit(model->decode_plan()); });
   };
+  for (const ExitConfig& rule :
+       {ExitConfig{ExitKind::Cdf, 0.7}, ExitConfig{ExitKind::Step, 1, ExitKv::Propagate}})
+    EXPECT_EQ(tiny_model(config_with(exit_config_to_json(rule)), *backend_)->config().exit, rule);
   const ExitConfig rule = {ExitKind::Entropy, 1.25, ExitKv::Share};
   EXPECT_EQ(tiny_model(config_with(exit_config_to_json(rule)), *backend_)->config().exit, rule);
   EXPECT_FALSE(make({})->config().exit.has_value());
@@ -148,10 +165,9 @@ TEST_F(EarlyExitsTest, AStoredRuleIsCheckedWhereItIsUsed) {
               HasSubstr("key 'reprise.exit.agreement': is unknown here, expected one of kind"));
   EXPECT_THAT(refusal({{"threshold", 0.5}, {"kv", "exact"}}),
               AllOf(HasSubstr("tiny model: key 'reprise.exit.kind'"), HasSubstr("missing")));
-  EXPECT_THAT(
-      refusal({{"kind", "surprise"}, {"threshold", 0.5}, {"kv", "exact"}}),
-      HasSubstr("key 'reprise.exit.kind': expected confidence, entropy, similarity, gate or "
-                "depth, found 'surprise'"));
+  EXPECT_THAT(refusal({{"kind", "surprise"}, {"threshold", 0.5}, {"kv", "exact"}}),
+              HasSubstr("key 'reprise.exit.kind': expected confidence, entropy, similarity, gate, "
+                        "depth, step, cdf or weighted, found 'surprise'"));
   EXPECT_THAT(
       refusal({{"kind", "gate"}, {"threshold", 3}, {"kv", "exact"}}),
       HasSubstr("key 'reprise.exit.threshold': expected a probability from 0 to 1, found 3"));
@@ -191,7 +207,15 @@ TEST_F(EarlyExitsTest, RulesThatDoNotFitThePlan) {
   EXPECT_THAT(
       refusal(*looped, {ExitKind::Depth, 4}),
       HasSubstr("depth:4: expected 1 to 3 loops, which is what the plan of tiny model has"));
-  EXPECT_THAT(refusal(*looped, {ExitKind::Gate, 0.5}), HasSubstr("no exit gate"));
+  EXPECT_THAT(
+      refusal(*looped, {ExitKind::Step, 3}),
+      HasSubstr("step:3: expected a loop's number from 0 to 2, the plan of tiny model has 3"));
+  for (const ExitKind kind : {ExitKind::Gate, ExitKind::Cdf})
+    EXPECT_THAT(refusal(*looped, {kind, 0.5}), HasSubstr("no exit gate"));
+  EXPECT_THAT(refusal(*looped, {ExitKind::Weighted}), HasSubstr("none can be left out"));
+  EXPECT_THAT(refusal(*make({.last = 1}),
+                      {.kind = ExitKind::Depth, .threshold = 1, .mode = ExitMode::Select}),
+              HasSubstr("layers behind its loops"));
   EXPECT_EQ(refusal(*looped, {ExitKind::Depth, 3}), "");
   EXPECT_EQ(refusal(*dense, {}), "");
   // Another plan of the same model.
@@ -222,13 +246,14 @@ TEST_F(EarlyExitsTest, TokensLeaveAtTheFirstLoopEndThatSaysSo) {
         rows.append(full, std::ssize(ids), std::ssize(ids));
         const Model::Results results =
             model->run(plans->decode, rows, model->embed(ids), nullptr, /*exits=*/true);
-        Tensor previous;
+        ExitMemory memory;
+        ExitMemory* const of_row[] = {&memory};
         int expected = 2;
         for (int loop = 0; loop < 2; ++loop) {
           const Tensor all = results.exits[static_cast<size_t>(loop)];
           const Tensor state = backend_->slice(all, 0, all.dim(0) - 1, all.dim(0));
           const auto logits = backend_->to_host(model->logits(model->final_norm(state)));
-          const double score = rule.scores(loop, state, previous, logits)[0];
+          const double score = rule.scores(loop, state, logits, of_row)[0];
           if (loop <= found.loop) {
             const double given = found.scores[static_cast<size_t>(loop)];
             EXPECT_TRUE(given == score || (std::isnan(given) && std::isnan(score)));
@@ -236,7 +261,6 @@ TEST_F(EarlyExitsTest, TokensLeaveAtTheFirstLoopEndThatSaysSo) {
             EXPECT_TRUE(std::isnan(found.scores[static_cast<size_t>(loop)])) << "was not asked";
           }
           if (expected == 2 && rule.leaves(score)) expected = loop;
-          previous = state;
         }
         EXPECT_TRUE(std::isnan(found.scores[2])) << "the last one isn't asked";
         ASSERT_EQ(found.loop, expected);
@@ -251,6 +275,73 @@ TEST_F(EarlyExitsTest, TokensLeaveAtTheFirstLoopEndThatSaysSo) {
         EXPECT_GT(loops.size(), 1u) << "the rule tells tokens apart";
     }
   }
+}
+
+// All loops run and the rule chooses: of a prompt's positions and of generated tokens the logits that
+// leaving gives, with the cache of the full depth.
+TEST_F(EarlyExitsTest, SelectingRunsAllLoops) {
+  const auto model = make({.loops = 3, .rank = 2});
+  const auto plans = make_plans(*model);
+  const std::vector<int32_t> ids = {3, 1, 4, 1, 5, 9, 2, 6};
+  for (const ExitKind kind : kKinds) {
+    SCOPED_TRACE(exit_kind_name(kind));
+    ExitConfig config = rule_of(*model, kind, ExitKv::Exact);
+    config.mode = ExitMode::Select;
+    // By single tokens, and in chunks as one prompt.
+    Session one_by_one(*model, plans, 512, config), prompt(*model, plans, 3, config);
+    one_by_one.prefill(prompt_of({ids[0]}));
+    std::vector<int> loops = one_by_one.prompt_loops();
+    std::vector<float> logits;
+    for (size_t i = 1; i < ids.size(); ++i) {
+      const LoopExit left = one_by_one.decode_exit(ids[i]);
+      loops.push_back(left.loop);
+      logits = left.logits;
+    }
+    Tensor last;
+    prompt.prefill(prompt_of(ids), [&](int64_t, const Tensor& normed) {
+      last = backend_->slice(normed, 0, normed.dim(0) - 1, normed.dim(0));
+    });
+    EXPECT_EQ(prompt.prompt_loops(), loops);
+    EXPECT_EQ(prompt.logits(last), logits);
+    Session alone(*model, plans, 3, config);
+    EXPECT_EQ(alone.prefill(prompt_of(ids)), logits);
+    EXPECT_EQ(alone.prompt_loops(), std::vector<int>{loops.back()});
+    EXPECT_GT(std::set<int>(loops.begin(), loops.end()).size(), kind == ExitKind::Depth ? 0u : 1u);
+    // The same tokens without a rule.
+    Session full(*model, plans);
+    full.prefill(prompt_of(ids));
+    EXPECT_EQ(full.decode(7).size(), one_by_one.decode_exit(7).logits.size());
+    EXPECT_EQ(full.kv_bytes(), one_by_one.kv_bytes());
+  }
+  ExitConfig mean = {.kind = ExitKind::Weighted, .mode = ExitMode::Select};
+  Session weighted(*model, plans, 512, mean);
+  const std::vector<float> found = weighted.prefill(prompt_of(ids));
+  // The mean of each loop's logits by the gates' probabilities.
+  Sequence sequence;
+  Rows rows;
+  rows.append(sequence, std::ssize(ids), std::ssize(ids));
+  const auto ends = model->run(plans->decode, rows, model->embed(ids), nullptr, true).exits;
+  std::vector<double> expected(found.size(), 0);
+  ExitOdds odds;
+  for (size_t loop = 0; loop < ends.size(); ++loop) {
+    const Tensor end = backend_->slice(ends[loop], 0, std::ssize(ids) - 1, std::ssize(ids));
+    const float lambda = gate_probability(backend_->to_host(model->exit_gate(end))[0]);
+    const double p = odds.next(lambda, loop + 1 == ends.size());
+    const auto logits = backend_->to_host(model->logits(model->final_norm(end)));
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] += p * logits[i];
+  }
+  EXPECT_NEAR(odds.cdf(), 1, 1e-6);
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-4);
+}
+
+// A gate of 1 leaves for sure, and what remains after it is nothing.
+TEST(ExitOdds, InFloat32) {
+  ExitOdds odds;
+  EXPECT_EQ(odds.next(gate_probability(-1), false), gate_probability(-1));
+  EXPECT_EQ(gate_probability(40), 1.0f);
+  odds.next(gate_probability(40), false);
+  EXPECT_EQ(odds.cdf(), 1.0f);
+  EXPECT_EQ(odds.next(0.3f, true), 0.0f);
 }
 
 TEST_F(EarlyExitsTest, AtFullDepthAllIsAsWithoutARule) {

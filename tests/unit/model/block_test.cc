@@ -174,13 +174,12 @@ TEST_F(BlockParts, QkvInOneMatrixOrThree) {
 // attention is its own value, and rope turns nothing.
 class WholeBlock : public BlockParts {
  protected:
-  static ModelConfig config() {
-    const Json json = {{"architectures", {"LlamaForCausalLM"}},
-                       {"hidden_size", 12},
-                       {"vocab_size", 12},
-                       {"num_attention_heads", 2},
-                       {"intermediate_size", 8},
-                       {"num_hidden_layers", 1}};
+  static ModelConfig config(const std::string& architecture = "LlamaForCausalLM",
+                            const Json& more = Json::object()) {
+    Json json = {
+        {"architectures", {architecture}}, {"hidden_size", 12},      {"vocab_size", 12},
+        {"num_attention_heads", 2},        {"intermediate_size", 8}, {"num_hidden_layers", 1}};
+    json.update(more);
     return config_from_json(json, "config");
   }
   // What the block makes of x_.
@@ -215,6 +214,13 @@ class WholeBlock : public BlockParts {
       x[i] = static_cast<float>((x[i] - mean) / std::sqrt(squares + 1e-5)) *
                  weight(name + ".weight")[i] +
              weight(name + ".bias")[i];
+    return x;
+  }
+  std::vector<float> rms_norm(std::vector<float> x, const std::string& name) const {
+    double squares = 0;
+    for (const float value : x) squares += double{value} * value / static_cast<double>(x.size());
+    for (size_t i = 0; i < x.size(); ++i)
+      x[i] = static_cast<float>(x[i] / std::sqrt(squares + 1e-5)) * weight(name + ".weight")[i];
     return x;
   }
   std::vector<float> attention(const std::vector<float>& h) const {
@@ -255,6 +261,18 @@ TEST_F(WholeBlock, ParallelResidual) {
   const std::vector<float> found = run(config);
   const std::vector<float> h = sum(x_, attention(layer_norm(x_, "input_layernorm")));
   expect_near(found, sum(h, gated_mlp(layer_norm(x_, "post_attention_layernorm"))), 1e-4);
+}
+
+TEST_F(WholeBlock, NormsOfWhatIsAdded) {
+  const std::vector<float> found =
+      run(config("OuroForCausalLM",
+                 {{"num_key_value_heads", 2}, {"rms_norm_eps", 1e-5}, {"total_ut_steps", 1}}));
+  const std::vector<float> h =
+      sum(x_, rms_norm(attention(rms_norm(x_, "input_layernorm")), "input_layernorm_2"));
+  expect_near(found,
+              sum(h, rms_norm(gated_mlp(rms_norm(h, "post_attention_layernorm")),
+                              "post_attention_layernorm_2")),
+              1e-4);
 }
 
 TEST_F(WholeBlock, MlpWithoutAGate) {

@@ -99,7 +99,7 @@ TEST(SchemeTypes, OptionsOfOtherSchemesAreRefused) {
               HasSubstr("schemes dense, replay, phantom and recursive have it"));
   EXPECT_THAT(refusal("trol", {{"last_gate", true}}), HasSubstr("no scheme has it"))
       << "it belongs to loading, not to a request";
-  EXPECT_THAT(refusal("trol", {{"loops", 3}}), HasSubstr("no scheme has it"));
+  EXPECT_THAT(refusal("trol", {{"turns", 3}}), HasSubstr("no scheme has it"));
 }
 
 TEST(SchemeTypes, ValuesAreChecked) {

@@ -90,6 +90,44 @@ TEST(Chat, TruncatedTemplates) {
   }
 }
 
+// ChatML whose first system message stands before the loop, with and without a default, and with an
+// opening of thoughts that is only written where it is asked for.
+TEST(Chat, SystemMessageBeforeTheLoop) {
+  const std::string first =
+      "{%- if messages[0]['role'] == 'system' -%}{{- '<|im_start|>system\\n' + "
+      "messages[0]['content'] + '<|im_end|>\\n' }}";
+  const std::string fallback =
+      "{%- else -%}{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}";
+  const std::string turns =
+      "{%- endif -%}\n{%- for message in messages -%}\n  {%- if message.role == 'system' and "
+      "loop.first -%}{# written #}{%- else -%}\n    {{- '<|im_start|>' + message['role'] + '\\n' + "
+      "message['content'] + '<|im_end|>' + '\\n' }}\n  {%- endif -%}\n{%- endfor -%}\n"
+      "{%- if add_generation_prompt -%}\n{{- '<|im_start|>assistant\\n' }}";
+  const std::string thinks =
+      "{%- if enable_thinking is defined and enable_thinking is true -%}{{- '<think>\\n' }}"
+      "{%- endif -%}";
+  const std::vector<ChatMessage> asked = {{"user", "Hi"}, {"assistant", "Yes."}, {"user", "So?"}};
+  std::vector<ChatMessage> led = asked;
+  led.insert(led.begin(), {"system", "Be brief."});
+  const std::string text =
+      "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
+      "<|im_start|>user\nSo?<|im_end|>\n<|im_start|>assistant\n";
+  for (const bool with_default : {false, true})
+    for (const bool thinking : {false, true}) {
+      const std::string jinja = first + (with_default ? fallback : "") + turns +
+                                (thinking ? thinks : "") + "{%- endif -%}\n";
+      const ChatFormat format = recognize_chat_format(jinja, "", "", "m");
+      EXPECT_EQ(text_of(render_chat(format, led, {})),
+                "<|im_start|>system\nBe brief.<|im_end|>\n" + text);
+      EXPECT_EQ(
+          text_of(render_chat(format, asked, {})),
+          (with_default ? "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" : "") +
+              text);
+      EXPECT_THAT(format.stop_strings(), ::testing::Contains("<|im_end|>"));
+      EXPECT_THROW(recognize_chat_format(jinja + "{{- '!' }}", "", "", "m"), Error);
+    }
+}
+
 TEST(Chat, TemplateWithoutItsTokens) {
   for (const Json& entry : known_templates()) {
     if (entry["format"] == "zephyr" || entry["format"] == "mistral-instruct") {
