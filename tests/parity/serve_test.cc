@@ -243,6 +243,7 @@ TEST_P(Serve, TokensAreThoseOfEachAlone) {
         scheduler.cancel(ids[i]);
         cancelled[i] = true;
       }
+      if (submitted > 0 && random.chance(12)) scheduler.preempt(ids[random.below(submitted)]);
       const bool busy = scheduler.sweep();
       ASSERT_NO_THROW(scheduler.check());
       if (!busy && submitted == asked.size()) break;

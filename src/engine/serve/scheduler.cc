@@ -165,6 +165,14 @@ void Scheduler::fault(std::vector<Live*> whose, const std::string& what) {
   }
 }
 
+bool Scheduler::preempt(RequestId id) {
+  const auto at = std::find_if(running_.begin(), running_.end(),
+                               [&](const auto& live) { return live->id == id; });
+  if (at == running_.end()) return false;
+  preempt(**at);
+  return true;
+}
+
 void Scheduler::preempt(Live& live) {
   moved_ = true;
   ++stats_.preemptions;

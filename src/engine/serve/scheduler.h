@@ -71,6 +71,9 @@ class Scheduler {
   void run_until_idle();
   // Sweeps, and waits when idle, until stop().
   void run();
+  // Takes its KV away from a request that runs (false: it doesn't). It waits for room like others
+  // and is then run again up to where it was; no token changes. Between sweeps.
+  bool preempt(RequestId id);
   // Throws InternalError unless all KV rows are in order (backend/kv/check.h). Between sweeps.
   void check() const;
   const SchedulerStats& stats() const { return stats_; }
