@@ -51,7 +51,7 @@ void Crew::advance(Group& group) {
     const bool last = end->loop + 1 == group.cohort->plan().loops();
     if (live.rule && group.work != Group::Work::Rest) {
       const std::vector<int32_t> wanted = group.wanted();
-      if (group.work == Group::Work::Replay) {
+      if (group.work == Group::Work::Rerun) {
         // Runs of tokens are cut where exits differ.
         const int64_t token = group.cohort->rows().positions[0] - live.prompt_size();
         const bool leaves = live.exits[static_cast<size_t>(token)] == end->loop;

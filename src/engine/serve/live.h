@@ -35,10 +35,10 @@ struct Live {
   bool in_prompt() const { return sequence.length < prompt_size(); }
   // Generated tokens that have been started.
   int64_t generated() const { return sequence.length - prompt_size(); }
-  bool replays() const { return !in_prompt() && generated() < std::ssize(exits); }
+  bool reruns() const { return !in_prompt() && generated() < std::ssize(exits); }
   // Whether a chosen token waits to be run.
   bool has_next() const {
-    return prompt_done && !replays() && generated() < std::ssize(answer.tokens());
+    return prompt_done && !reruns() && generated() < std::ssize(answer.tokens());
   }
   const Plan& prompt_plan() const {
     return prompt_size() > 1 ? request.plans->prefill : request.plans->decode;

@@ -102,7 +102,7 @@ class Scheduler {
   bool may_start() const;
   // Return how many rows they have started.
   int64_t start_prompt(Live& live, int64_t most);
-  int64_t start_replay(Live& live, int64_t most);
+  int64_t start_rerun(Live& live, int64_t most);
   void start_decode(std::vector<Live*> next);
   // KV for one more token, taken from less important requests if need be; false: it is not to have
   // it now.

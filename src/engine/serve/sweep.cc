@@ -53,8 +53,8 @@ void Scheduler::start_rows() {
     if (!running) continue;
     if (live->in_prompt())
       left -= start_prompt(*live, left);
-    else if (live->prompt_done && live->replays())
-      left -= start_replay(*live, left);
+    else if (live->prompt_done && live->reruns())
+      left -= start_rerun(*live, left);
   }
 }
 
@@ -77,7 +77,7 @@ int64_t Scheduler::start_prompt(Live& live, int64_t most) {
   return std::min(count, most);
 }
 
-int64_t Scheduler::start_replay(Live& live, int64_t most) {
+int64_t Scheduler::start_rerun(Live& live, int64_t most) {
   if (live.generated() == 0) live.sequence.end_prompt(live.prompt_plan());
   const auto first = static_cast<size_t>(live.generated());
   const int64_t length = live.sequence.length;
@@ -94,7 +94,7 @@ int64_t Scheduler::start_replay(Live& live, int64_t most) {
   Live* const one[] = {&live};
   try {
     crew_.start(
-        Group::Work::Replay, live.decode_plan(), one, count,
+        Group::Work::Rerun, live.decode_plan(), one, count,
         model_.embed(std::span(live.answer.tokens()).subspan(first, static_cast<size_t>(count))));
     moved_ = true;
   } catch (const std::exception& error) {
