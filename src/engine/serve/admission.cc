@@ -74,10 +74,13 @@ std::unique_ptr<Live> Admission::next(size_t running) {
   const auto admit = [&](auto at) {
     Live& live = **at;
     const int64_t started = live.prompt_size() + std::ssize(live.exits);
-    live.reservation = budget_->reserve(bytes_for(live, with_ahead(live, started)));
+    live.room = with_ahead(live, started);
+    live.reservation = budget_->reserve(bytes_for(live, live.room));
     // What it can't do without, where nobody else is there to wait for.
-    if (!live.reservation && running == 0)
-      live.reservation = budget_->reserve(bytes_for(live, started));
+    if (!live.reservation && running == 0) {
+      live.room = started;
+      live.reservation = budget_->reserve(bytes_for(live, live.room));
+    }
     if (!live.reservation) return false;
     live.sequence.account = live.reservation->account();
     return true;
@@ -101,10 +104,14 @@ std::unique_ptr<Live> Admission::next(size_t running) {
 }
 
 bool Admission::grow(Live& live, int64_t tokens) {
-  const int64_t needed = bytes_for(live, tokens);
-  if (live.reservation->granted() >= needed) return true;
-  return live.reservation->resize(bytes_for(live, with_ahead(live, tokens))) ||
-         live.reservation->resize(needed);
+  if (tokens <= live.room) return true;
+  for (const int64_t room : {with_ahead(live, tokens), tokens}) {
+    if (!live.reservation->resize(std::max(live.reservation->granted(), bytes_for(live, room))))
+      continue;
+    live.room = room;
+    return true;
+  }
+  return false;
 }
 
 }  // namespace reprise

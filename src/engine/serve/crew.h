@@ -15,7 +15,7 @@ struct Group {
   enum class Work {
     Prompt,  // a chunk of one request's prompt
     Decode,  // a token each of requests with equal plans and exits
-    Rerun,  // one request's tokens that left at the same loop end when they were run before
+    Rerun,   // one request's tokens that left at the same loop end when they were run before
     Rest,    // deeper steps of tokens that have left, for their keys and values
   };
   Work work = Work::Decode;

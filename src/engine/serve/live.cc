@@ -19,6 +19,7 @@ void Live::rewind() {
   REPRISE_CHECK(sequence.under_way.empty(), "rows of a request that starts again");
   sequence = Sequence();
   reservation.reset();
+  room = 0;
   prompt_done = false;
   memory = {};
   left_at = -1;

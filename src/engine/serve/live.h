@@ -20,6 +20,7 @@ struct Live {
   Answer answer;
   Sequence sequence;                         // its length: tokens that have been started
   std::optional<KvReservation> reservation;  // while it runs, under a budget
+  int64_t room = 0;                          // tokens that it surely has KV for
   bool prompt_done = false;
   // By generated token that has been run, the loop it left at. Kept when its KV is dropped: it is
   // then run again up to here without being judged.
