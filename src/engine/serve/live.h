@@ -41,6 +41,11 @@ struct Live {
   bool has_next() const {
     return prompt_done && !reruns() && generated() < std::ssize(answer.tokens());
   }
+  // Whether a token that is to run must wait for the request's rows under way: with shared entries a
+  // token that leaves writes deeper rows at once, so all before it must have written theirs.
+  bool must_wait() const {
+    return rule && rule->config().kv == ExitKv::Share && !sequence.under_way.empty();
+  }
   const Plan& prompt_plan() const {
     return prompt_size() > 1 ? request.plans->prefill : request.plans->decode;
   }

@@ -43,7 +43,8 @@ void Scheduler::start_rows() {
             [](const Live* a, const Live* b) { return Admission::before(*a, *b); });
   // The most important first: what room is made for them others lose who have not started yet.
   for (Live* live : all)
-    if (live->reservation && live->has_next() && make_room(*live)) next.push_back(live);
+    if (live->reservation && live->has_next() && !live->must_wait() && make_room(*live))
+      next.push_back(live);
   start_decode(std::move(next));
   int64_t left = options_.prompt_rows;
   for (const auto& live : std::vector<Live*>(all)) {
@@ -53,7 +54,7 @@ void Scheduler::start_rows() {
     if (!running) continue;
     if (live->in_prompt())
       left -= start_prompt(*live, left);
-    else if (live->prompt_done && live->reruns())
+    else if (live->prompt_done && live->reruns() && !live->must_wait())
       left -= start_rerun(*live, left);
   }
 }
