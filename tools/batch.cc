@@ -75,9 +75,11 @@ class BatchCommand : public Command {
     std::error_code none;
     if (std::filesystem::equivalent(in_, out_, none))
       fail("{}: is both input and output, expected two files", in_.string());
+    LineReader{in_};  // what is wrong with it is said before a model is loaded
     check_output_path(out_, "OUT.jsonl");
 
     const auto loaded = LoadedModel::load(flags_.options());
+    loaded->tokenizer();  // a model without one answers nobody
     const int64_t limit = loaded->context_limit();
     if (limit > 0 && context_ > limit) fail("--ctx {}: the model's context is {}", context_, limit);
     batch_.defaults.context_tokens = context_;
@@ -100,8 +102,10 @@ class BatchCommand : public Command {
       });
     }
     const BatchFigures& figures = batch.figures();
-    if (json_) print_json(report(*loaded, figures));
-    if (!quiet_) print_figures(*loaded, figures);
+    if (json_)
+      print_json(report(*loaded, figures));
+    else if (!quiet_)
+      print_figures(*loaded, figures);
     if (figures.left() == 0) return 0;
     fmt::print(
         stderr,

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <limits>
 #include <map>
 
 #include "base/base64.h"
@@ -212,6 +213,30 @@ TEST_F(BatchTest, ErrorsStayOnTheirLines) {
   EXPECT_THAT(error_of(found.at(9)), AllOf(HasSubstr("'body.tools'"), HasSubstr("'body.top_k'")));
   EXPECT_THAT(error_of(found.at(10)), StartsWith("line 10: "));
   EXPECT_EQ(text_of(found.at(11)), run_json({llama_, "--prompt", "where"})["text"]);
+}
+
+TEST_F(BatchTest, WhatHappensToARequestStaysThere) {
+  edit_tensors(folder_ / "llama/model.safetensors", [](TensorView& tensor) {
+    if (tensor.name != "model.embed_tokens.weight") return;  // [320, 64]
+    std::vector<float> values = to_floats(tensor);
+    std::fill_n(values.begin() + 300 * 64, 64, std::numeric_limits<float>::quiet_NaN());
+    tensor = make_view(tensor.name, tensor.shape, std::span<const float>(values));
+  });
+  const std::vector<Json> lines = {completion("good", {5, 40, 41}),
+                                   completion("nan", {5, 300}, {{"n", 2}}),
+                                   completion("too", {5, 40, 42})};
+  auto found = batch(llama_, lines);
+  EXPECT_EQ(found.at(2)["response"]["status_code"], 500);
+  EXPECT_EQ(found.at(2)["error"]["code"], "server_error");
+  EXPECT_THAT(found.at(2)["error"]["message"].get<std::string>(),
+              AllOf(StartsWith("line 2: "), HasSubstr("logits are NaN")));
+  const std::string good = text_of(found.at(1)), too = text_of(found.at(3));
+  found = batch(llama_, {lines[0], lines[2]});
+  EXPECT_EQ(text_of(found.at(1)), good);
+  EXPECT_EQ(text_of(found.at(2)), too);
+  found = batch(llama_, lines, {"--kv-budget", "1kB"});
+  for (const int64_t line : {1, 2, 3})
+    EXPECT_THAT(error_of(found.at(line)), HasSubstr("the KV budget has 1000"));
 }
 
 TEST_F(BatchTest, PicturesThatCantBeShown) {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "api/batch.h"
 #include "base/base64.h"
 #include "base/json.h"
 
@@ -328,6 +329,18 @@ TEST(BatchLineTest, Exits) {
               HasSubstr("'body.exit.kv': expected a rule to leave by, found none"));
   EXPECT_THAT(chat_refusal("exit", {{"rule", "depth:1"}, {"threshold", 2}}),
               HasSubstr("'body.exit.threshold': is unknown"));
+}
+
+TEST(BatchLineTest, Seeds) {
+  EXPECT_EQ(seed_of_choice(5, 0), 5u) << "as for one answer alone";
+  std::set<uint64_t> seeds;
+  for (int64_t i = 0; i < kMostChoices; ++i) {
+    seeds.insert(seed_of_choice(5, i));
+    seeds.insert(seed_of_choice(6, i));
+    seeds.insert(seed_of_request(0, std::to_string(i)));
+    seeds.insert(seed_of_request(1, std::to_string(i)));
+  }
+  EXPECT_EQ(seeds.size(), static_cast<size_t>(4 * kMostChoices));
 }
 
 TEST(BatchLineTest, AnswerLines) {
