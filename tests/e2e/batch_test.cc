@@ -125,6 +125,7 @@ class BatchTest : public ::testing::Test {
     return text;
   }
   const TempFolder folder_;
+  std::string llama_;
 };
 
 TEST_F(BatchTest, AnswersAreThoseOfRun) {

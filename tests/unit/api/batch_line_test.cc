@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "api/batch.h"
 #include "base/base64.h"
 #include "base/json.h"
