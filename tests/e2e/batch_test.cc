@@ -158,9 +158,9 @@ TEST_F(BatchTest, AnswersAreThoseOfRun) {
 }
 
 TEST_F(BatchTest, Pictures) {
-  for (const std::string name : {"phantom/qwen2-vit", "trol/phi3-vit"}) {
-    const std::filesystem::path model = folder_ / name.substr(0, name.find('/'));
-    copy_model(name, model);
+  copy_model("phantom/qwen2-vit", folder_ / "phantom");
+  for (const std::filesystem::path& model :
+       {folder_ / "phantom", test::source_dir() / "models/tiny-trol.gguf"}) {
     const auto found = batch(model.string(), {picture_chat("a", "what shape"),
                                               chat("b", "what shape"), picture_chat("c", "where")});
     const auto ask = [&](const std::string& question, bool picture) {
@@ -168,9 +168,9 @@ TEST_F(BatchTest, Pictures) {
       if (picture) run.insert(run.end(), {"--image", kPicture.string()});
       return run_json(run)["text"];
     };
-    EXPECT_EQ(text_of(found.at(1)), ask("what shape", true)) << name;
-    EXPECT_EQ(text_of(found.at(2)), ask("what shape", false)) << name;
-    EXPECT_EQ(text_of(found.at(3)), ask("where", true)) << name;
+    EXPECT_EQ(text_of(found.at(1)), ask("what shape", true)) << model;
+    EXPECT_EQ(text_of(found.at(2)), ask("what shape", false)) << model;
+    EXPECT_EQ(text_of(found.at(3)), ask("where", true)) << model;
   }
 }
 
@@ -259,8 +259,8 @@ TEST_F(BatchTest, PicturesThatCantBeShown) {
 TEST_F(BatchTest, ChoicesLogprobsAndStops) {
   const Json whole = run_json({llama_, "--prompt", "what shape"});
   const std::string text = whole["text"];
-  ASSERT_GT(text.size(), 4u);
-  const std::string stop = text.substr(text.size() / 2, 2);
+  const std::string stop = " is";
+  ASSERT_THAT(text, HasSubstr(stop));
   const auto found =
       batch(llama_, {chat("n", "what shape", {{"n", 3}, {"temperature", 1.5}, {"seed", 5}}),
                      chat("logprobs", "what shape", {{"logprobs", true}, {"top_logprobs", 2}}),

@@ -263,7 +263,7 @@ TEST(BatchLineTest, Pictures) {
   EXPECT_THAT(url_refusal("data:image/png;base64,AA A"), HasSubstr("not base64: character 3"));
   const std::string url = "data:image/png;base64,AAAA";
   EXPECT_THAT(content_refusal({{{"type", "image_url"}, {"image_url", url}}}),
-              HasSubstr("content[0].image_url': expected an object"));
+              HasSubstr("content[0].image_url': expected a JSON object"));
   EXPECT_THAT(
       content_refusal({{{"type", "image_url"}, {"image_url", {{"url", url}, {"detail", "low"}}}}}),
       HasSubstr("image_url.detail': expected auto"));
