@@ -322,6 +322,35 @@ TEST_F(BatchTest, Exits) {
   }
 }
 
+TEST_F(BatchTest, AReleasesOwnExits) {
+  copy_model("looped/ouro", folder_ / "ouro");
+  const std::string ouro = (folder_ / "ouro").string();
+  const std::vector<Json> lines = {
+      chat("own", "what shape"), chat("none", "what shape", {{"exit", "none"}}),
+      chat("select", "what shape", {{"exit", {{"rule", "cdf:0.5"}, {"mode", "select"}}}}),
+      chat("weighted", "what shape", {{"exit", "weighted"}}),
+      chat("gate", "what shape", {{"exit", "gate:0.4"}})};
+  const std::vector<std::vector<std::string>> options = {
+      {},
+      {"--exit", "none"},
+      {"--exit", "cdf:0.5", "--exit-mode", "select"},
+      {"--exit", "weighted"},
+      {"--exit", "gate:0.4"}};
+  const auto found = batch(ouro, lines);
+  for (size_t i = 0; i < lines.size(); ++i) {
+    std::vector<std::string> run = {ouro, "--prompt", "what shape"};
+    run.insert(run.end(), options[i].begin(), options[i].end());
+    const Json alone = run_json(run);
+    const Json choice = choice_of(found.at(static_cast<int64_t>(i + 1)));
+    EXPECT_EQ(choice["message"]["content"], alone["text"]) << lines[i];
+    ASSERT_EQ(choice.contains("exit"), alone.contains("exit_loops")) << lines[i];
+    if (!choice.contains("exit")) continue;
+    EXPECT_EQ(choice["exit"]["exit_loops"], alone["exit_loops"]) << lines[i];
+    EXPECT_EQ(choice["exit"]["mode"], alone["exit"]["mode"]) << lines[i];
+    EXPECT_EQ(choice["exit"]["mean_depth"], alone["mean_depth"]) << lines[i];
+  }
+}
+
 TEST_F(BatchTest, ABatchThatWasEndedGoesOn) {
   // Answers that take a while, drawn with seeds that follow from their ids.
   edit_json(folder_ / "llama/config.json",
