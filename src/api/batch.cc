@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <ctime>
-#include <numeric>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/hash.h"
