@@ -25,6 +25,8 @@ import statistics
 import subprocess
 import sys
 
+import claim_runs
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs/recursive-claims"
 RESULTS = ROOT / "docs/recursive_claims.json"
@@ -216,16 +218,6 @@ def run_one(args, name: str, seed: int, steps: int) -> dict:
     return result
 
 
-def load() -> dict:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"tokens": None, "runs": {}}
-
-
-def save(results: dict) -> None:
-    temporary = RESULTS.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    temporary.replace(RESULTS)
-
-
 def spread(values: list) -> str:
     mean = statistics.mean(values)
     return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})"
@@ -277,7 +269,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--reprise", default=str(ROOT / "build/release/reprise"))
     args = parser.parse_args()
-    results = load()
+    results = claim_runs.load(RESULTS, {"tokens": None, "runs": {}})
     if args.report:
         report(results)
         return
@@ -289,16 +281,10 @@ def main() -> None:
     results["tokens"] = steps * BATCH * CONTEXT
     make_texts()
     dense_folder(args)
-    # Seed by seed, so that every variant has a first result before any has a second.
-    todo = [(name, seed) for seed in range(1, args.seeds + 1) for name in VARIANTS
-            if fnmatch.fnmatch(name, args.only) and str(seed) not in results["runs"].get(name, {})]
+    todo = claim_runs.missing(results, [name for name in VARIANTS if fnmatch.fnmatch(name, args.only)], args.seeds)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        jobs = {pool.submit(run_one, args, name, seed, steps): (name, seed) for name, seed in todo}
-        for job in concurrent.futures.as_completed(jobs):
-            name, seed = jobs[job]
-            results["runs"].setdefault(name, {})[str(seed)] = job.result()
-            save(results)
-            print(f"{name} seed {seed}: {job.result()['start']} -> {job.result()['end']}", flush=True)
+        claim_runs.run_all(pool, todo, lambda name, seed: run_one(args, name, seed, steps),
+                           lambda result: f"{result['start']} -> {result['end']}", RESULTS, results)
     report(results)
 
 

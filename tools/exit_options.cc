@@ -3,24 +3,9 @@
 #include <string>
 
 #include "model/scheme_type.h"
+#include "tools/options.h"
 
 namespace reprise::tools {
-namespace {
-
-// A text that `parse` takes; what it throws says what is wrong with others.
-template <class Parse>
-cli::Check parsed_by(Parse parse) {
-  return cli::Check([parse](const std::string& text) -> std::string {
-    try {
-      parse(text);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  });
-}
-
-}  // namespace
 
 void ExitFlags::add(cli::App& app, const ExitDefaults& defaults) {
   defaults_ = defaults;
@@ -78,6 +63,15 @@ ExitConfig asked_exit(const Model& model, const Plan& decode, const PlanOptions&
   return exit;
 }
 
+ExitConfig default_exit(const Model& model, const Plan& decode, const PlanOptions& options,
+                        const ExitDefaults& defaults) {
+  ExitConfig exit;
+  if (defaults.stored) exit = model.stored_exit(decode);
+  if (defaults.official && !exit.active() && decode.loops() > 0)
+    exit = model.scheme().official_exit(options).value_or(ExitConfig());
+  return exit;
+}
+
 ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode,
                               const PlanOptions& options) const {
   const ModelConfig& config = model.config();
@@ -92,9 +86,7 @@ ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode,
     where = asked + ": ";
   } else if (!given()) {
     // The stored rule is read where it is used alone: --exit takes the place of a bad one too.
-    if (defaults_.stored) exit = model.stored_exit(decode);
-    if (defaults_.official && !exit.active() && decode.loops() > 0)
-      exit = model.scheme().official_exit(options).value_or(ExitConfig());
+    exit = default_exit(model, decode, options, defaults_);
     where = config.where + ": ";
   }
   const auto refuse_alone = [&](const std::string& option) {

@@ -59,6 +59,17 @@ LoadedModelOptions ModelFlags::options() const {
   return options;
 }
 
+cli::Check parsed_by(std::function<void(const std::string&)> parse) {
+  return cli::Check([parse = std::move(parse)](const std::string& text) -> std::string {
+    try {
+      parse(text);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  });
+}
+
 namespace {
 
 // The value of an option that several schemes may declare: as the first takes it that does. Whether
@@ -73,18 +84,6 @@ OptionValue parse_declared(const DeclaredOption& known, const std::string& text)
     }
   }
   fail("{}", message);
-}
-
-// A text that `parse` takes; what it throws says what is wrong with others.
-cli::Check parsed_by(std::function<void(const std::string&)> parse) {
-  return cli::Check([parse = std::move(parse)](const std::string& text) -> std::string {
-    try {
-      parse(text);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  });
 }
 
 std::string shown_type(const SchemeOption& option) {

@@ -59,13 +59,13 @@ class TraceCommand : public Command {
     }
     const LoadedModelOptions options = flags_.options();
     check_output_path(out_, "--out");
-    const bool tokens = has_lm_tokens(inputs_);
-    if (tokens || has_labels(inputs_)) refuse_decoding();
+    const bool tokens = has_lm_tokens(inputs_), labels = has_labels(inputs_);
+    if (tokens || labels) refuse_decoding(labels ? "labels" : "tokens");
     if (tokens) return run_lm_losses(options);
     for (const auto& [name, given] :
          {std::pair{"--teacher", !lm_.teacher.empty()}, std::pair{"--loss", !lm_.loss.empty()}})
       if (given) fail("{}: expected inputs with tokens [rows, context + 1]", name);
-    if (has_labels(inputs_)) return run_loss(options);
+    if (labels) return run_loss(options);
     const TokenInputs inputs = read_token_inputs(inputs_);
     const auto loaded = LoadedModel::load(options);
     const Model& model = loaded->model();
@@ -88,18 +88,16 @@ class TraceCommand : public Command {
   }
 
  private:
-  // Losses are of the inputs alone, by the model's own plan.
-  void refuse_decoding() const {
+  // Losses are of the inputs alone, by the model's own plan. why: the tensor that asks for them.
+  void refuse_decoding(const char* why) const {
     for (const auto& [name, given] :
          {std::pair{"--steps", options_.steps > 0}, std::pair{"--beams", beams_->count() > 0},
           std::pair{"--exit", exit_.given()}})
       if (given)
-        fail("{}: {} asks for losses ({}), beside which nothing is generated", name, inputs_,
-             has_labels(inputs_) ? "labels" : "tokens");
+        fail("{}: {} asks for losses ({}), beside which nothing is generated", name, inputs_, why);
     if (!options_.plan.empty())
       fail("{}: {} asks for losses ({}), which are those of the model's own plan",
-           option_flag(options_.plan.values().begin()->first), inputs_,
-           has_labels(inputs_) ? "labels" : "tokens");
+           option_flag(options_.plan.values().begin()->first), inputs_, why);
   }
 
   // A token that is generated last isn't run, unless tokens that leave early are traced.

@@ -120,10 +120,19 @@ void check_options(const std::string& scheme, SchemeOption::When when,
   }
 }
 
+namespace {
+
+bool recognises(const SchemeRelease& release, const Json& config) {
+  if (release.recognises) return release.recognises(config);
+  return release.decoder && has_architecture(config, release.architecture.c_str());
+}
+
+}  // namespace
+
 const SchemeType* recognise_release(const Json& config) {
   if (!config.is_object()) return nullptr;
   for (const SchemeType* type : scheme_types())
-    if (type->release.recognises && type->release.recognises(config)) return type;
+    if (recognises(type->release, config)) return type;
   return nullptr;
 }
 

@@ -24,7 +24,6 @@
 #include "base/json_object.h"
 #include "model/arch/architecture.h"
 #include "model/config/config_parts.h"
-#include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {
@@ -131,13 +130,6 @@ const Architecture* decoder() {
   return &kind;
 }
 
-bool is_release(const Json& config) { return has_architecture(config, kName); }
-
-void read_release(const JsonObject& json, ModelConfig& config) {
-  config.text = read_text_config(json, Dialect::Transformers, *decoder(), kName);
-  config.scheme_config = json.json();
-}
-
 }  // namespace
 
 const SchemeType& ouro_scheme() {
@@ -165,10 +157,7 @@ const SchemeType& ouro_scheme() {
                    .type = Type::Flag,
                    .help = "The mean of all loops' logits, where the config's threshold is null",
                    .exit = true}},
-      .release = {.architecture = kName,
-                  .recognises = is_release,
-                  .read = read_release,
-                  .decoder = decoder}};
+      .release = {.architecture = kName, .decoder = decoder}};
   return type;
 }
 
