@@ -54,6 +54,12 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     norm("q_norm", attn.q_norm, config.head_dim);
     norm("k_norm", attn.k_norm, config.head_dim);
   }
+  if (block.qk_bias)
+    visitor({names.of("qk_bias", layer),
+             {2, 1, config.heads, config.head_dim},
+             WeightUse::Vector,
+             Role::Bias,
+             &attn.qk_bias});
   attention("o", attn.o, config.o_bias);
   if (block.post_norm != PostNorm::None) norm("attn_post_norm", attn_post_norm, d);
   norm("mlp_norm", mlp_norm, d);
@@ -133,6 +139,13 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
     out.q = be.norm(out.q, w.q_norm);
     out.k = be.norm(out.k, w.k_norm);
   }
+  if (block.qk_bias) {
+    const auto bias = [&](int64_t of) {
+      return be.reshape(be.slice(w.qk_bias, 0, of, of + 1), {config.heads, hd});
+    };
+    out.q = be.add(out.q, bias(0));
+    out.k = be.add(out.k, bias(1));
+  }
   const bool interleaved = config.ropes[static_cast<size_t>(block.rope)].interleaved;
   out.q = be.rope(out.q, rows.angles, interleaved);
   out.k = be.rope(out.k, rows.angles, interleaved);
@@ -197,13 +210,17 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
       adapters = of_active;
     }
   }
-  const bool post_norm = config.blocks[static_cast<size_t>(index)].post_norm == PostNorm::Branch;
+  const PostNorm post_norm = config.blocks[static_cast<size_t>(index)].post_norm;
   const auto added = [&](const Tensor& branch, const NormWeight& norm) {
-    return post_norm ? be.norm(branch, norm) : branch;
+    return post_norm == PostNorm::Branch ? be.norm(branch, norm) : branch;
+  };
+  const auto sum = [&](const Tensor& x, const Tensor& branch, const NormWeight& norm) {
+    const Tensor sum = be.add(x, branch);
+    return post_norm == PostNorm::State ? be.norm(sum, norm) : sum;
   };
   const Tensor attention = added(be.linear(mixed, block.attn.o, adapters), block.attn_post_norm);
   if (rows.all_active) rows.watch.value("attn", attention);
-  const Tensor h = be.add(in, attention);
+  const Tensor h = sum(in, attention, block.attn_post_norm);
   const Tensor normed = be.norm(config.parallel_residual ? in : h, block.mlp_norm);
   const Tensor inner = mlp_inner(be, config, block.mlp, adapters, normed);
   if (rows.all_active) {
@@ -212,8 +229,8 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
     rows.watch.input("mlp_in", normed);
     rows.watch.input("down_in", inner);
   }
-  const Tensor out =
-      be.add(h, added(be.linear(inner, block.mlp.down, adapters), block.mlp_post_norm));
+  const Tensor out = sum(h, added(be.linear(inner, block.mlp.down, adapters), block.mlp_post_norm),
+                         block.mlp_post_norm);
   return rows.all_active ? out : be.replace_rows(x, rows.active, out);
 }
 

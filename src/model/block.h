@@ -18,6 +18,7 @@ struct AttentionWeights {
   LinearWeight qkv;      // instead of the three where fused
   NormWeight q_norm;     // [head_dim], of every head; where BlockConfig::qk_norm
   NormWeight k_norm;
+  Tensor qk_bias;  // [2, 1, heads, head_dim]: of q, of k; where BlockConfig::qk_bias
   LinearWeight o;  // [d, heads * head_dim]
 };
 
@@ -95,7 +96,7 @@ Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
 // One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
 // KV rows.
 //   h = x + o(attention(norm(x))),  result = h + mlp(norm(h)),  parallel: h + mlp(norm(x))
-// with norms around what is added where BlockConfig::post_norm says so.
+// with norms around what is added, or around the sums, where BlockConfig::post_norm says so.
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x);
 

@@ -91,6 +91,7 @@ TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
   TensorNames names;
   names.table = gguf_style ? &gguf_names() : config.text.kind->names;
   names.prefix = config.tensor_prefix;
+  if (!gguf_style) names.layers = config.text.layer_names;
   if (config.text.image_lora_rank > 0) names.matrix_suffix = ".ffn";
   return names;
 }

@@ -173,6 +173,15 @@ SchemeOption loops_option() {
           .placeholder = "N"};
 }
 
+SchemeOption exit_threshold_option(std::string help) {
+  return {.name = "exit_threshold",
+          .type = SchemeOption::Type::Number,
+          .help = std::move(help),
+          .low = 0,
+          .high = 1e6,
+          .exit = true};
+}
+
 Plan Scheme::decode_plan(const PlanOptions& options) const {
   if (const auto plan = options.text("plan"))
     return parse_plan(*plan, config_.text.layers, option_flag("plan"));
@@ -213,8 +222,12 @@ Tensor Scheme::exit_gate(Backend&, const Tensor&) const {
   REPRISE_CHECK(false, "scheme '{}' has no exit gate", config_.scheme);
 }
 
-Tensor Scheme::initial_state(Backend&, int index, const Rows&) const {
-  REPRISE_CHECK(false, "scheme '{}' has no initial state {}", config_.scheme, index);
+Tensor Scheme::initial_state(Backend&, const Initial& step, const Rows&) const {
+  REPRISE_CHECK(false, "scheme '{}' has no initial state {}", config_.scheme, step.index);
+}
+
+void Scheme::carry(Backend&, const Carry& step, const Rows&, const Tensor&) const {
+  REPRISE_CHECK(false, "scheme '{}' carries nothing on ({})", config_.scheme, step.index);
 }
 
 }  // namespace reprise

@@ -62,6 +62,7 @@ const NameTable& gguf_names() {
 std::string TensorNames::of(const std::string& key) const { return prefix + find(*table, key); }
 
 std::string TensorNames::layer_prefix(int layer) const {
+  if (!layers.empty()) return prefix + layers.at(static_cast<size_t>(layer)) + ".";
   return prefix + table->layers + std::to_string(layer) + ".";
 }
 

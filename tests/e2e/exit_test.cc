@@ -141,7 +141,7 @@ TEST_F(ExitTest, WhatRunRefuses) {
               AllOf(HasSubstr("--exit gate:0.5: the model has no exit gate"),
                     HasSubstr(looped_ + "/config.json")));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:1", "--exit-kv", "none"}),
-              HasSubstr("expected propagate, exact or share, found 'none'"));
+              HasSubstr("expected propagate, exact, share or missing, found 'none'"));
   EXPECT_THAT(run_refusal(looped_, {"--exit-kv", "share"}),
               HasSubstr("--exit-kv share: expected a rule to leave by (--exit)"));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "none", "--exit-kv", "share"}),

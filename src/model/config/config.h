@@ -46,6 +46,7 @@ struct NormConfig {
 enum class PostNorm {
   None,
   Branch,  // of what is added to the state: x + norm(f(x))
+  State,   // of the state behind it: norm(x + f(x))
 };
 
 // What one block may have otherwise than its neighbours.
@@ -53,6 +54,7 @@ struct BlockConfig {
   NormConfig norm;                      // before attention and before the MLP
   PostNorm post_norm = PostNorm::None;  // as `norm`, behind them
   bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
+  bool qk_bias = false;  // added to q and to k before rope: [2, 1, heads, head_dim]
   int rope = 0;          // of TextConfig::ropes
   float scale = 0;       // on q.k, before the softmax
   int64_t window = 0;    // keys a token sees, itself included; 0: all before it
@@ -99,6 +101,8 @@ struct TextConfig {
   int64_t max_position = 0;
   float embed_scale = 1;  // on a token's embedding; the head, where tied, has the table as it is
   NormConfig final_norm;
+  // What the files call each layer, where they aren't numbered from 0 ("coda.1"); empty: they are.
+  std::vector<std::string> layer_names;
   std::vector<RopeConfig> ropes;    // those that blocks have
   std::vector<BlockConfig> blocks;  // [layers]
 };

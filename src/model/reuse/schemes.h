@@ -16,6 +16,7 @@
   X(recursive)             \
   X(ouro)                  \
   X(nanbeige)              \
+  X(huginn)                \
   /* The next one above this line. */
 
 namespace reprise {
@@ -34,5 +35,7 @@ std::unique_ptr<Scheme> make_as(const ModelConfig& config) {
 SchemeOption plan_option();
 // "loops", for schemes that can run another number of loops than the config's.
 SchemeOption loops_option();
+// "exit_threshold", of those whose code has an argument of this name.
+SchemeOption exit_threshold_option(std::string help);
 
 }  // namespace reprise

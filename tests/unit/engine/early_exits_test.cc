@@ -138,7 +138,7 @@ TEST(ExitConfig, Texts) {
     EXPECT_THAT(error_of([&] { parse_exit(text); }), HasSubstr(message)) << text;
   for (const ExitKv kv : kPolicies) EXPECT_EQ(parse_exit_kv(exit_kv_name(kv)), kv);
   EXPECT_EQ(error_of([] { parse_exit_kv("full"); }),
-            "expected propagate, exact or share, found 'full'");
+            "expected propagate, exact, share or missing, found 'full'");
   for (const ExitMode mode : {ExitMode::Skip, ExitMode::Select})
     EXPECT_EQ(parse_exit_mode(exit_mode_name(mode)), mode);
   EXPECT_EQ(error_of([] { parse_exit_mode("all"); }), "expected select or skip, found 'all'");
@@ -173,8 +173,10 @@ TEST_F(EarlyExitsTest, AStoredRuleIsCheckedWhereItIsUsed) {
       HasSubstr("key 'reprise.exit.threshold': expected a probability from 0 to 1, found 3"));
   EXPECT_THAT(refusal({{"kind", "gate"}, {"threshold", "0.5"}, {"kv", "exact"}}),
               HasSubstr("reprise.exit.threshold"));
-  EXPECT_THAT(refusal({{"kind", "gate"}, {"threshold", 0.5}, {"kv", "full"}}),
-              HasSubstr("key 'reprise.exit.kv': expected propagate, exact or share, found 'full'"));
+  EXPECT_THAT(
+      refusal({{"kind", "gate"}, {"threshold", 0.5}, {"kv", "full"}}),
+      HasSubstr(
+          "key 'reprise.exit.kv': expected propagate, exact, share or missing, found 'full'"));
   EXPECT_THAT(refusal("gate:0.5"), HasSubstr("reprise.exit"));
   // What doesn't fit the model.
   EXPECT_THAT(refusal({{"kind", "depth"}, {"threshold", 4}, {"kv", "exact"}}),
