@@ -129,9 +129,13 @@ TEST_F(ExitTest, WhatRunRefuses) {
   EXPECT_THAT(run_refusal(dense_, {"--exit", "confidence:0.9"}),
               AllOf(HasSubstr("--exit confidence:0.9: the plan has no loop end"),
                     HasSubstr("expected a model with loops")));
-  EXPECT_THAT(run_refusal(looped_, {"--exit", "confidence"}),
-              AllOf(HasSubstr("--exit"), HasSubstr("confidence:T, entropy:T, similarity:T, gate:T, "
-                                                   "depth:N, step:N, cdf:T, weighted or none")));
+  EXPECT_THAT(
+      run_refusal(looped_, {"--exit", "confidence"}),
+      AllOf(
+          HasSubstr("--exit"),
+          HasSubstr(
+              "confidence:T, entropy:T, similarity:T, gate:T, "
+              "depth:N, step:N, cdf:T, weighted, kl:T, minp-kl:T, entropy-diff:T, argmax-stability:N, latent-diff:T, cosine:T or none")));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "confidence:1.5"}),
               HasSubstr("expected a probability above 0, up to 1, found '1.5'"));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:0"}), HasSubstr("whole number of loops"));

@@ -256,6 +256,83 @@ TEST(LoopedModelsSkip, GivesWhatSelectingGives) {
   }
 }
 
+// What a request draws is its own: no chunks, no company and no prefix change it.
+TEST(LoopedModelsStates, FollowSeedAndPositionAlone) {
+  const auto loaded = load_model(looped("huginn") / "model", {"cpu", "scalar"});
+  Model& model = loaded->model();
+  const Case c = {"huginn", "case-zero-3"};
+  const TokenPrompt prompt = token_prompt(*loaded, read_token_inputs(c.file()));
+  for (const bool continuous : {false, true}) {
+    const auto plans =
+        make_plans(model, {{"loops", int64_t{3}}, {"continuous_compute", continuous}});
+    const auto run = [&](uint64_t seed, int64_t chunk, PrefixCache* prefix = nullptr) {
+      Session session(model, plans, chunk);
+      session.set_initial(std::make_shared<const InitialStates>(InitialStates{.seed = seed}));
+      std::vector<std::vector<float>> logits = {session.prefill(prompt, prefix)};
+      for (int32_t token = 5; token < 9; ++token) logits.push_back(session.decode(token));
+      EXPECT_EQ(session.prefix_tokens() > 0, prefix && seed == 1 && chunk == 3);
+      return logits;
+    };
+    PrefixCache prefix;
+    const auto alone = run(1, 512, &prefix);
+    EXPECT_EQ(run(1, 4), alone);
+    EXPECT_EQ(run(1, 3, &prefix), alone);
+    EXPECT_NE(run(2, 3, &prefix), alone)
+        << "another seed takes nothing from the first one's prefix";
+  }
+}
+
+// Each criterion with other requests beside it: loops, scores and logits are those alone, whatever
+// later tokens see of those that left.
+TEST(LoopedModelsCriteria, CompanyChangesNothing) {
+  const auto loaded = load_model(looped("huginn") / "model", {"cpu", "scalar"});
+  Model& model = loaded->model();
+  for (const char* rule : {"kl:0.1", "minp-kl:0.1", "entropy-diff:0.2", "argmax-stability:2",
+                           "latent-diff:0.4", "cosine:0.1"}) {
+    for (const char* lookup : {"full", "latest-m4", "always-last-m4"}) {
+      const PlanOptions options = {{"num_steps", int64_t{9}}, {"cache_lookup_strategy", lookup}};
+      const auto plans = make_plans(model, options);
+      const ExitConfig exit = model.scheme().own_exit(parse_exit(rule), options);
+      constexpr int kRequests = 3;
+      struct Seen {
+        std::vector<int> loops;
+        std::vector<float> logits;
+        bool operator==(const Seen&) const = default;
+      };
+      const auto run = [&](std::vector<int> requests) {
+        EarlyExits exits(model, plans->decode, exit);
+        std::vector<Sequence> sequences(requests.size());
+        std::vector<Seen> seen(requests.size());
+        for (int step = 0; step < 5; ++step) {
+          Rows rows;
+          std::vector<int32_t> ids;
+          for (size_t i = 0; i < requests.size(); ++i) {
+            const int count = step == 0 ? 4 + requests[i] : 1;  // the prompt first
+            rows.append(sequences[i], count, sequences[i].length + count);
+            for (int t = 0; t < count; ++t)
+              ids.push_back((requests[i] * 31 + step * 7 + t * 3) % 300);
+          }
+          const std::vector<LoopExit> left = exits.run(std::move(rows), model.embed(ids));
+          for (size_t i = 0; i < requests.size(); ++i) {
+            seen[i].loops.push_back(left[i].loop);
+            seen[i].logits.insert(seen[i].logits.end(), left[i].logits.begin(),
+                                  left[i].logits.end());
+          }
+        }
+        return seen;
+      };
+      const std::vector<Seen> together = run({0, 1, 2});
+      std::set<int> loops;
+      for (int request = 0; request < kRequests; ++request) {
+        const Seen& one = together[static_cast<size_t>(request)];
+        EXPECT_EQ(run({request})[0], one) << rule << " " << lookup << " request " << request;
+        loops.insert(one.loops.begin(), one.loops.end());
+      }
+      EXPECT_GE(loops.size(), 2u) << rule;
+    }
+  }
+}
+
 // Folder, GGUF, folder: the same bits; Q8_0 keeps gate and loops.
 class LoopedConversion : public ::testing::TestWithParam<Case> {};
 

@@ -64,7 +64,7 @@ struct ExitConfig {
 std::string exit_kind_name(ExitKind kind);  // "confidence"
 std::string exit_kv_name(ExitKv kv);        // "exact"
 std::string exit_mode_name(ExitMode mode);  // "select"
-// "confidence, entropy, ... or weighted"
+// "confidence, entropy, ... or cosine"
 std::string exit_kind_list();
 
 // Throw Error that says what was expected and found. Thresholds: confidence above 0 to 1, entropy
