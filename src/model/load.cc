@@ -150,6 +150,13 @@ void Model::bind(const WeightFile& weights) {
   visit_tensors([&](const TensorSlot& slot) {
     *slot.tensor = backend_.bind(host_tensor(*weights.find(slot.name), slot), slot.use);
   });
+  bind_unit_norms();
+}
+
+void Model::bind_unit_norms() {
+  const TextConfig& text = config_.text;
+  if (text.final_norm.unit) bind_unit_norm(backend_, text.final_norm, text.d, final_norm_);
+  for (Block& block : blocks_) block.bind_unit_norms(backend_, text);
 }
 
 std::unique_ptr<Model> Model::load(const std::filesystem::path& path, Backend& backend,
@@ -209,6 +216,7 @@ std::unique_ptr<Model> Model::create(
     TensorView view = make_view(slot.name, slot.shape, values);
     *slot.tensor = backend.bind(host_tensor(view, slot), slot.use);
   });
+  model->bind_unit_norms();
   return model;
 }
 

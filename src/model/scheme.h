@@ -56,6 +56,9 @@ class Scheme {
   virtual Tensor inject(Backend& be, int index, const Tensor& x, const Tensor& kept) const;
   // Of a Norm step with index >= 0.
   virtual Tensor step_norm(Backend& be, int index, const Tensor& x) const;
+  // The head's logits [rows, vocab] as they count, where they are scaled by token.
+  virtual bool scales_logits() const { return false; }
+  virtual Tensor scaled_logits(Backend& be, const Tensor& logits) const;
   // Of an Initial step: [rows, d]. Must depend on a row's request and position alone.
   virtual Tensor initial_state(Backend& be, const Initial& step, const Rows& rows) const;
   // Of a Carry step: keeps of the state x [rows, d] what next tokens need, in Sequence::scheme.
@@ -79,6 +82,10 @@ class Scheme {
 
   // ---- For traces: the number that its own code's cache has for a KV row of a plan.
   virtual int kv_slot(const Plan&, int row) const { return row; }
+  // How many entries it keeps there of a block's visits, the latest ones; 0: all.
+  virtual int64_t kv_kept(int /*block*/) const { return 0; }
+  // Its own name for the final norm; empty: none.
+  virtual std::string final_norm_name(const Plan&) const { return ""; }
 
   // Adapter per row for schemes whose adapters follow the kind of token; empty: the visit's own.
   virtual std::vector<int32_t> row_adapters(const Rows&) const { return {}; }

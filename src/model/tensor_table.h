@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,8 @@ struct NameTable {
   // "k_norm", "o", "mlp_norm", "gate", "up", "gate_up", "down", and where its blocks have them
   // "attn_post_norm" and "mlp_post_norm", "qk_bias".
   std::map<std::string, const char*> names;
+  // Keys of the second of a layer's two names, where attention and MLP are layers of their own.
+  std::set<std::string> apart = {};
 };
 
 // Llama's in a Hugging Face folder, which most architectures share, and llama.cpp's for all.

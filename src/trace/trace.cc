@@ -155,6 +155,18 @@ void append_kv(Model& model, const Plan& plan, const Sequence& sequence,
   }
 }
 
+// [heads, entries, width] -> [heads, n, width]: the last n of each head.
+std::vector<float> last_entries(const KvEntries& entries, const std::vector<float>& values,
+                                int64_t n) {
+  const int64_t all = entries.shape[1], width = entries.shape[2];
+  std::vector<float> last;
+  for (int64_t head = 0; head < entries.shape[0]; ++head) {
+    const auto end = values.begin() + (head + 1) * all * width;
+    last.insert(last.end(), end - n * width, end);
+  }
+  return last;
+}
+
 }  // namespace
 
 std::vector<KvEntries> kv_by_depth(Model& model, const Plan& plan, const Sequence& sequence) {
@@ -173,6 +185,7 @@ std::vector<KvEntries> kv_by_depth(Model& model, const Plan& plan, const Sequenc
     for (int64_t i = 0; i < entries.filled(); ++i) positions.push_back(entries.position(i));
     const auto [k, v] = be.read_kv(entries, 0, entries.filled());
     by_depth.push_back({visit->write,
+                        visit->block,
                         std::move(positions),
                         {k.dim(1), k.dim(0), head_dim},
                         heads_first(be, k, head_dim),
@@ -221,6 +234,8 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
       [&](int64_t, const Tensor& normed) {
         const Tensor logits = model.logits(normed);
         collector.observe("final_norm", normed);
+        if (const std::string own = model.scheme().final_norm_name(plans->prefill); !own.empty())
+          collector.observe(own, normed);
         collector.observe("logits", logits);
         collector.next_call();
         next = be.to_host(be.slice(logits, 0, logits.dim(0) - 1, logits.dim(0)));
@@ -242,8 +257,11 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
     if (plan.loops() == 0) return;
     for (const KvEntries& entries : kv_by_depth(model, plan, session.sequence())) {
       const std::string name = fmt::format("kv.{}", model.scheme().kv_slot(plan, entries.row));
-      floats(name + ".k", entries.shape, entries.k);
-      floats(name + ".v", entries.shape, entries.v);
+      const int64_t kept = model.scheme().kv_kept(entries.block);
+      const int64_t n = kept > 0 ? std::min(kept, entries.shape[1]) : entries.shape[1];
+      const Shape shape = {entries.shape[0], n, entries.shape[2]};
+      floats(name + ".k", shape, last_entries(entries, entries.k, n));
+      floats(name + ".v", shape, last_entries(entries, entries.v, n));
     }
   };
   if (options.steps == 0) {

@@ -51,6 +51,7 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
 // What a KV row holds: plain k, v where the scheme keeps more per head.
 struct KvEntries {
   int row = 0;                     // in the plan
+  int block = 0;                   // whose visit writes it
   std::vector<int32_t> positions;  // [n]
   Shape shape;                     // [kv_heads, n, head_dim]
   std::vector<float> k, v;         // of that shape

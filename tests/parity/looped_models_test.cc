@@ -133,6 +133,8 @@ const Json kSplit = {{"enable_double_loop_split", true}, {"loop_middle_layers", 
 const Json kSplitShare = {
     {"enable_double_loop_split", true}, {"loop_middle_layers", 2}, {"loop_share_kv", true}};
 
+const Json kLastLoop = {{"recurrent_kv_cache_mode", "last_loop"}};
+
 PlanOptions steps(int64_t n) { return {{"num_steps", n}}; }
 
 Case adaptive(const std::string& criterion, const std::string& lookup) {
@@ -183,7 +185,11 @@ std::vector<Case> cases() {
           {"raven-llama", "case-state"},
           {"raven-llama", "case-zero-1", steps(1)},
           {"raven-llama", "case-zero-4"},
-          {"raven-llama", "case-zero-9", steps(9)}};
+          {"raven-llama", "case-zero-9", steps(9)},
+          {"dory", "case-text"},
+          {"dory", "case-loops-1", {}, {{"n_recurrent_loops", 1}}},
+          {"dory", "case-loops-4", {{"loops", int64_t{4}}}},
+          {"dory", "case-last-loop", {}, kLastLoop}};
 }
 
 struct Param {
@@ -382,7 +388,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"ouro", "case-threshold-0.6", {}, Json{{"early_exit_threshold", 0.6}}},
                       Case{"nanbeige", "case-text"},
                       Case{"nanbeige", "case-split-share", {}, kSplitShare},
-                      Case{"huginn", "case-zero-5"}, Case{"raven-llama", "case-zero-4"}),
+                      Case{"huginn", "case-zero-5"}, Case{"raven-llama", "case-zero-4"},
+                      Case{"dory", "case-text"}, Case{"dory", "case-last-loop", {}, kLastLoop}),
     [](const auto& info) {
       std::string name = info.param.model + std::to_string(info.index);
       std::erase(name, '-');

@@ -39,7 +39,15 @@ struct NormConfig {
   NormKind kind = NormKind::Rms;
   bool bias = false;  // NormKind::Layer only
   float eps = 0;
-  float offset = 0;  // added to the weight; NormKind::Rms only
+  float offset = 0;   // added to the weight; NormKind::Rms only
+  bool unit = false;  // x / sqrt(sum x^2 + eps), without weights; NormKind::Rms only
+};
+
+// Blocks of nGPT (arXiv 2410.01131): states of length 1, which attention and MLP move towards what
+// they give. Learned scales are stored as if they were weights of this initial range.
+struct NgptConfig {
+  float range = 1;  // initial value of stored scales
+  float alpha = 1;  // initial share that a state moves
 };
 
 // Norms behind attention and behind the MLP, each with weights of its own.
@@ -89,6 +97,7 @@ struct TextConfig {
   bool grouped_qkv = false;        // fused, by KV head: its q heads, its k, its v (InternLM2)
   bool gated_mlp = true;           // down(act(gate(x)) * up(x)); false: down(act(up(x)))
   bool fused_gate_up = false;      // one matrix: gate half, up half (Phi-3)
+  std::optional<NgptConfig> ngpt;  // blocks are nGPT's
   bool parallel_residual = false;  // attention and MLP both read a block's input (GPT-NeoX)
   bool tied_head = false;
   // The head is tied only where the file holds none of its own; else, where tied_head, a head of
@@ -102,6 +111,7 @@ struct TextConfig {
   float embed_scale = 1;  // on a token's embedding; the head, where tied, has the table as it is
   NormConfig final_norm;
   // What the files call each layer, where they aren't numbered from 0 ("coda.1"); empty: they are.
+  // Where the files have attention and MLP apart (NameTable::apart), both of each layer.
   std::vector<std::string> layer_names;
   std::vector<RopeConfig> ropes;    // those that blocks have
   std::vector<BlockConfig> blocks;  // [layers]

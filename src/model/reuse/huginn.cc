@@ -46,6 +46,7 @@ namespace reprise {
 namespace {
 
 constexpr const char* kName = "RavenForCausalLM";
+constexpr const char* kOfficialLoops = "num_steps";
 constexpr int64_t kMostLoops = 1000;
 constexpr int kLoops = 32;  // where the config doesn't say
 constexpr float kCut = 3;   // of the random state, in deviations
@@ -185,11 +186,7 @@ class Huginn : public Scheme {
 
  private:
   Plan plan(const PlanOptions& options, int initial) const {
-    const auto asked = options.integer("loops"), official = options.integer("num_steps");
-    if (asked && official && *asked != *official)
-      fail("{} {} and {} {}: both say how many loops there are, expected one of them",
-           option_flag("loops"), *asked, option_flag("num_steps"), *official);
-    const int loops = static_cast<int>(asked.value_or(official.value_or(loops_)));
+    const int loops = static_cast<int>(asked_loops(options, kOfficialLoops).value_or(loops_));
     const std::string lookup = options.text("cache_lookup_strategy").value_or(kFull);
     const bool deepest = lookup == kAlwaysLast;
     if ((deepest || lookup == kLatest) && (prelude_ != 2 || core_ != 4))
@@ -407,12 +404,7 @@ const SchemeType& huginn_scheme() {
       .summary = "layers looped on a state of their own, given their input anew (Huginn-0125)",
       .make = make_as<Huginn>,
       .options = {loops_option(),
-                  {.name = "num_steps",
-                   .type = Type::Integer,
-                   .help = "As --loops: how many there are, or with a criterion at most",
-                   .low = 1,
-                   .high = kMostLoops,
-                   .placeholder = "N"},
+                  official_loops_option(kOfficialLoops),
                   {.name = "criterion",
                    .type = Type::Choice,
                    .help = "What has to have settled for a token to leave the loops",

@@ -295,9 +295,10 @@ TEST_F(LoopedReleases, OthersAreRefusedByName) {
     EXPECT_FALSE(knows_architecture(json));
     EXPECT_THAT(
         refusal(json),
-        AllOf(HasSubstr(fmt::format("unknown architecture '{}'", name)),
-              HasSubstr(
-                  "OuroForCausalLM, NanbeigeForCausalLM, RavenForCausalLM, and models of type")));
+        AllOf(
+            HasSubstr(fmt::format("unknown architecture '{}'", name)),
+            HasSubstr(
+                "OuroForCausalLM, NanbeigeForCausalLM, RavenForCausalLM, DoryForCausalLM, and models of type")));
   }
   EXPECT_TRUE(knows_architecture(ouro()));
   EXPECT_TRUE(knows_architecture(nanbeige()));
