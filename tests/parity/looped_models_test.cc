@@ -288,6 +288,30 @@ TEST(LoopedModelsStates, FollowSeedAndPositionAlone) {
   }
 }
 
+// A prompt may be cut and begin with another's, but where loops see the last loop's past: it is then
+// run in one piece and takes nothing.
+TEST(LoopedModelsPrompts, AreCutWhereThatChangesNothing) {
+  for (const bool last_loop : {false, true}) {
+    const Case c = {"dory", "case-text", {}, last_loop ? kLastLoop : Json::object()};
+    const TempFolder folder;
+    c.write_model(folder.path());
+    const auto loaded = load_model(folder.path(), {"cpu", "scalar"});
+    Model& model = loaded->model();
+    const auto plans = make_plans(model, c.options);
+    const TokenPrompt prompt = token_prompt(*loaded, read_token_inputs(c.file()));
+    PrefixCache prefix;
+    const auto run = [&](int64_t chunk) {
+      Session session(model, plans, chunk);
+      std::vector<std::vector<float>> logits = {session.prefill(prompt, &prefix)};
+      for (int32_t token = 5; token < 9; ++token) logits.push_back(session.decode(token));
+      EXPECT_EQ(session.prefix_tokens() > 0, !last_loop && chunk < 512);
+      return logits;
+    };
+    const auto alone = run(512);
+    EXPECT_EQ(run(4), alone);
+  }
+}
+
 // Each criterion with other requests beside it: loops, scores and logits are those alone, whatever
 // later tokens see of those that left.
 TEST(LoopedModelsCriteria, CompanyChangesNothing) {

@@ -289,16 +289,73 @@ TEST_F(LoopedReleases, WhatHuginnRefuses) {
     EXPECT_THAT(refusal(huginn({{key, value}})), HasSubstr(fmt::format("key '{}'", key)));
 }
 
+Json dory(const Json& more = Json::object()) {
+  Json config = {{"architectures", {"DoryForCausalLM"}},
+                 {"hidden_size", 48},
+                 {"num_attention_heads", 4},
+                 {"num_key_value_heads", 2},
+                 {"head_dim", 16},
+                 {"intermediate_size", 40},
+                 {"vocab_size", 46},
+                 {"num_hidden_layers", 8},
+                 {"n_input_layers", 2},
+                 {"n_recurrent_layers", 4},
+                 {"n_output_layers", 2},
+                 {"layer_types",
+                  {"full_attention", "mlp", "sliding_attention", "mlp", "full_attention", "mlp",
+                   "sliding_attention", "mlp"}},
+                 {"sliding_window", 4},
+                 {"initializer_range", 0.02},
+                 {"ngpt_alpha_init", 0.05},
+                 {"max_position_embeddings", 64},
+                 {"rope_theta", 10000.0}};
+  config.update(more);
+  return config;
+}
+
+TEST_F(LoopedReleases, DorysPlan) {
+  const auto model = make(dory());
+  EXPECT_EQ(model->config().text.layers, 4);
+  EXPECT_EQ(model->config().text.blocks[1].window, 4);
+  EXPECT_EQ(model->config().text.blocks[2].window, 0);
+  const Plan plan = model->decode_plan();
+  EXPECT_EQ(visits(plan), " 0:0 1:1 2:2 |->13 1:4 2:5 |->13 3:3");
+  EXPECT_FALSE(plan.whole_prompts());
+  EXPECT_EQ(model->decode_plan({{"n_recurrent_loops", int64_t{3}}}),
+            model->decode_plan({{"loops", int64_t{3}}}));
+  const auto last = make(dory({{"recurrent_kv_cache_mode", "last_loop"}}));
+  EXPECT_EQ(visits(last->decode_plan()), " 0:0 1:1/-1 2:2/-1 |->13 1:1 2:2 |->13 3:3");
+  EXPECT_TRUE(last->decode_plan().whole_prompts());
+  EXPECT_FALSE(last->decode_plan({{"loops", int64_t{1}}}).whole_prompts());
+}
+
+TEST_F(LoopedReleases, WhatDoryRefuses) {
+  for (const auto& [key, value] : std::initializer_list<std::pair<const char*, Json>>{
+           {"num_hidden_layers", 7},
+           {"n_input_layers", 3},
+           {"num_hidden_layers", nullptr},
+           {"n_recurrent_layers", 0},
+           {"n_recurrent_loops", 0},
+           {"recurrent_kv_cache_mode", "first_loop"},
+           {"initializer_range", 0},
+           {"layer_types", {"full_attention", "full_attention"}},
+           {"attention_bias", true}})
+    EXPECT_THAT(refusal(dory({{key, value}})), HasSubstr(fmt::format("key '{}'", key)));
+  EXPECT_THAT(
+      error_of([&] {
+        make(dory())->decode_plan({{"loops", int64_t{2}}, {"n_recurrent_loops", int64_t{3}}});
+      }),
+      HasSubstr("--loops 2 and --n-recurrent-loops 3"));
+}
+
 TEST_F(LoopedReleases, OthersAreRefusedByName) {
   for (const char* name : {"HrmTextForCausalLM", "Inkling2ForCausalLM"}) {
     const Json json = config(name, Json::object());
     EXPECT_FALSE(knows_architecture(json));
-    EXPECT_THAT(
-        refusal(json),
-        AllOf(
-            HasSubstr(fmt::format("unknown architecture '{}'", name)),
-            HasSubstr(
-                "OuroForCausalLM, NanbeigeForCausalLM, RavenForCausalLM, DoryForCausalLM, and models of type")));
+    EXPECT_THAT(refusal(json),
+                AllOf(HasSubstr(fmt::format("unknown architecture '{}'", name)),
+                      HasSubstr("OuroForCausalLM, NanbeigeForCausalLM, RavenForCausalLM, "
+                                "DoryForCausalLM, and models of type")));
   }
   EXPECT_TRUE(knows_architecture(ouro()));
   EXPECT_TRUE(knows_architecture(nanbeige()));
