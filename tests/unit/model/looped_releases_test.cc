@@ -341,6 +341,8 @@ TEST_F(LoopedReleases, WhatDoryRefuses) {
            {"layer_types", {"full_attention", "full_attention"}},
            {"attention_bias", true}})
     EXPECT_THAT(refusal(dory({{key, value}})), HasSubstr(fmt::format("key '{}'", key)));
+  EXPECT_THAT(refusal(dory({{"n_output_layers", 4}})),
+              HasSubstr("key 'num_hidden_layers': expected the sum"));
   EXPECT_THAT(
       error_of([&] {
         make(dory())->decode_plan({{"loops", int64_t{2}}, {"n_recurrent_loops", int64_t{3}}});
