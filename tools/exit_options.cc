@@ -16,7 +16,10 @@ void ExitFlags::add(cli::App& app, const ExitDefaults& defaults) {
                   ">= T (confidence:T) or an entropy <= T nats (entropy:T), whose state has a "
                   "cosine >= T with the loop's before (similarity:T) or a gate >= T (gate:T), "
                   "where the gates so far sum up to a probability >= T (cdf:T), after N loops "
-                  "(depth:N), or at loop N, from 0 (step:N); weighted: the mean of all loops") +
+                  "(depth:N), or at loop N, from 0 (step:N); weighted: the mean of all loops. Or "
+                  "where the answer has settled: its KL divergence from the loop's before (kl:T, "
+                  "minp-kl:T), its entropy's change (entropy-diff:T), the state's (latent-diff:T, "
+                  "cosine:T), or the likeliest token, N times the same (argmax-stability:N)") +
           (own ? "; none: not even where the model's config says so" : ""));
   rule_->check(parsed_by(parse_exit))->type_name("RULE");
   if (own) rule_->default_str("the model's own, or none");
@@ -35,10 +38,10 @@ cli::Option* add_exit_kv_option(cli::App& app, std::optional<ExitKv>& kv) {
       .add_option_function(
           "--exit-kv", [&kv](const std::string& text) { kv = parse_exit_kv(text); },
           "Keys and values of a token that left, in the loops it left out: those of the full depth, "
-          "run later (exact), projections of its exit state (propagate), or copies of its last "
-          "loop's (share)")
+          "run later (exact), projections of its exit state (propagate), copies of its last loop's "
+          "(share), or none (missing)")
       ->check(parsed_by(parse_exit_kv))
-      ->type_name("exact|propagate|share")
+      ->type_name("exact|propagate|share|missing")
       ->default_str("exact");
 }
 
@@ -89,17 +92,22 @@ ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode,
     exit = default_exit(model, decode, options, defaults_);
     where = config.where + ": ";
   }
+  if (given() && exit.active()) exit = model.scheme().own_exit(exit, options);
   const auto refuse_alone = [&](const std::string& option) {
     if (!exit.active())
       fail("{}: expected a rule to leave by (--exit){}", option, given() ? ", found none" : "");
   };
   if (kv_) refuse_alone("--exit-kv " + exit_kv_name(*kv_));
   if (mode_) refuse_alone("--exit-mode " + exit_mode_name(*mode_));
-  if (kv_) exit.kv = *kv_;
-  if (mode_)
+  if (kv_) {
+    exit.kv = *kv_;
+    exit.prompts = false;
+  }
+  if (mode_) {
     exit.mode = *mode_;
-  else if (defaults_.select && model.scheme().selects())
-    exit.mode = ExitMode::Select;
+    if (exit.mode == ExitMode::Select) exit.prompts = false;
+  }
+  if (!mode_ && defaults_.select && model.scheme().selects()) exit.mode = ExitMode::Select;
   try {
     model.check_exit(exit, decode);
   } catch (const Error& error) {

@@ -168,7 +168,7 @@ void add_plan_options(cli::App& app, PlanOptions& options) {
          "An option of the model's scheme by its own name, as in exit_at_step=1; may be repeated")
       ->check(parsed_by(parse_named_option))
       ->type_name("NAME=VALUE")
-      ->repeatable();
+      ->called_for_each();
 }
 
 void print_json(const Json& json) {

@@ -24,7 +24,8 @@ class TraceCommand : public Command {
     app.description("Writes the intermediate results of a forward pass to a safetensors file");
     app.footer(
         "IN holds input_ids int64 [n] and optionally pixel_values float32 [tiles, 3, H, W] or\n"
-        "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more; with\n"
+        "pixel_u8, and of models that loop on states of their own input_states float32 [n, d] and\n"
+        "decode.states (else zeros, or --init-scale). OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more; with\n"
         "--beams beams.tokens [returned, longest], -1 behind the end, and beams.scores.\n"
         "With a rule to leave loops by, exit_step [n] and decode.exit_step say whose loop's logits\n"
         "these are (--exit-mode select); with mode skip early.tokens [steps + 1], exit_loop,\n"
@@ -73,10 +74,12 @@ class TraceCommand : public Command {
     const bool skips = options_.exit.active() && options_.exit.mode == ExitMode::Skip;
     if (skips && exit_.given() && options_.steps == 0)
       fail("--exit: expected --steps, the tokens to run");
-    check_length(*loaded, inputs, skips);
+    // Where the prompt leaves too, the trace itself is of tokens that leave early.
+    const bool early = skips && !options_.exit.prompts;
+    check_length(*loaded, inputs, early);
     std::vector<TensorView> results = trace(*loaded, inputs, options_);
     if (beams_->count() > 0) trace_beams(*loaded, inputs, options_, beam_, results);
-    if (skips && options_.steps > 0) trace_exits(*loaded, inputs, options_, options_.exit, results);
+    if (early && options_.steps > 0) trace_exits(*loaded, inputs, options_, options_.exit, results);
     write_safetensors(out_, results, {{"model", flags_.model}});
     Json summary = {{"tensors", results.size()}, {"tokens", inputs.ids.size()}};
     if (loaded->quantizes_activations()) {

@@ -146,13 +146,8 @@ const SchemeType& ouro_scheme() {
                    .high = kMostLoops - 1,
                    .placeholder = "N",
                    .exit = true},
-                  {.name = "exit_threshold",
-                   .type = Type::Number,
-                   .help = "The head reads the first loop up to which the gates' probabilities to "
-                           "leave sum up to X",
-                   .low = 0,
-                   .high = kNoExit,
-                   .exit = true},
+                  exit_threshold_option("The head reads the first loop up to which the gates' "
+                                        "probabilities to leave sum up to X"),
                   {.name = "use_weighted_exit",
                    .type = Type::Flag,
                    .help = "The mean of all loops' logits, where the config's threshold is null",
