@@ -14,7 +14,23 @@ std::span<const float> row_of(const std::vector<float>& values, size_t r, size_t
   return std::span(values).subspan(r * n, n);
 }
 
+std::vector<int64_t> row_counts(const Cohort& cohort) {
+  std::vector<int64_t> counts;
+  for (const RowSegment& segment : cohort.rows().segments) counts.push_back(segment.rows);
+  return counts;
+}
+
 }  // namespace
+
+// Of [rows, d] the last row of each of the cohort's tokens.
+Tensor EarlyExits::last_rows(const Cohort& cohort, const Tensor& x) const {
+  const std::vector<RowSegment>& segments = cohort.rows().segments;
+  if (static_cast<int64_t>(segments.size()) == x.dim(0)) return x;
+  std::vector<int32_t> last;
+  for (const RowSegment& segment : segments)
+    last.push_back(static_cast<int32_t>(segment.first_row + segment.rows - 1));
+  return model_.backend().gather_rows(x, last);
+}
 
 std::vector<float> EarlyExits::logits(const Tensor& state) const {
   return model_.backend().to_host(model_.logits(model_.final_norm(state)));
@@ -82,19 +98,22 @@ std::vector<LoopExit> EarlyExits::run_selecting(const Rows& rows, Tensor x,
   return exits;
 }
 
-std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
+std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer, const Plan* plan) {
   if (rule_.config().mode == ExitMode::Select) return run_selecting(rows, std::move(x), observer);
   const auto loops = static_cast<size_t>(rule_.loops());
   const std::vector<double> none(loops, std::numeric_limits<double>::quiet_NaN());
-  std::vector<LoopExit> exits(static_cast<size_t>(rows.size()), {.scores = none});
-  REPRISE_CHECK(rows.segments.size() == exits.size(), "one token of each request");
+  std::vector<LoopExit> exits(rows.segments.size(), {.scores = none});
+  REPRISE_CHECK(static_cast<int64_t>(exits.size()) == rows.size() || leaves_with_prompts(),
+                "one token of each request");
+  if (!plan) plan = &plan_;
+  REPRISE_CHECK(plan->loops() == rule_.loops(), "a plan with other loops than the rule's");
   Group all;
   all.tokens.resize(exits.size());
   std::iota(all.tokens.begin(), all.tokens.end(), size_t{0});
   std::vector<Group> groups;
   std::vector<ExitMemory> memory(exits.size());
   try {
-    all.cohort = runner_.start(plan_, std::move(rows), std::move(x), observer);
+    all.cohort = runner_.start(*plan, std::move(rows), std::move(x), observer);
     groups.push_back(std::move(all));
     while (!groups.empty()) {
       Cohort& cohort = *groups.back().cohort;
@@ -103,7 +122,7 @@ std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
       } else if (!cohort.done()) {
         judge(groups, exits, memory);
       } else {
-        end(groups.back(), exits);
+        end(groups.back(), exits, memory);
         groups.pop_back();
       }
     }
@@ -150,15 +169,27 @@ void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
   Group& group = groups.back();
   const int loop = group.cohort->loop_end()->loop;
   for (const size_t token : group.tokens) exits[token].loop = loop;
-  if (loop + 1 == rule_.loops()) return runner_.pass(*group.cohort);  // the last one ends them all
+  const bool last = loop + 1 == rule_.loops();  // it ends them all
+  if (last && !rule_.reads_all_rows()) return runner_.pass(*group.cohort);
 
-  const Tensor state = group.cohort->state();  // [rows, d]
   const size_t rows = group.tokens.size();
-  std::vector<float> logits;
-  if (rule_.reads_logits()) logits = this->logits(state);
   std::vector<ExitMemory*> of_row;
   for (const size_t token : group.tokens) of_row.push_back(&memory[token]);
-  const std::vector<double> scores = rule_.scores(loop, state, logits, of_row);
+  if (loop == 0 && rule_.reads_all_rows()) remember_initial(*group.cohort, of_row);
+  const std::vector<int64_t> counts = row_counts(*group.cohort);
+  const Tensor state = rule_.reads_all_rows() ? group.cohort->state()
+                                              : last_rows(*group.cohort, group.cohort->state());
+  std::vector<float> logits;
+  if (rule_.reads_answers())
+    logits = this->logits(last_rows(*group.cohort, runner_.probe(*group.cohort)));
+  else if (rule_.reads_logits())
+    logits = this->logits(state);
+  const std::vector<double> scores = rule_.scores(loop, state, logits, of_row, counts);
+  if (last) {
+    for (size_t r = 0; r < rows; ++r)
+      exits[group.tokens[r]].scores[static_cast<size_t>(loop)] = scores[r];
+    return runner_.pass(*group.cohort);
+  }
   std::vector<size_t> leave, stay;
   for (size_t r = 0; r < rows; ++r) {
     exits[group.tokens[r]].scores[static_cast<size_t>(loop)] = scores[r];
@@ -189,17 +220,39 @@ void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
   if (!leaving.cohort->done()) leaving.logits.clear();
 }
 
-void EarlyExits::end(Group& group, std::vector<LoopExit>& exits) const {
+void EarlyExits::end(Group& group, std::vector<LoopExit>& exits,
+                     std::vector<ExitMemory>& memory) const {
   Backend& be = model_.backend();
   const Tensor& state = group.cohort->state();
   const size_t rows = group.tokens.size();
-  if (group.logits.empty()) group.logits = logits(state);
+  const Tensor ends = last_rows(*group.cohort, state);
+  if (group.logits.empty()) group.logits = logits(ends);
+  const std::vector<RowSegment>& segments = group.cohort->rows().segments;
   for (size_t r = 0; r < rows; ++r) {
     LoopExit& exit = exits[group.tokens[r]];
     const auto row = row_of(group.logits, r, rows);
     exit.logits.assign(row.begin(), row.end());
-    const auto at = static_cast<int64_t>(r);
-    exit.state = rows == 1 ? state : be.slice(state, 0, at, at + 1);
+    const int64_t at = segments[r].first_row;
+    exit.state = rows == 1 ? state : be.slice(state, 0, at, at + segments[r].rows);
+    if (exit.loop + 1 < rule_.loops() || !rule_.reads_answers()) continue;
+    ExitMemory* const own[] = {&memory[group.tokens[r]]};
+    const auto from = static_cast<int64_t>(r);
+    exit.scores.back() =
+        rule_.scores(exit.loop, be.slice(ends, 0, from, from + 1), exit.logits, own)[0];
+  }
+}
+
+void EarlyExits::remember_initial(const Cohort& cohort, std::span<ExitMemory* const> memory) const {
+  const Initial* initial = cohort.plan().initial();
+  if (!initial) return;
+  Backend& be = model_.backend();
+  const std::vector<float> states =
+      be.to_host(model_.scheme().initial_state(be, *initial, cohort.rows()));
+  const auto d = states.size() / static_cast<size_t>(cohort.rows().size());
+  const std::vector<RowSegment>& segments = cohort.rows().segments;
+  for (size_t r = 0; r < memory.size(); ++r) {
+    const auto from = states.begin() + segments[r].first_row * static_cast<int64_t>(d);
+    memory[r]->state.assign(from, from + segments[r].rows * static_cast<int64_t>(d));
   }
 }
 

@@ -13,11 +13,12 @@ namespace reprise {
 
 // One token's run.
 struct LoopExit {
-  int loop = 0;               // at whose end it left, 0-based; the last one: it ran them all
-  Tensor state;               // [1, d] at the plan's end, before the final norm
-  std::vector<float> logits;  // [vocab] of that state: of what follows the token
-  // By loop: the rule's score where it was asked, else NaN. The last loop ends every token, so it
-  // isn't asked there.
+  int loop = 0;  // at whose end it left, 0-based; the last one: it ran them all
+  // [1, d] at the plan's end, before the final norm; of a prompt [its rows, d].
+  Tensor state;
+  std::vector<float> logits;  // [vocab] of its last row: of what follows the token
+  // By loop: the rule's score where it was asked, else NaN. The last loop ends every token, so only
+  // rules are asked there that compare two loops.
   std::vector<double> scores;
 };
 
@@ -48,10 +49,15 @@ class EarlyExits {
   ExitSelection select(const Plan& plan, const Rows& rows, Tensor x,
                        std::span<const int32_t> judged, Observer* observer = nullptr) const;
 
+  // Whether prompts leave as generated tokens do, each as a whole.
+  bool leaves_with_prompts() const { return rule_.config().prompts; }
+
   // Runs one token of each of some requests: rows as Rows::append makes them, x [rows, d]. Their
   // sequences must stay where they are until finish, or until this object is gone. When it throws,
-  // sequences are as they were before the earliest token that was not finished yet.
-  std::vector<LoopExit> run(Rows rows, Tensor x, Observer* observer = nullptr);
+  // sequences are as they were before the earliest token that was not finished yet. A whole prompt
+  // counts as one token; `plan` is its own, with the same loops (null: the plan given above).
+  std::vector<LoopExit> run(Rows rows, Tensor x, Observer* observer = nullptr,
+                            const Plan* plan = nullptr);
 
   // Does what is left to do of all tokens so far: their KV is then whole. The same on errors.
   void finish();
@@ -68,9 +74,12 @@ class EarlyExits {
   // At a loop end: those that leave become a group of their own, in front of it.
   void judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
              std::vector<ExitMemory>& memory);
-  void end(Group& group, std::vector<LoopExit>& exits) const;
+  void end(Group& group, std::vector<LoopExit>& exits, std::vector<ExitMemory>& memory) const;
+  // What a rule compares the first loop's states with.
+  void remember_initial(const Cohort& cohort, std::span<ExitMemory* const> memory) const;
   std::vector<LoopExit> run_selecting(const Rows& rows, Tensor x, Observer* observer) const;
   std::vector<float> logits(const Tensor& state) const;
+  Tensor last_rows(const Cohort& cohort, const Tensor& x) const;
   void roll_back();
 
   const Model& model_;

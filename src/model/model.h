@@ -115,6 +115,7 @@ class Model {
   void check_tensors(const WeightFile& weights, const TensorCheck& check, Problems& problems);
   void find_head(const WeightFile& weights);
   void bind(const WeightFile& weights);
+  void bind_unit_norms();
   ModelConfig config_;
   ModelSource source_;
   Backend& backend_;
