@@ -18,6 +18,8 @@ std::string stop_reason_name(StopReason reason) {
       return "context";
     case StopReason::Cancelled:
       return "cancelled";
+    case StopReason::Deadline:
+      return "deadline";
   }
   return "";
 }

@@ -27,20 +27,22 @@ enum class StopReason {
   StopString,   // a text of AnswerRules::stops
   MaxTokens,    // AnswerRules::max_tokens
   ContextFull,  // AnswerRules::context_tokens
-  Cancelled     // by whoever runs it
+  Cancelled,    // by whoever runs it
+  Deadline      // it took longer than it was given
 };
-std::string stop_reason_name(StopReason reason);  // "end", "stop", "length", "context", "cancelled"
+// "end", "stop", "length", "context", "cancelled", "deadline"
+std::string stop_reason_name(StopReason reason);
 
 struct AnswerRules {
   const Tokenizer* tokenizer = nullptr;  // must outlive the answer; null: no text, no stop texts
   int64_t vocab = 0;                     // only tokens below it may be chosen; 0: all
   SamplerOptions sampler;
-  LogitsProcessors processors;      // before the sampler
-  std::vector<int32_t> ends;        // tokens that end the answer; not part of its text
-  std::vector<std::string> stops;   // texts that end it; not part of its text. Special tokens, which
-                                    // are left out of the text, count as they are written
-  int64_t max_tokens = 0;           // 0: no limit
-  int64_t context_tokens = 0;       // what the context has room for; 0: no limit
+  LogitsProcessors processors;     // before the sampler
+  std::vector<int32_t> ends;       // tokens that end the answer; not part of its text
+  std::vector<std::string> stops;  // texts that end it; not part of its text. Special tokens, which
+                                   // are left out of the text, count as they are written
+  int64_t max_tokens = 0;          // 0: no limit
+  int64_t context_tokens = 0;      // what the context has room for; 0: no limit
 
   // Of both limits the smaller one; 0: none.
   int64_t most_tokens() const;

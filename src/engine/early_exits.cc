@@ -36,15 +36,15 @@ std::vector<float> EarlyExits::logits(const Tensor& state) const {
   return model_.backend().to_host(model_.logits(model_.final_norm(state)));
 }
 
-ExitSelection EarlyExits::select(const Plan& plan, const Rows& rows, Tensor x,
-                                 std::span<const int32_t> judged, Observer* observer) const {
-  Backend& be = model_.backend();
-  std::vector<Tensor> ends = model_.run(plan, rows, std::move(x), observer, /*exits=*/true).exits;
-  REPRISE_CHECK(std::ssize(ends) == rule_.loops(), "a plan with other loops than the rule's");
-  const size_t n = judged.size();
-  if (static_cast<int64_t>(n) < rows.size())
-    for (Tensor& end : ends) end = be.gather_rows(end, judged);
-  const int last = rule_.loops() - 1;
+bool judges_prompts(const Model& model, const ExitConfig& config) {
+  return config.active() && (config.mode == ExitMode::Select || model.scheme().selects());
+}
+
+ExitSelection select_exits(const Model& model, const ExitRule& rule, std::span<const Tensor> ends) {
+  Backend& be = model.backend();
+  REPRISE_CHECK(std::ssize(ends) == rule.loops(), "a plan with other loops than the rule's");
+  const auto n = static_cast<size_t>(ends[0].dim(0));
+  const int last = rule.loops() - 1;
   ExitSelection found;
   found.loops.assign(n, last);
   found.scores.resize(n);
@@ -54,11 +54,11 @@ ExitSelection EarlyExits::select(const Plan& plan, const Rows& rows, Tensor x,
   for (int loop = 0; loop < last; ++loop) {
     const Tensor& state = ends[static_cast<size_t>(loop)];
     std::vector<float> logits;
-    if (rule_.reads_logits()) logits = this->logits(state);
-    const std::vector<double> scores = rule_.scores(loop, state, logits, of_row);
+    if (rule.reads_logits()) logits = be.to_host(model.logits(model.final_norm(state)));
+    const std::vector<double> scores = rule.scores(loop, state, logits, of_row);
     for (size_t r = 0; r < n; ++r) {
       found.scores[r].push_back(scores[r]);
-      if (found.loops[r] == last && rule_.leaves(scores[r])) found.loops[r] = loop;
+      if (found.loops[r] == last && rule.leaves(scores[r])) found.loops[r] = loop;
     }
   }
   for (auto& scores : found.scores) scores.push_back(std::numeric_limits<double>::quiet_NaN());
@@ -66,9 +66,17 @@ ExitSelection EarlyExits::select(const Plan& plan, const Rows& rows, Tensor x,
   for (size_t r = 0; r < n; ++r)
     from.push_back(static_cast<int32_t>(static_cast<size_t>(found.loops[r]) * n + r));
   found.state = last == 0 ? ends[0] : be.gather_rows(be.concat(ends, 0), from);
-  found.normed = rule_.config().kind == ExitKind::Weighted ? model_.expected_normed(ends)
-                                                           : model_.final_norm(found.state);
+  found.normed = rule.config().kind == ExitKind::Weighted ? model.expected_normed(ends)
+                                                          : model.final_norm(found.state);
   return found;
+}
+
+ExitSelection EarlyExits::select(const Plan& plan, const Rows& rows, Tensor x,
+                                 std::span<const int32_t> judged, Observer* observer) const {
+  std::vector<Tensor> ends = model_.run(plan, rows, std::move(x), observer, /*exits=*/true).exits;
+  if (std::ssize(judged) < rows.size())
+    for (Tensor& end : ends) end = model_.backend().gather_rows(end, judged);
+  return select_exits(model_, rule_, ends);
 }
 
 std::vector<LoopExit> EarlyExits::run_selecting(const Rows& rows, Tensor x,

@@ -30,6 +30,11 @@ struct ExitSelection {
   std::vector<std::vector<double>> scores;  // by row and loop, as in LoopExit but of every loop
 };
 
+// Chooses among the states that rows had at the ends of all loops: by loop [rows, d], before its norm.
+ExitSelection select_exits(const Model& model, const ExitRule& rule, std::span<const Tensor> ends);
+// Whether positions of a prompt, which runs at full depth, have exits: whose loop the head reads.
+bool judges_prompts(const Model& model, const ExitConfig& config);
+
 class EarlyExits {
  public:
   // Model and plan must outlive it. Throws Error as Model::check_exit does.
@@ -37,10 +42,7 @@ class EarlyExits {
       : model_(model), runner_(model), plan_(plan), rule_(model, plan, config) {}
 
   const ExitRule& rule() const { return rule_; }
-  // Whether positions of a prompt, which runs at full depth, have exits: whose loop the head reads.
-  bool judges_prompts() const {
-    return rule_.config().mode == ExitMode::Select || model_.scheme().selects();
-  }
+  bool judges_prompts() const { return reprise::judges_prompts(model_, rule_.config()); }
 
   // Runs rows through all loops of the plan, which must have as many as the rule's, and chooses for
   // the rows `judged`, ascending. When it throws, sequences are as they were.

@@ -9,12 +9,6 @@ namespace reprise {
 
 namespace {
 
-int64_t placeholders(const TokenPrompt& prompt, int64_t begin, int64_t end) {
-  if (prompt.is_image.empty()) return 0;
-  return std::accumulate(prompt.is_image.begin() + begin, prompt.is_image.begin() + end,
-                         int64_t{0});
-}
-
 bool same_initial(const Sequence& a, const Sequence& b) {
   const InitialStates drawn;
   return (a.initial ? *a.initial : drawn) == (b.initial ? *b.initial : drawn);
@@ -25,23 +19,6 @@ bool same_initial(const Sequence& a, const Sequence& b) {
 std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& options) {
   return std::make_shared<const Plans>(
       Plans{model.prefill_plan(options), model.decode_plan(options)});
-}
-
-int64_t common_tokens(const TokenPrompt& a, const TokenPrompt& b) {
-  const auto is_image = [](const TokenPrompt& prompt, int64_t i) {
-    return !prompt.is_image.empty() && prompt.is_image[static_cast<size_t>(i)] != 0;
-  };
-  const int64_t limit = std::min(a.size(), b.size());
-  size_t picture = 0;  // the first that doesn't end before i
-  for (int64_t i = 0; i < limit; ++i) {
-    if (a.ids[static_cast<size_t>(i)] != b.ids[static_cast<size_t>(i)]) return i;
-    if (is_image(a, i) != is_image(b, i)) return i;
-    if (!is_image(a, i)) continue;
-    while (picture < a.pictures.size() && a.pictures[picture].end <= i) ++picture;
-    if (picture >= std::min(a.pictures.size(), b.pictures.size())) return i;
-    if (a.pictures[picture] != b.pictures[picture] || i < a.pictures[picture].begin) return i;
-  }
-  return limit;
 }
 
 int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plans,
@@ -71,33 +48,12 @@ Session::Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk
   if (exit.active()) exits_.emplace(model_, plans_->decode, exit);
 }
 
-Tensor Session::embed(const TokenPrompt& prompt, int64_t begin, int64_t end) {
-  Backend& be = model_.backend();
-  const auto ids =
-      std::span(prompt.ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
-  Tensor x = model_.embed(ids);  // [end - begin, d]
-  const int64_t images = placeholders(prompt, begin, end);
-  if (images == 0) return x;
-  std::vector<int32_t> at;
-  for (int64_t i = begin; i < end; ++i) {
-    if (prompt.is_image[static_cast<size_t>(i)]) at.push_back(static_cast<int32_t>(i - begin));
-  }
-  const int64_t first = placeholders(prompt, 0, begin);
-  return be.replace_rows(x, at, be.slice(prompt.image_rows, 0, first, first + images));
-}
-
 bool Session::run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkSink& sink,
                          Observer* observer, PrefixCache* prefix,
                          const std::function<bool()>& cancelled) {
   REPRISE_CHECK(sequence_.length == 0, "prefill of a session that has run");
   const int64_t n = prompt.size();
-  if (n == 0) fail("the prompt is empty: there is nothing to run");
-  REPRISE_CHECK(prompt.is_image.empty() || prompt.is_image.size() == prompt.ids.size());
-  const int64_t images = placeholders(prompt, 0, n);
-  const int64_t image_rows = prompt.image_rows ? prompt.image_rows.dim(0) : 0;
-  if (images != image_rows) {
-    fail("the prompt has {} image placeholders for {} image rows", images, image_rows);
-  }
+  check_prompt(prompt);
 
   prompt_plan_ = n > 1 ? &plans_->prefill : &plans_->decode;
   const bool leaves = exits_ && exits_->leaves_with_prompts();
@@ -109,11 +65,11 @@ bool Session::run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkS
   for (int64_t begin = sequence_.length; begin < n; begin += chunk) {
     if (cancelled && cancelled()) return false;
     const int64_t end = std::min(n, begin + chunk);
-    Tensor x = embed(prompt, begin, end);  // [rows, d]
+    Tensor x = embed_prompt(model_, prompt, begin, end);  // [rows, d]
     if (observer != nullptr) observer->observe("inputs_embeds", x);
     Rows rows;
     rows.append(sequence_, end - begin, n);
-    if (images > 0) {
+    if (prompt.image_rows && prompt.image_rows.dim(0) > 0) {
       rows.is_image.assign(prompt.is_image.begin() + begin, prompt.is_image.begin() + end);
     }
     const int64_t first = last_only ? end - begin - 1 : 0;  // of the rows that somebody wants

@@ -8,28 +8,10 @@
 #include <vector>
 
 #include "engine/early_exits.h"
-#include "engine/picture.h"
+#include "engine/token_prompt.h"
 #include "model/model.h"
 
 namespace reprise {
-
-// Where a picture's placeholders lie in a prompt's ids.
-struct PromptPicture {
-  PictureKey key;
-  int64_t begin = 0, end = 0;  // ids[begin, end)
-  bool operator==(const PromptPicture&) const = default;
-};
-
-// A prompt as the model takes it.
-struct TokenPrompt {
-  std::vector<int32_t> ids;
-  std::vector<uint8_t> is_image;  // [ids]: 1 at image placeholders; empty where there are none
-  Tensor image_rows;              // [placeholders, d] in the order of the placeholders; or none
-  // In the order of the prompt. Placeholders of none of them are of a picture that isn't known: it
-  // is equal to no other.
-  std::vector<PromptPicture> pictures;
-  int64_t size() const { return static_cast<int64_t>(ids.size()); }
-};
 
 // The plans of one choice of options; shared by all requests that choose the same.
 struct Plans {
@@ -37,10 +19,6 @@ struct Plans {
   Plan decode;   // for everything else
 };
 std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& options = {});
-
-// How many tokens two prompts begin with in common, the pictures behind placeholders included: to
-// the first other id, or to where a picture begins that is another or isn't known.
-int64_t common_tokens(const TokenPrompt& a, const TokenPrompt& b);
 
 // The KV of one earlier prompt, for prompts that begin the same way (several questions about one
 // image). Exact: it holds the prompt's state before rows of the prompt's lifetime are dropped, and
@@ -118,7 +96,6 @@ class Session {
   // As prefill; last_only: the sink is only called for the last position, [1, d].
   bool run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkSink& sink,
                   Observer* observer, PrefixCache* prefix, const std::function<bool()>& cancelled);
-  Tensor embed(const TokenPrompt& prompt, int64_t begin, int64_t end);
   // The next token's row and its embedding [1, d].
   std::pair<Rows, Tensor> next_row(int32_t token, Observer* observer);
   void check(std::span<const float> logits) const;

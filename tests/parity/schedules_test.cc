@@ -6,16 +6,14 @@
 //
 // REPRISE_SCHEDULES sets the number of schedules per model (default: a few, for CI). The same test
 // under the thread sanitizer runs them on two threads over one model (TwoThreadsOneModel).
+#include "support/schedules.h"
+
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <deque>
 #include <thread>
 
 #include "support/golden.h"
-#include "support/looped_scheme.h"
-#include "support/tiny_models.h"
 
 namespace reprise::test {
 namespace {
@@ -27,14 +25,6 @@ struct Request {
   PlanOptions options;
   std::vector<int> exits;  // by token; past the last loop end: none
   ExitKv policy = ExitKv::Exact;
-};
-
-struct Random {
-  Philox bits;
-  uint64_t at = 0;
-  explicit Random(uint64_t seed) : bits(seed, 77) {}
-  uint64_t below(uint64_t n) { return bits.bits(at++) % n; }
-  bool chance(uint64_t one_in) { return below(one_in) == 0; }
 };
 
 // What a request gave: the state of each of its tokens and its KV cache.
@@ -295,10 +285,6 @@ class Execution {
   std::deque<Entry> cohorts_;
 };
 
-bool same_bits(std::span<const float> a, std::span<const float> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 void expect_same(const std::vector<Result>& expected, const std::vector<Result>& found) {
   ASSERT_EQ(expected.size(), found.size());
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -309,77 +295,6 @@ void expect_same(const std::vector<Result>& expected, const std::vector<Result>&
     }
     EXPECT_TRUE(same_bits(expected[i].kv, found[i].kv)) << "request " << i << ": KV";
   }
-}
-
-struct Kind {
-  std::string name;
-  Json config;
-  std::vector<PlanOptions> plans = {{}};  // requests choose among them
-  int loops = 1;                          // loop ends of a plan
-  bool looped = false;                    // LoopedScheme
-};
-void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
-
-std::unique_ptr<Model> make_model(const Kind& kind, Backend& backend) {
-  if (!kind.looped) return tiny_model(kind.config, backend);
-  const ModelConfig config = config_from_json(kind.config, "tiny model");
-  return Model::create(config, backend, tiny_values, std::make_unique<LoopedScheme>(config));
-}
-
-PlanOptions with_plan(const std::string& plan) { return {{"plan", plan}}; }
-
-std::vector<Kind> kinds() {
-  const auto text = [](const char* family) {
-    return tiny_text_config(std::string(family) + "ForCausalLM");
-  };
-  const auto own = [](Json config, const char* scheme, const Json& keys) {
-    config["reprise"] = {{"scheme", scheme}, {scheme, keys}};
-    return config;
-  };
-  std::vector<Kind> list;
-  list.push_back({"dense_and_replay",
-                  text("Llama"),
-                  {{}, with_plan("0-1,0,1-0"), with_plan("0,0-1*3,1"), with_plan("1,1,0")}});
-  Json window = text("Qwen2");
-  window["use_sliding_window"] = true;
-  window["sliding_window"] = 6;
-  window["max_window_layers"] = 0;
-  list.push_back({"window", window, {{}, with_plan("0-1,1")}});
-  Json dynamic = text("Llama");
-  dynamic["max_position_embeddings"] = 24;
-  dynamic["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
-  list.push_back({"dynamic_rope", dynamic});
-  list.push_back(
-      {"recursive", own(text("Llama"), "recursive", {{"loops", 3}, {"lora_rank", 5}}), {{}}, 3});
-  list.push_back({"recursive_plain",
-                  own(text("Phi3"), "recursive", {{"loops", 4}, {"lora_rank", 0}}),
-                  {{}},
-                  4});
-  TinyShape three_layers;
-  three_layers.layers = 3;
-  list.push_back({"looped_with_coda",
-                  tiny_text_config("LlamaForCausalLM", three_layers),
-                  {{}},
-                  LoopedScheme::kLoops,
-                  true});
-  Json ouro = text("Ouro");
-  ouro["total_ut_steps"] = 3;
-  list.push_back({"ouro", ouro, {{}, {{"loops", int64_t{2}}}}, 3});
-  TinyShape four_layers;
-  four_layers.layers = 4;
-  Json split = tiny_text_config("NanbeigeForCausalLM", four_layers);
-  split.update({{"enable_double_loop_split", true}, {"loop_middle_layers", 2}});
-  list.push_back({"loop_split", split, {{}}, 3});
-  split["loop_share_kv"] = true;
-  list.push_back({"loop_split_shared", split, {{}}, 3});
-  Json phantom = tiny_vision_language_config("phantom", text("Qwen2"));
-  phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
-  list.push_back({"phantom", phantom});
-  const Json trol = tiny_vision_language_config("trol", text("Phi3"));
-  const PlanOptions three = {{"passes", int64_t{3}}}, adaptive = {{"adaptive", 0.5}},
-                    one = {{"passes", int64_t{1}}};
-  list.push_back({"trol", trol, {{}, three, adaptive, one}});
-  return list;
 }
 
 std::vector<Request> make_requests(const Kind& kind, Random& random) {
@@ -397,11 +312,6 @@ std::vector<Request> make_requests(const Kind& kind, Random& random) {
     requests.push_back(std::move(request));
   }
   return requests;
-}
-
-uint64_t schedules() {
-  const char* text = std::getenv("REPRISE_SCHEDULES");
-  return text ? static_cast<uint64_t>(std::atoll(text)) : 12;
 }
 
 struct Param {

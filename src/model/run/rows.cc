@@ -35,6 +35,15 @@ void Sequence::truncate(int64_t new_length) {
   length = std::min(length, new_length);
 }
 
+KvRow& Sequence::row(int number, const KvSpec& spec) {
+  KvRow& row = kv[number];
+  if (row.filled() == 0) {
+    row.spec = spec;
+    row.account = account;
+  }
+  return row;
+}
+
 int64_t Sequence::kv_bytes() const { return kv_bytes_held({this, 1}); }
 
 int64_t kv_bytes_held(std::span<const Sequence> sequences) {

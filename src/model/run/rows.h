@@ -36,6 +36,7 @@ struct Sequence {
   std::map<int, KvRow> kv;                       // by KV row of the plan; made at the first write
   std::unique_ptr<SchemeState> scheme;           // made by the scheme at the first call
   std::shared_ptr<const InitialStates> initial;  // null: drawn with seed 0
+  std::shared_ptr<KvAccount> account;            // for rows made from now on; null: uncounted
   int64_t length = 0;  // tokens that have been started; the next one's position
   // Cohorts under way that hold tokens of this request, in the order of their positions (kept by
   // Cohort). A sequence must not move while there are any.
@@ -50,6 +51,8 @@ struct Sequence {
   void end_prompt(const Plan& plan);
   // Forgets all tokens from position `new_length` on: as if they had never been run.
   void truncate(int64_t new_length);
+  // The KV row of this number, to be read or appended to; an empty one is made for these entries.
+  KvRow& row(int number, const KvSpec& spec);
   int64_t kv_bytes() const;
 };
 

@@ -91,11 +91,7 @@ class JoinedRows {
     entry.positions = positions;
     entry.prefix = segment.prefix < 0 ? -1 : segment.prefix + first_segment_;
     if (segment.sequence) {
-      const auto row_of = [&](int number) {
-        KvRow& row = segment.sequence->kv[number];
-        if (row.filled() == 0) row.spec = spec;
-        return &row;
-      };
+      const auto row_of = [&](int number) { return &segment.sequence->row(number, spec); };
       if (visit.write >= 0) entry.write = row_of(visit.write);
       entry.read = row_of(visit.read);
       entry.own_entries = visit.past;
@@ -391,13 +387,11 @@ void Runner::share(Cohort& cohort, size_t end) const {
 void Runner::alias(Cohort& cohort, int from, int to) const {
   for (const RowSegment& segment : cohort.rows().segments) {
     if (!segment.sequence) continue;
-    auto& kv = segment.sequence->kv;
-    KvRow& row = kv[to];
-    if (row.filled() == 0) row.spec = model_.kv_spec();
+    KvRow& row = segment.sequence->row(to, model_.kv_spec());
     const auto positions =
         std::span(cohort.rows().positions)
             .subspan(static_cast<size_t>(segment.first_row), static_cast<size_t>(segment.rows));
-    model_.backend().alias_kv(kv.at(from), positions, row);
+    model_.backend().alias_kv(segment.sequence->kv.at(from), positions, row);
   }
 }
 

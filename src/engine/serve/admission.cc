@@ -1,0 +1,117 @@
+#include "engine/serve/admission.h"
+
+#include <algorithm>
+#include <limits>
+#include <set>
+
+namespace reprise {
+namespace {
+
+// KV rows that a request keeps beyond its prompt.
+int64_t lasting_rows(const Live& live) {
+  std::set<int> rows;
+  const auto add = [&](const Plan& plan) {
+    const std::vector<int> writers = plan.writers();
+    for (size_t row = 0; row < writers.size(); ++row)
+      if (writers[row] >= 0 && plan.kv_rows[row].lifetime == Lifetime::Request)
+        rows.insert(static_cast<int>(row));
+  };
+  add(live.prompt_plan());
+  add(live.decode_plan());
+  return std::ssize(rows);
+}
+
+}  // namespace
+
+void AdmissionOptions::check() const {
+  if (kv_budget < 0) fail("KV budget: expected 0 bytes or more, found {}", kv_budget);
+  if (most_running < 1) fail("running requests: expected 1 or more, found {}", most_running);
+  if (reserve_ahead < 1) fail("tokens reserved ahead: expected 1 or more, found {}", reserve_ahead);
+  if (passed_over < 0) fail("times passed over: expected 0 or more, found {}", passed_over);
+}
+
+Admission::Admission(const Model& model, const AdmissionOptions& options)
+    : options_(options),
+      spec_(model.kv_spec()),
+      budget_(KvBudget::make(options.kv_budget > 0 ? options.kv_budget
+                                                   : std::numeric_limits<int64_t>::max() / 4)) {}
+
+bool Admission::before(const Live& a, const Live& b) {
+  if (a.request.priority != b.request.priority) return a.request.priority > b.request.priority;
+  return a.id < b.id;
+}
+
+int64_t Admission::bytes_for(const Live& live, int64_t tokens) const {
+  // Rows of the prompt alone go when it is done; the answer's tokens come after that.
+  const int64_t prompt =
+      kv_bytes(spec_, std::ssize(live.prompt_plan().kv_rows), live.prompt_size());
+  return std::max(prompt, kv_bytes(spec_, lasting_rows(live), tokens));
+}
+
+int64_t Admission::with_ahead(const Live& live, int64_t tokens) const {
+  const int64_t most = live.answer.rules().most_tokens();
+  const int64_t ahead = tokens + options_.reserve_ahead;
+  // The last token is never run.
+  return most > 0 ? std::max(tokens, std::min(ahead, live.prompt_size() + most - 1)) : ahead;
+}
+
+void Admission::check_fits(const Live& live) const {
+  const int64_t least = bytes_for(live, live.prompt_size() + 1);
+  if (least > budget_->usage().limit)
+    fail("the KV cache of a prompt of {} tokens takes {} bytes; the KV budget has {}",
+         live.prompt_size(), least, budget_->usage().limit);
+}
+
+void Admission::wait(std::unique_ptr<Live> live) {
+  const auto at = std::find_if(waiting_.begin(), waiting_.end(),
+                               [&](const auto& other) { return before(*live, *other); });
+  waiting_.insert(at, std::move(live));
+}
+
+std::unique_ptr<Live> Admission::next(size_t running) {
+  if (std::ssize(waiting_) == 0 || static_cast<int64_t>(running) >= options_.most_running)
+    return nullptr;
+  const auto admit = [&](auto at) {
+    Live& live = **at;
+    const int64_t started = live.prompt_size() + std::ssize(live.exits);
+    live.room = with_ahead(live, started);
+    live.reservation = budget_->reserve(bytes_for(live, live.room));
+    // What it can't do without, where nobody else is there to wait for.
+    if (!live.reservation && running == 0) {
+      live.room = started;
+      live.reservation = budget_->reserve(bytes_for(live, live.room));
+    }
+    if (!live.reservation) return false;
+    live.sequence.account = live.reservation->account();
+    return true;
+  };
+  const auto take = [&](auto at) {
+    std::unique_ptr<Live> live = std::move(*at);
+    waiting_.erase(at);
+    for (auto& other : waiting_)
+      if (other->id < live->id) ++other->passed_over;
+    return live;
+  };
+  auto starved = waiting_.end();
+  for (auto it = waiting_.begin(); it != waiting_.end(); ++it)
+    if ((*it)->passed_over >= options_.passed_over &&
+        (starved == waiting_.end() || (*it)->id < (*starved)->id))
+      starved = it;
+  if (starved != waiting_.end()) return admit(starved) ? take(starved) : nullptr;
+  for (auto it = waiting_.begin(); it != waiting_.end(); ++it)
+    if (admit(it)) return take(it);
+  return nullptr;
+}
+
+bool Admission::grow(Live& live, int64_t tokens) {
+  if (tokens <= live.room) return true;
+  for (const int64_t room : {with_ahead(live, tokens), tokens}) {
+    if (!live.reservation->resize(std::max(live.reservation->granted(), bytes_for(live, room))))
+      continue;
+    live.room = room;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace reprise

@@ -1,0 +1,59 @@
+// A request while the scheduler has it.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/exit_rule.h"
+#include "engine/serve/request.h"
+
+namespace reprise {
+
+struct Live {
+  Live(const Model& model, ServeRequest asked);
+
+  RequestId id = 0;
+  const ServeRequest request;
+  const std::optional<ExitRule> rule;  // none: nothing leaves early
+  Answer answer;
+  Sequence sequence;                         // its length: tokens that have been started
+  std::optional<KvReservation> reservation;  // while it runs, under a budget
+  int64_t room = 0;                          // tokens that it surely has KV for
+  bool prompt_done = false;
+  // By generated token that has been run, the loop it left at. Kept when its KV is dropped: it is
+  // then run again up to here without being judged.
+  std::vector<int> exits;
+  ExitMemory memory;        // of the token under way
+  int left_at = -1;         // the loop it left at; -1: it didn't
+  int64_t passed_over = 0;  // requests admitted before it that came after it
+  // One of several requests whose visit failed: runs by itself until it has a token more, so that
+  // who is to blame is found and the others go on.
+  bool alone = false;
+
+  int64_t prompt_size() const { return request.prompt.size(); }
+  bool in_prompt() const { return sequence.length < prompt_size(); }
+  // Generated tokens that have been started.
+  int64_t generated() const { return sequence.length - prompt_size(); }
+  bool reruns() const { return !in_prompt() && generated() < std::ssize(exits); }
+  // Whether a chosen token waits to be run.
+  bool has_next() const {
+    return prompt_done && !reruns() && generated() < std::ssize(answer.tokens());
+  }
+  // Whether a token that is to run must wait for the request's rows under way: with shared entries a
+  // token that leaves writes deeper rows at once, so all before it must have written theirs.
+  bool must_wait() const {
+    return rule && rule->config().kv == ExitKv::Share && !sequence.under_way.empty();
+  }
+  const Plan& prompt_plan() const {
+    return prompt_size() > 1 ? request.plans->prefill : request.plans->decode;
+  }
+  const Plan& decode_plan() const { return request.plans->decode; }
+  int last_loop() const { return std::max(decode_plan().loops() - 1, 0); }
+  bool selects() const { return rule && rule->config().mode == ExitMode::Select; }
+  // Drops all KV; it starts again and comes to where it was.
+  void rewind();
+};
+
+}  // namespace reprise
