@@ -22,6 +22,7 @@ struct Asked {
   PlanOptions options;
   AnswerRules rules;
   ExitConfig exit;
+  std::shared_ptr<const InitialStates> initial;  // null: the sampler's seed
   int priority = 0;
 };
 
@@ -33,12 +34,12 @@ struct Given {
   std::string error;
 };
 
-ExitConfig random_exit(int loops, Random& random) {
+ExitConfig random_exit(const Kind& kind, int loops, Random& random) {
   if (loops < 2 || random.chance(4)) return {};
   const auto most = static_cast<uint64_t>(loops);
   ExitConfig exit;
   const double any = static_cast<double>(random.below(1000)) / 1000;
-  switch (random.below(5)) {
+  switch (random.below(11)) {
     case 0:
       exit = {.kind = ExitKind::Confidence, .threshold = 0.02 + any * 0.3};
       break;
@@ -51,10 +52,29 @@ ExitConfig random_exit(int loops, Random& random) {
     case 3:
       exit = {.kind = ExitKind::Step, .threshold = static_cast<double>(random.below(most))};
       break;
+    case 4:
+      exit = {.kind = ExitKind::Kl, .threshold = any * 0.2};
+      break;
+    case 5:
+      exit = {.kind = ExitKind::MinPKl, .threshold = any * 0.2};
+      break;
+    case 6:
+      exit = {.kind = ExitKind::EntropyDiff, .threshold = any * 0.2};
+      break;
+    case 7:
+      exit = {.kind = ExitKind::ArgmaxStability, .threshold = 1.0 + double(random.below(2))};
+      break;
+    case 8:
+      exit = {.kind = ExitKind::LatentDiff, .threshold = any};
+      break;
+    case 9:
+      exit = {.kind = ExitKind::Cosine, .threshold = any * 0.4};
+      break;
     default:
       exit = {.kind = ExitKind::Depth, .threshold = 1.0 + static_cast<double>(random.below(most))};
   }
-  exit.kv = std::array{ExitKv::Propagate, ExitKv::Exact, ExitKv::Share}[random.below(3)];
+  exit.kv = random_policy(kind, random);
+  exit.prompts = random.chance(3);
   return exit;
 }
 
@@ -74,12 +94,15 @@ Asked make_asked(const Model& model, const Kind& kind, Random& random) {
     for (int64_t i = 0; i < static_cast<int64_t>(count) * model.config().text.d; ++i)
       asked.image_rows.push_back(static_cast<float>(random.bits.normal(1000000 + random.at++)));
   }
-  asked.exit = random_exit(model.decode_plan(asked.options).loops(), random);
+  asked.exit = random_exit(kind, model.decode_plan(asked.options).loops(), random);
   if (asked.exit.active() && random.chance(4)) {
     asked.exit.mode = ExitMode::Select;
     if (!model.exit_problem(asked.exit, model.decode_plan(asked.options)).empty())
       asked.exit.mode = ExitMode::Skip;
   }
+  if (random.chance(2))
+    asked.initial =
+        std::make_shared<const InitialStates>(InitialStates{.seed = random.below(1000)});
   asked.rules.max_tokens = 1 + static_cast<int64_t>(random.below(random.chance(2) ? 50 : 10));
   if (random.chance(2))
     asked.rules.sampler = {.temperature = 0.9f, .top_k = 20, .seed = random.below(100)};
@@ -102,6 +125,9 @@ Given alone(Model& model, const Asked& asked) {
   const auto plans = make_plans(model, asked.options);
   Given given;
   Session session(model, plans, 512, asked.exit);
+  session.set_initial(asked.initial ? asked.initial
+                                    : std::make_shared<const InitialStates>(
+                                          InitialStates{.seed = asked.rules.sampler.seed}));
   const TokenPrompt prompt = prompt_of(asked, model);
   Answer answer(asked.rules, prompt.ids);
   std::vector<float> logits = session.prefill(prompt);
@@ -158,6 +184,7 @@ ServeRequest serve_request(const Asked& asked, Model& model, PlanStore& plans, G
   request.prompt = prompt_of(asked, model);
   request.rules = asked.rules;
   request.exit = asked.exit;
+  request.initial = asked.initial;
   request.plans = plans.of(asked.options);
   request.priority = asked.priority;
   request.on_event = [&given](const ServeEvent& event) { receive(given, event); };
