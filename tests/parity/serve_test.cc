@@ -6,6 +6,7 @@
 // REPRISE_SCHEDULES sets the number of schedules per model (default: a few, for CI).
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <thread>
 
@@ -62,7 +63,8 @@ ExitConfig random_exit(const Kind& kind, int loops, Random& random) {
       exit = {.kind = ExitKind::EntropyDiff, .threshold = any * 0.2};
       break;
     case 7:
-      exit = {.kind = ExitKind::ArgmaxStability, .threshold = 1.0 + double(random.below(2))};
+      exit = {.kind = ExitKind::ArgmaxStability,
+              .threshold = 1.0 + static_cast<double>(random.below(2))};
       break;
     case 8:
       exit = {.kind = ExitKind::LatentDiff, .threshold = any};
@@ -488,6 +490,43 @@ TEST_F(ServeErrors, SharedEntriesOfTokensThatAreRunAgain) {
     ASSERT_LT(sweeps, 2000);
   }
   EXPECT_GT(scheduler.stats().preemptions, 0);
+  expect_same(expected, given_[0], true);
+}
+
+// Tokens that see the deepest entries of others are run again one by one: together they would see of
+// each other what was there in the same loop.
+TEST_F(ServeErrors, DeepestEntriesOfTokensThatAreRunAgain) {
+  const std::vector<Kind> all = kinds();
+  const auto huginn =
+      std::ranges::find_if(all, [](const Kind& kind) { return kind.name == "huginn"; });
+  const auto model = make_model(*huginn, *be_);
+  PlanStore plans(*model);
+  Asked what = asked(5, 40);
+  what.options = {{"cache_lookup_strategy", std::string("always-last-m4")}};
+  what.rules.sampler = {.temperature = 1, .seed = 3};
+  what.exit = {.kind = ExitKind::Confidence, .kv = ExitKv::Missing};
+  Given expected;
+  const auto together = [&] {  // how often two leave at one loop that others didn't come to
+    int n = 0;
+    for (size_t t = 3; t < expected.loops.size(); ++t)
+      n += expected.loops[t] == expected.loops[t - 1] &&
+           std::ranges::any_of(std::span(expected.loops).subspan(1, t - 2),
+                               [&](int loop) { return loop < expected.loops[t]; });
+    return n;
+  };
+  for (double threshold = 0.02; together() < 6; threshold += 0.01) {
+    ASSERT_LT(threshold, 0.9);
+    what.exit.threshold = threshold;
+    expected = alone(*model, what);
+  }
+  Scheduler scheduler(*model);
+  const RequestId id = scheduler.submit(serve_request(what, *model, plans, given_[0]));
+  for (int sweeps = 0; scheduler.sweep(); ++sweeps) {
+    if (given_[0].tokens.size() == 25 + static_cast<size_t>(scheduler.stats().preemptions) * 4)
+      scheduler.preempt(id);
+    ASSERT_LT(sweeps, 4000);
+  }
+  EXPECT_GT(scheduler.stats().preemptions, 1);
   expect_same(expected, given_[0], true);
 }
 

@@ -126,9 +126,8 @@ std::vector<Kind> kinds() {
 }
 
 ExitKv random_policy(const Kind& kind, Random& random) {
-  const auto policy = std::array{ExitKv::Propagate, ExitKv::Exact, ExitKv::Missing,
-                                 ExitKv::Share}[random.below(kind.shares ? 4 : 3)];
-  return policy;
+  constexpr std::array kAll = {ExitKv::Propagate, ExitKv::Exact, ExitKv::Missing, ExitKv::Share};
+  return kAll[random.below(kind.shares ? 4 : 3)];
 }
 
 uint64_t schedules() {
