@@ -20,16 +20,46 @@ std::vector<int64_t> row_counts(const Cohort& cohort) {
   return counts;
 }
 
+// What a rule compares the first loop's states with.
+void remember_initial(const Model& model, const Cohort& cohort,
+                      std::span<ExitMemory* const> memory) {
+  const Initial* initial = cohort.plan().initial();
+  if (!initial) return;
+  Backend& be = model.backend();
+  const std::vector<float> states =
+      be.to_host(model.scheme().initial_state(be, *initial, cohort.rows()));
+  const auto d = states.size() / static_cast<size_t>(cohort.rows().size());
+  const std::vector<RowSegment>& segments = cohort.rows().segments;
+  for (size_t r = 0; r < memory.size(); ++r) {
+    const auto from = states.begin() + segments[r].first_row * static_cast<int64_t>(d);
+    memory[r]->state.assign(from, from + segments[r].rows * static_cast<int64_t>(d));
+  }
+}
+
 }  // namespace
 
-// Of [rows, d] the last row of each of the cohort's tokens.
-Tensor EarlyExits::last_rows(const Cohort& cohort, const Tensor& x) const {
+Tensor last_rows(const Model& model, const Cohort& cohort, const Tensor& x) {
   const std::vector<RowSegment>& segments = cohort.rows().segments;
   if (static_cast<int64_t>(segments.size()) == x.dim(0)) return x;
   std::vector<int32_t> last;
   for (const RowSegment& segment : segments)
     last.push_back(static_cast<int32_t>(segment.first_row + segment.rows - 1));
-  return model_.backend().gather_rows(x, last);
+  return model.backend().gather_rows(x, last);
+}
+
+Tensor judged_state(const Model& model, const Runner& runner, const ExitRule& rule,
+                    const Cohort& cohort) {
+  return last_rows(model, cohort, rule.reads_answers() ? runner.probe(cohort) : cohort.state());
+}
+
+std::vector<double> loop_end_scores(const Model& model, const ExitRule& rule, const Cohort& cohort,
+                                    std::span<const float> logits,
+                                    std::span<ExitMemory* const> memory) {
+  const int loop = cohort.loop_end()->loop;
+  if (!rule.reads_all_rows())
+    return rule.scores(loop, last_rows(model, cohort, cohort.state()), logits, memory);
+  if (loop == 0) remember_initial(model, cohort, memory);
+  return rule.scores(loop, cohort.state(), logits, memory, row_counts(cohort));
 }
 
 std::vector<float> EarlyExits::logits(const Tensor& state) const {
@@ -38,6 +68,10 @@ std::vector<float> EarlyExits::logits(const Tensor& state) const {
 
 bool judges_prompts(const Model& model, const ExitConfig& config) {
   return config.active() && (config.mode == ExitMode::Select || model.scheme().selects());
+}
+
+bool leaves_with_prompts(const Model& model, const ExitConfig& config) {
+  return config.active() && config.prompts && !judges_prompts(model, config);
 }
 
 ExitSelection select_exits(const Model& model, const ExitRule& rule, std::span<const Tensor> ends) {
@@ -175,16 +209,10 @@ void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
   const size_t rows = group.tokens.size();
   std::vector<ExitMemory*> of_row;
   for (const size_t token : group.tokens) of_row.push_back(&memory[token]);
-  if (loop == 0 && rule_.reads_all_rows()) remember_initial(*group.cohort, of_row);
-  const std::vector<int64_t> counts = row_counts(*group.cohort);
-  const Tensor state = rule_.reads_all_rows() ? group.cohort->state()
-                                              : last_rows(*group.cohort, group.cohort->state());
   std::vector<float> logits;
-  if (rule_.reads_answers())
-    logits = this->logits(last_rows(*group.cohort, runner_.probe(*group.cohort)));
-  else if (rule_.reads_logits())
-    logits = this->logits(state);
-  const std::vector<double> scores = rule_.scores(loop, state, logits, of_row, counts);
+  if (rule_.reads_logits())
+    logits = this->logits(judged_state(model_, runner_, rule_, *group.cohort));
+  const std::vector<double> scores = loop_end_scores(model_, rule_, *group.cohort, logits, of_row);
   if (last) {
     for (size_t r = 0; r < rows; ++r)
       exits[group.tokens[r]].scores[static_cast<size_t>(loop)] = scores[r];
@@ -225,7 +253,7 @@ void EarlyExits::end(Group& group, std::vector<LoopExit>& exits,
   Backend& be = model_.backend();
   const Tensor& state = group.cohort->state();
   const size_t rows = group.tokens.size();
-  const Tensor ends = last_rows(*group.cohort, state);
+  const Tensor ends = last_rows(model_, *group.cohort, state);
   if (group.logits.empty()) group.logits = logits(ends);
   const std::vector<RowSegment>& segments = group.cohort->rows().segments;
   for (size_t r = 0; r < rows; ++r) {
@@ -239,20 +267,6 @@ void EarlyExits::end(Group& group, std::vector<LoopExit>& exits,
     const auto from = static_cast<int64_t>(r);
     exit.scores.back() =
         rule_.scores(exit.loop, be.slice(ends, 0, from, from + 1), exit.logits, own)[0];
-  }
-}
-
-void EarlyExits::remember_initial(const Cohort& cohort, std::span<ExitMemory* const> memory) const {
-  const Initial* initial = cohort.plan().initial();
-  if (!initial) return;
-  Backend& be = model_.backend();
-  const std::vector<float> states =
-      be.to_host(model_.scheme().initial_state(be, *initial, cohort.rows()));
-  const auto d = states.size() / static_cast<size_t>(cohort.rows().size());
-  const std::vector<RowSegment>& segments = cohort.rows().segments;
-  for (size_t r = 0; r < memory.size(); ++r) {
-    const auto from = states.begin() + segments[r].first_row * static_cast<int64_t>(d);
-    memory[r]->state.assign(from, from + segments[r].rows * static_cast<int64_t>(d));
   }
 }
 

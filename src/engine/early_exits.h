@@ -32,8 +32,21 @@ struct ExitSelection {
 
 // Chooses among the states that rows had at the ends of all loops: by loop [rows, d], before its norm.
 ExitSelection select_exits(const Model& model, const ExitRule& rule, std::span<const Tensor> ends);
+// What a rule is asked with at the loop end that a cohort of tokens (one a segment) stands before.
+// Rows of `x`, [rows, d], that are the last of each token: [tokens, d].
+Tensor last_rows(const Model& model, const Cohort& cohort, const Tensor& x);
+// Whose logits it reads, before the final norm, [tokens, d]; only of rules that read any. Where it
+// throws, the cohort's sequences have to be rolled back.
+Tensor judged_state(const Model& model, const Runner& runner, const ExitRule& rule,
+                    const Cohort& cohort);
+// Its scores by token, from those logits [tokens, vocab] (or none) and what each token remembers.
+std::vector<double> loop_end_scores(const Model& model, const ExitRule& rule, const Cohort& cohort,
+                                    std::span<const float> logits,
+                                    std::span<ExitMemory* const> memory);
 // Whether positions of a prompt, which runs at full depth, have exits: whose loop the head reads.
 bool judges_prompts(const Model& model, const ExitConfig& config);
+// Whether a prompt leaves as a generated token does, as a whole.
+bool leaves_with_prompts(const Model& model, const ExitConfig& config);
 
 class EarlyExits {
  public:
@@ -49,8 +62,7 @@ class EarlyExits {
   ExitSelection select(const Plan& plan, const Rows& rows, Tensor x,
                        std::span<const int32_t> judged, Observer* observer = nullptr) const;
 
-  // Whether prompts leave as generated tokens do, each as a whole.
-  bool leaves_with_prompts() const { return rule_.config().prompts; }
+  bool leaves_with_prompts() const { return reprise::leaves_with_prompts(model_, rule_.config()); }
 
   // Runs one token of each of some requests: rows as Rows::append makes them, x [rows, d]. Their
   // sequences must stay where they are until finish, or until this object is gone. When it throws,
@@ -75,11 +87,8 @@ class EarlyExits {
   void judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
              std::vector<ExitMemory>& memory);
   void end(Group& group, std::vector<LoopExit>& exits, std::vector<ExitMemory>& memory) const;
-  // What a rule compares the first loop's states with.
-  void remember_initial(const Cohort& cohort, std::span<ExitMemory* const> memory) const;
   std::vector<LoopExit> run_selecting(const Rows& rows, Tensor x, Observer* observer) const;
   std::vector<float> logits(const Tensor& state) const;
-  Tensor last_rows(const Cohort& cohort, const Tensor& x) const;
   void roll_back();
 
   const Model& model_;
