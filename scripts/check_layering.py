@@ -19,6 +19,7 @@ ALLOWED = {
     "model": {"base", "formats", "backend"},
     "convert": {"base", "formats", "backend", "model", "text"},
     "engine": {"base", "formats", "backend", "model", "text", "image"},
+    "api": {"base", "formats", "backend", "model", "text", "image", "engine"},
     "eval": {"base", "formats", "backend", "model", "text", "image", "engine"},
     "trace": {"base", "formats", "backend", "model", "text", "image", "engine"},
     "train": {"base", "formats", "backend", "model", "text", "image", "engine", "eval"},

@@ -22,6 +22,7 @@ class Command {
 
 #define REPRISE_COMMANDS(X)                                                  \
   X(run)             /* answers a prompt, or chats */                        \
+  X(batch)           /* answers the requests of a file, many at a time */    \
   X(inspect)         /* what a model file is, its plan, its memory */        \
   X(eval)            /* perplexity and question answering */                 \
   X(bench)           /* speed and memory */                                  \

@@ -13,16 +13,6 @@ double seconds(Clock::time_point from, Clock::time_point to) {
 
 }  // namespace
 
-void GenerationOptions::check() const {
-  sampler.check();
-  RepetitionPenalty{repetition_penalty};  // for its check
-  beam.check();
-  if (beam.beams > 1 && sampler.temperature > 0) {
-    fail("temperature {} with {} beams: a beam search does not sample; expected 0",
-         sampler.temperature, beam.beams);
-  }
-}
-
 double Generation::prefill_rate() const {
   const auto run = static_cast<double>(prompt_tokens - reused_tokens);
   return prefill_seconds > 0 ? run / prefill_seconds : 0;
@@ -44,39 +34,12 @@ struct Generator::Request {
 Generator::Generator(LoadedModel& loaded, const GeneratorOptions& options)
     : loaded_(loaded), options_(options), plans_(make_plans(loaded.model(), options.plan)) {}
 
-Answer Generator::new_answer(const Prompt& prompt, const GenerationOptions& options) {
-  const Tokenizer& tokenizer = loaded_.tokenizer();
-  AnswerRules rules;
-  rules.tokenizer = &tokenizer;
-  // Some models have more logits than tokens, for the sake of round numbers: those can't be text.
-  rules.vocab = std::min<int64_t>(loaded_.config().text.vocab, tokenizer.vocab_size());
-  rules.sampler = options.sampler;
-  if (options.repetition_penalty != 1) {
-    rules.processors.push_back(std::make_shared<RepetitionPenalty>(options.repetition_penalty));
-  }
-  rules.ends = loaded_.end_tokens();
-  rules.stops = options.stop;
-  for (const std::string& stop : prompt.stops) {
-    // Most are a token of their own: then it is the model that ends the answer.
-    if (const auto id = tokenizer.find(stop)) rules.ends.push_back(*id);
-    rules.stops.push_back(stop);
-  }
-  rules.max_tokens = options.max_tokens;
-  const int64_t limit = loaded_.context_limit(), length = prompt.tokens.size();
-  if (limit > 0) rules.context_tokens = limit - length + 1;  // the last token is not run
-  return Answer(std::move(rules), prompt.tokens.ids);
-}
-
 Generation Generator::generate(const Prompt& prompt, const GenerationOptions& options,
                                const std::function<void(std::string_view)>& on_text) {
   options.check();
   const TokenPrompt& input = prompt.tokens;
-  const int64_t limit = loaded_.context_limit();
-  if (limit > 0 && input.size() > limit) {
-    fail("the prompt has {} tokens; the context of {} has {}", input.size(), loaded_.config().where,
-         limit);
-  }
-  Request request{options, on_text, new_answer(prompt, options)};
+  check_context(loaded_, prompt, options);
+  Request request{options, on_text, Answer(answer_rules(loaded_, prompt, options), input.ids)};
   Generation result;
   result.prompt_tokens = input.size();
   Session session(loaded_.model(), plans_, options_.chunk, options.exit);

@@ -1,33 +1,16 @@
 // Text generation: one request after the other, streamed, or by beam search.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "engine/answer.h"
-#include "engine/beam_search.h"
-#include "engine/loaded_model.h"
-#include "engine/prompt.h"
+#include "engine/generation_options.h"
 #include "engine/session.h"
 
 namespace reprise {
-
-struct GenerationOptions {
-  SamplerOptions sampler;
-  float repetition_penalty = 1;               // see RepetitionPenalty; 1: none
-  BeamOptions beam;                           // more than one beam: no sampling, no streaming
-  ExitConfig exit;                            // when tokens leave a looped model early
-  int64_t max_tokens = 0;                     // 0: until the model stops or the context is full
-  std::vector<std::string> stop;              // strings that end the answer; not part of it
-  const std::atomic<bool>* cancel = nullptr;  // ends the generation when it becomes true
-
-  // Throws Error naming the option that is out of range, or doesn't go with another.
-  void check() const;
-};
 
 struct BeamAnswer {
   std::string text;
@@ -86,7 +69,6 @@ class Generator {
 
  private:
   struct Request;
-  Answer new_answer(const Prompt& prompt, const GenerationOptions& options);
   void decode_stream(Session& session, Request& request, Generation& result);
   void decode_beams(Session& session, Request& request, Generation& result);
 
