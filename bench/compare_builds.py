@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 
+from pairs import interval
+
 
 def measure(program, model, options):
     command = [program, "bench", model, "--json", "--repeat", "1", *options]
@@ -25,11 +27,6 @@ def measure(program, model, options):
         sys.exit(f"{' '.join(command)}: {result.stderr.strip()}")
     report = json.loads(result.stdout)
     return report["machine"], {m["name"]: m["seconds"][0]["median"] for m in report["measurements"]}
-
-
-def interval(ratios, chosen):
-    medians = sorted(statistics.median(chosen.choices(ratios, k=len(ratios))) for _ in range(1000))
-    return medians[25], medians[-26]
 
 
 def main():

@@ -24,6 +24,7 @@ import sys
 import tempfile
 
 import machine
+from pairs import interval
 
 # SmolLM2-135M's shape.
 SHAPE = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
@@ -135,7 +136,7 @@ def pytorch_loop(folder, args):
                 x = x[0] if isinstance(x, tuple) else x
         return core.norm(x)
 
-    parts, total = {}, 0.0
+    parts = {}
 
     def lap(name, start):
         now = time.perf_counter()
@@ -170,12 +171,6 @@ def pytorch_loop(folder, args):
     total = time.perf_counter() - begin
     print(json.dumps({"rate": args.steps * args.batch * args.context / total,
                       "parts": {name: seconds / args.steps for name, seconds in parts.items()}}))
-
-
-def interval(ratios):
-    chosen = random.Random(1)
-    medians = sorted(statistics.median(chosen.choices(ratios, k=len(ratios))) for _ in range(1000))
-    return medians[25], medians[-26]
 
 
 def main():
@@ -223,7 +218,7 @@ def main():
     ours, theirs = runs["reprise", best["reprise"]], runs["pytorch", best["pytorch"]]
     for title, key in (("tokens/s", "rate"), ("peak memory", "peak")):
         ratios = [a[key] / b[key] for a, b in zip(ours, theirs)]
-        low, high = interval(ratios)
+        low, high = interval(ratios, random.Random(1))
         print(f"{title}, reprise {best['reprise']} / PyTorch {best['pytorch']}: {statistics.median(ratios):.3f} "
               f"(95%: {low:.3f} to {high:.3f}; pairs {min(ratios):.3f} to {max(ratios):.3f})")
 

@@ -25,6 +25,8 @@ import statistics
 import subprocess
 import sys
 
+import claim_runs
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs/claims"
 RESULTS = ROOT / "docs/claims.json"
@@ -140,17 +142,6 @@ def calibrate(args, name: str) -> int:
     return max(1, int(args.minutes * 60 / max(1e-3, (many - one) / CALIBRATION_STEPS)))
 
 
-def load() -> dict:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"budget_minutes": None, "steps": {}, "runs": {}}
-
-
-def save(results: dict) -> None:
-    text = json.dumps(results, indent=1, sort_keys=True)
-    temporary = RESULTS.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
-    temporary.replace(RESULTS)
-
-
 def by_variant(results: dict) -> dict:
     values = {}
     for runs in results["runs"].values():
@@ -222,7 +213,7 @@ def main() -> None:
     parser.add_argument("--reprise", default=str(ROOT / "build/release/reprise"))
     args = parser.parse_args()
     args.jobs = args.jobs or (1 if args.device == "cuda" else os.cpu_count())
-    results = load()
+    results = claim_runs.load(RESULTS, {"budget_minutes": None, "steps": {}, "runs": {}})
     if args.report:
         report(results)
         return
@@ -232,9 +223,7 @@ def main() -> None:
         sys.exit(f"{RESULTS}: holds runs of {results['budget_minutes']} minutes, asked for are {args.minutes}")
     results["budget_minutes"] = args.minutes
     names = [name for name in TRAINED if fnmatch.fnmatch(name, args.only)]
-    # Seed by seed, so that every variant has a first result before any has a second.
-    todo = [(name, seed) for seed in range(1, args.seeds + 1) for name in names
-            if str(seed) not in results["runs"].get(name, {})]
+    todo = claim_runs.missing(results, names, args.seeds)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         missing = [name for name in names if name not in results["steps"]]
         if missing and args.device != "cpu":
@@ -242,13 +231,9 @@ def main() -> None:
         for name, steps in zip(missing, pool.map(lambda name: calibrate(args, name), missing)):
             results["steps"][name] = steps
             print(f"{name}: {steps} steps in {args.minutes:g} minutes", flush=True)
-        save(results)
-        jobs = {pool.submit(run_one, args, name, seed, results["steps"][name]): (name, seed) for name, seed in todo}
-        for job in concurrent.futures.as_completed(jobs):
-            name, seed = jobs[job]
-            results["runs"].setdefault(name, {})[str(seed)] = job.result()
-            save(results)
-            print(f"{name} seed {seed}: {job.result()['exact_match']}", flush=True)
+        claim_runs.save(RESULTS, results)
+        claim_runs.run_all(pool, todo, lambda name, seed: run_one(args, name, seed, results["steps"][name]),
+                           lambda result: result["exact_match"], RESULTS, results)
     report(results)
 
 

@@ -59,6 +59,10 @@ Option* Option::repeatable() {
       CLI::MultiOptionPolicy::TakeAll);
   return this;
 }
+Option* Option::called_for_each() {
+  option_->trigger_on_parse();
+  return repeatable();
+}
 size_t Option::count() const { return option_->count(); }
 std::string Option::name() const { return option_->get_name(); }
 

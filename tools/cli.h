@@ -55,7 +55,9 @@ class Option {
   Option* excludes(Option* other);
   // One value each time it is given, all of them kept: for vectors.
   Option* repeatable();
-  size_t count() const;  // times given
+  // The same for functions: called for each.
+  Option* called_for_each();
+  size_t count() const;      // times given
   std::string name() const;  // "--rank"
 
  private:

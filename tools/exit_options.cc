@@ -3,24 +3,9 @@
 #include <string>
 
 #include "model/scheme_type.h"
+#include "tools/options.h"
 
 namespace reprise::tools {
-namespace {
-
-// A text that `parse` takes; what it throws says what is wrong with others.
-template <class Parse>
-cli::Check parsed_by(Parse parse) {
-  return cli::Check([parse](const std::string& text) -> std::string {
-    try {
-      parse(text);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  });
-}
-
-}  // namespace
 
 void ExitFlags::add(cli::App& app, const ExitDefaults& defaults) {
   defaults_ = defaults;
@@ -31,7 +16,10 @@ void ExitFlags::add(cli::App& app, const ExitDefaults& defaults) {
                   ">= T (confidence:T) or an entropy <= T nats (entropy:T), whose state has a "
                   "cosine >= T with the loop's before (similarity:T) or a gate >= T (gate:T), "
                   "where the gates so far sum up to a probability >= T (cdf:T), after N loops "
-                  "(depth:N), or at loop N, from 0 (step:N); weighted: the mean of all loops") +
+                  "(depth:N), or at loop N, from 0 (step:N); weighted: the mean of all loops. Or "
+                  "where the answer has settled: its KL divergence from the loop's before (kl:T, "
+                  "minp-kl:T), its entropy's change (entropy-diff:T), the state's (latent-diff:T, "
+                  "cosine:T), or the likeliest token, N times the same (argmax-stability:N)") +
           (own ? "; none: not even where the model's config says so" : ""));
   rule_->check(parsed_by(parse_exit))->type_name("RULE");
   if (own) rule_->default_str("the model's own, or none");
@@ -50,10 +38,10 @@ cli::Option* add_exit_kv_option(cli::App& app, std::optional<ExitKv>& kv) {
       .add_option_function(
           "--exit-kv", [&kv](const std::string& text) { kv = parse_exit_kv(text); },
           "Keys and values of a token that left, in the loops it left out: those of the full depth, "
-          "run later (exact), projections of its exit state (propagate), or copies of its last "
-          "loop's (share)")
+          "run later (exact), projections of its exit state (propagate), copies of its last loop's "
+          "(share), or none (missing)")
       ->check(parsed_by(parse_exit_kv))
-      ->type_name("exact|propagate|share")
+      ->type_name("exact|propagate|share|missing")
       ->default_str("exact");
 }
 
@@ -78,6 +66,15 @@ ExitConfig asked_exit(const Model& model, const Plan& decode, const PlanOptions&
   return exit;
 }
 
+ExitConfig default_exit(const Model& model, const Plan& decode, const PlanOptions& options,
+                        const ExitDefaults& defaults) {
+  ExitConfig exit;
+  if (defaults.stored) exit = model.stored_exit(decode);
+  if (defaults.official && !exit.active() && decode.loops() > 0)
+    exit = model.scheme().official_exit(options).value_or(ExitConfig());
+  return exit;
+}
+
 ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode,
                               const PlanOptions& options) const {
   const ModelConfig& config = model.config();
@@ -92,22 +89,25 @@ ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode,
     where = asked + ": ";
   } else if (!given()) {
     // The stored rule is read where it is used alone: --exit takes the place of a bad one too.
-    if (defaults_.stored) exit = model.stored_exit(decode);
-    if (defaults_.official && !exit.active() && decode.loops() > 0)
-      exit = model.scheme().official_exit(options).value_or(ExitConfig());
+    exit = default_exit(model, decode, options, defaults_);
     where = config.where + ": ";
   }
+  if (given() && exit.active()) exit = model.scheme().own_exit(exit, options);
   const auto refuse_alone = [&](const std::string& option) {
     if (!exit.active())
       fail("{}: expected a rule to leave by (--exit){}", option, given() ? ", found none" : "");
   };
   if (kv_) refuse_alone("--exit-kv " + exit_kv_name(*kv_));
   if (mode_) refuse_alone("--exit-mode " + exit_mode_name(*mode_));
-  if (kv_) exit.kv = *kv_;
-  if (mode_)
+  if (kv_) {
+    exit.kv = *kv_;
+    exit.prompts = false;
+  }
+  if (mode_) {
     exit.mode = *mode_;
-  else if (defaults_.select && model.scheme().selects())
-    exit.mode = ExitMode::Select;
+    if (exit.mode == ExitMode::Select) exit.prompts = false;
+  }
+  if (!mode_ && defaults_.select && model.scheme().selects()) exit.mode = ExitMode::Select;
   try {
     model.check_exit(exit, decode);
   } catch (const Error& error) {

@@ -15,6 +15,8 @@ struct ExitDefaults {
   bool select = false;    // mode Select where the model's own code selects
 };
 
+inline constexpr ExitDefaults kRunDefaults = {.stored = true, .official = true};
+
 class ExitFlags {
  public:
   void add(cli::App& app, const ExitDefaults& defaults);
@@ -36,6 +38,10 @@ std::string given_exit_option(const Model& model, const PlanOptions& options);
 // The rule that these options ask for; none where no option does. Throws Error that begins with the
 // option.
 ExitConfig asked_exit(const Model& model, const Plan& decode, const PlanOptions& options);
+
+// The rule that holds where nobody asks for one. Throws Error naming file and key.
+ExitConfig default_exit(const Model& model, const Plan& decode, const PlanOptions& options,
+                        const ExitDefaults& defaults);
 
 // --exit-kv alone.
 cli::Option* add_exit_kv_option(cli::App& app, std::optional<ExitKv>& kv);

@@ -133,9 +133,7 @@ class InspectCommand : public Command {
   ExitConfig own_exit(const Model& model) const {
     const Plan decode = model.decode_plan(plan_);
     if (!given_exit_option(model, plan_).empty()) return asked_exit(model, decode, plan_);
-    if (const ExitConfig stored = model.stored_exit(decode); stored.active()) return stored;
-    if (decode.loops() == 0) return {};
-    return model.scheme().official_exit(plan_).value_or(ExitConfig());
+    return default_exit(model, decode, plan_, kRunDefaults);
   }
 
   static Json chat_format_name(LoadedModel& loaded) {

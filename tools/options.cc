@@ -59,6 +59,17 @@ LoadedModelOptions ModelFlags::options() const {
   return options;
 }
 
+cli::Check parsed_by(std::function<void(const std::string&)> parse) {
+  return cli::Check([parse = std::move(parse)](const std::string& text) -> std::string {
+    try {
+      parse(text);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  });
+}
+
 namespace {
 
 // The value of an option that several schemes may declare: as the first takes it that does. Whether
@@ -73,18 +84,6 @@ OptionValue parse_declared(const DeclaredOption& known, const std::string& text)
     }
   }
   fail("{}", message);
-}
-
-// A text that `parse` takes; what it throws says what is wrong with others.
-cli::Check parsed_by(std::function<void(const std::string&)> parse) {
-  return cli::Check([parse = std::move(parse)](const std::string& text) -> std::string {
-    try {
-      parse(text);
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "";
-  });
 }
 
 std::string shown_type(const SchemeOption& option) {
@@ -169,7 +168,7 @@ void add_plan_options(cli::App& app, PlanOptions& options) {
          "An option of the model's scheme by its own name, as in exit_at_step=1; may be repeated")
       ->check(parsed_by(parse_named_option))
       ->type_name("NAME=VALUE")
-      ->repeatable();
+      ->called_for_each();
 }
 
 void print_json(const Json& json) {

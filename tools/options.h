@@ -1,6 +1,7 @@
 // Options that several commands share, and small helpers for output.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "base/json_fwd.h"
@@ -34,6 +35,8 @@ constexpr int64_t kMostCount = int64_t{1} << 40;
 // where they are used.
 void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& options,
                         const std::string& prefix = "");
+// A text that `parse` takes; what it throws says what is wrong with others.
+cli::Check parsed_by(std::function<void(const std::string&)> parse);
 // Those for requests: how deep to run. Also as --option NAME=VALUE, under their own names.
 void add_plan_options(cli::App& app, PlanOptions& options);
 

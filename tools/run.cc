@@ -72,7 +72,7 @@ class RunCommand : public Command {
                    "Makes tokens seen before less likely; 1: off")
         ->capture_default_str();
     add_beam_options(app, generation_.beam);
-    exit_.add(app, {.stored = true, .official = true});
+    exit_.add(app, kRunDefaults);
     app.add_option("--seed", sampler.seed, "Seed of the random choice")
         ->capture_default_str()
         ->check(cli::NonNegativeNumber());

@@ -24,7 +24,8 @@ class TraceCommand : public Command {
     app.description("Writes the intermediate results of a forward pass to a safetensors file");
     app.footer(
         "IN holds input_ids int64 [n] and optionally pixel_values float32 [tiles, 3, H, W] or\n"
-        "pixel_u8. OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more; with\n"
+        "pixel_u8, and of models that loop on states of their own input_states float32 [n, d] and\n"
+        "decode.states (else zeros, or --init-scale). OUT gets layer.<depth>.out, final_norm, logits, decode.tokens and more; with\n"
         "--beams beams.tokens [returned, longest], -1 behind the end, and beams.scores.\n"
         "With a rule to leave loops by, exit_step [n] and decode.exit_step say whose loop's logits\n"
         "these are (--exit-mode select); with mode skip early.tokens [steps + 1], exit_loop,\n"
@@ -59,13 +60,13 @@ class TraceCommand : public Command {
     }
     const LoadedModelOptions options = flags_.options();
     check_output_path(out_, "--out");
-    const bool tokens = has_lm_tokens(inputs_);
-    if (tokens || has_labels(inputs_)) refuse_decoding();
+    const bool tokens = has_lm_tokens(inputs_), labels = has_labels(inputs_);
+    if (tokens || labels) refuse_decoding(labels ? "labels" : "tokens");
     if (tokens) return run_lm_losses(options);
     for (const auto& [name, given] :
          {std::pair{"--teacher", !lm_.teacher.empty()}, std::pair{"--loss", !lm_.loss.empty()}})
       if (given) fail("{}: expected inputs with tokens [rows, context + 1]", name);
-    if (has_labels(inputs_)) return run_loss(options);
+    if (labels) return run_loss(options);
     const TokenInputs inputs = read_token_inputs(inputs_);
     const auto loaded = LoadedModel::load(options);
     const Model& model = loaded->model();
@@ -73,10 +74,12 @@ class TraceCommand : public Command {
     const bool skips = options_.exit.active() && options_.exit.mode == ExitMode::Skip;
     if (skips && exit_.given() && options_.steps == 0)
       fail("--exit: expected --steps, the tokens to run");
-    check_length(*loaded, inputs, skips);
+    // Where the prompt leaves too, the trace itself is of tokens that leave early.
+    const bool early = skips && !options_.exit.prompts;
+    check_length(*loaded, inputs, early);
     std::vector<TensorView> results = trace(*loaded, inputs, options_);
     if (beams_->count() > 0) trace_beams(*loaded, inputs, options_, beam_, results);
-    if (skips && options_.steps > 0) trace_exits(*loaded, inputs, options_, options_.exit, results);
+    if (early && options_.steps > 0) trace_exits(*loaded, inputs, options_, options_.exit, results);
     write_safetensors(out_, results, {{"model", flags_.model}});
     Json summary = {{"tensors", results.size()}, {"tokens", inputs.ids.size()}};
     if (loaded->quantizes_activations()) {
@@ -88,18 +91,16 @@ class TraceCommand : public Command {
   }
 
  private:
-  // Losses are of the inputs alone, by the model's own plan.
-  void refuse_decoding() const {
+  // Losses are of the inputs alone, by the model's own plan. why: the tensor that asks for them.
+  void refuse_decoding(const char* why) const {
     for (const auto& [name, given] :
          {std::pair{"--steps", options_.steps > 0}, std::pair{"--beams", beams_->count() > 0},
           std::pair{"--exit", exit_.given()}})
       if (given)
-        fail("{}: {} asks for losses ({}), beside which nothing is generated", name, inputs_,
-             has_labels(inputs_) ? "labels" : "tokens");
+        fail("{}: {} asks for losses ({}), beside which nothing is generated", name, inputs_, why);
     if (!options_.plan.empty())
       fail("{}: {} asks for losses ({}), which are those of the model's own plan",
-           option_flag(options_.plan.values().begin()->first), inputs_,
-           has_labels(inputs_) ? "labels" : "tokens");
+           option_flag(options_.plan.values().begin()->first), inputs_, why);
   }
 
   // A token that is generated last isn't run, unless tokens that leave early are traced.

@@ -46,7 +46,8 @@ void check_output_path(const std::filesystem::path& path, const std::string& opt
 // the old file or the whole new one, also when the program is killed. `write` may call its sink any
 // number of times. Throws Error naming the path (disk full, no permission...) and leaves nothing
 // behind then. Where a file system has no files without a name, a killed program may leave
-// "<path>.partial-<process>-<number>", which the next write of `path` removes (partial.h). A device or pipe at `path` is written to, never replaced.
+// "<path>.partial-<process>-<number>", which the next write of `path` removes (partial.h). A device
+// or pipe at `path` is written to, never replaced.
 using ByteSink = std::function<void(std::span<const std::byte>)>;
 void write_file_atomically(const std::filesystem::path& path,
                            const std::function<void(const ByteSink&)>& write);

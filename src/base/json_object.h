@@ -33,6 +33,8 @@ class JsonObject {
   std::string get_string(const std::string& key) const;
   std::vector<double> get_numbers(const std::string& key) const;
   JsonObject get_object(const std::string& key) const;
+  // A view of another object in this one's place: of the same file, noting problems alike.
+  JsonObject instead(const Json& json) const { return {json, where_, prefix_, problems_}; }
   std::optional<int64_t> find_int(const std::string& key) const;  // nullopt when absent or null
   std::optional<double> find_number(const std::string& key) const;
   std::optional<bool> find_bool(const std::string& key) const;

@@ -14,7 +14,53 @@ std::span<const float> row_of(const std::vector<float>& values, size_t r, size_t
   return std::span(values).subspan(r * n, n);
 }
 
+std::vector<int64_t> row_counts(const Cohort& cohort) {
+  std::vector<int64_t> counts;
+  for (const RowSegment& segment : cohort.rows().segments) counts.push_back(segment.rows);
+  return counts;
+}
+
+// What a rule compares the first loop's states with.
+void remember_initial(const Model& model, const Cohort& cohort,
+                      std::span<ExitMemory* const> memory) {
+  const Initial* initial = cohort.plan().initial();
+  if (!initial) return;
+  Backend& be = model.backend();
+  const std::vector<float> states =
+      be.to_host(model.scheme().initial_state(be, *initial, cohort.rows()));
+  const auto d = states.size() / static_cast<size_t>(cohort.rows().size());
+  const std::vector<RowSegment>& segments = cohort.rows().segments;
+  for (size_t r = 0; r < memory.size(); ++r) {
+    const auto from = states.begin() + segments[r].first_row * static_cast<int64_t>(d);
+    memory[r]->state.assign(from, from + segments[r].rows * static_cast<int64_t>(d));
+  }
+}
+
 }  // namespace
+
+Tensor last_rows(const Model& model, const Cohort& cohort, const Tensor& x) {
+  const std::vector<RowSegment>& segments = cohort.rows().segments;
+  if (static_cast<int64_t>(segments.size()) == x.dim(0)) return x;
+  std::vector<int32_t> last;
+  for (const RowSegment& segment : segments)
+    last.push_back(static_cast<int32_t>(segment.first_row + segment.rows - 1));
+  return model.backend().gather_rows(x, last);
+}
+
+Tensor judged_state(const Model& model, const Runner& runner, const ExitRule& rule,
+                    const Cohort& cohort) {
+  return last_rows(model, cohort, rule.reads_answers() ? runner.probe(cohort) : cohort.state());
+}
+
+std::vector<double> loop_end_scores(const Model& model, const ExitRule& rule, const Cohort& cohort,
+                                    std::span<const float> logits,
+                                    std::span<ExitMemory* const> memory) {
+  const int loop = cohort.loop_end()->loop;
+  if (!rule.reads_all_rows())
+    return rule.scores(loop, last_rows(model, cohort, cohort.state()), logits, memory);
+  if (loop == 0) remember_initial(model, cohort, memory);
+  return rule.scores(loop, cohort.state(), logits, memory, row_counts(cohort));
+}
 
 std::vector<float> EarlyExits::logits(const Tensor& state) const {
   return model_.backend().to_host(model_.logits(model_.final_norm(state)));
@@ -22,6 +68,10 @@ std::vector<float> EarlyExits::logits(const Tensor& state) const {
 
 bool judges_prompts(const Model& model, const ExitConfig& config) {
   return config.active() && (config.mode == ExitMode::Select || model.scheme().selects());
+}
+
+bool leaves_with_prompts(const Model& model, const ExitConfig& config) {
+  return config.active() && config.prompts && !judges_prompts(model, config);
 }
 
 ExitSelection select_exits(const Model& model, const ExitRule& rule, std::span<const Tensor> ends) {
@@ -82,19 +132,22 @@ std::vector<LoopExit> EarlyExits::run_selecting(const Rows& rows, Tensor x,
   return exits;
 }
 
-std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
+std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer, const Plan* plan) {
   if (rule_.config().mode == ExitMode::Select) return run_selecting(rows, std::move(x), observer);
   const auto loops = static_cast<size_t>(rule_.loops());
   const std::vector<double> none(loops, std::numeric_limits<double>::quiet_NaN());
-  std::vector<LoopExit> exits(static_cast<size_t>(rows.size()), {.scores = none});
-  REPRISE_CHECK(rows.segments.size() == exits.size(), "one token of each request");
+  std::vector<LoopExit> exits(rows.segments.size(), {.scores = none});
+  REPRISE_CHECK(static_cast<int64_t>(exits.size()) == rows.size() || leaves_with_prompts(),
+                "one token of each request");
+  if (!plan) plan = &plan_;
+  REPRISE_CHECK(plan->loops() == rule_.loops(), "a plan with other loops than the rule's");
   Group all;
   all.tokens.resize(exits.size());
   std::iota(all.tokens.begin(), all.tokens.end(), size_t{0});
   std::vector<Group> groups;
   std::vector<ExitMemory> memory(exits.size());
   try {
-    all.cohort = runner_.start(plan_, std::move(rows), std::move(x), observer);
+    all.cohort = runner_.start(*plan, std::move(rows), std::move(x), observer);
     groups.push_back(std::move(all));
     while (!groups.empty()) {
       Cohort& cohort = *groups.back().cohort;
@@ -103,7 +156,7 @@ std::vector<LoopExit> EarlyExits::run(Rows rows, Tensor x, Observer* observer) {
       } else if (!cohort.done()) {
         judge(groups, exits, memory);
       } else {
-        end(groups.back(), exits);
+        end(groups.back(), exits, memory);
         groups.pop_back();
       }
     }
@@ -150,15 +203,21 @@ void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
   Group& group = groups.back();
   const int loop = group.cohort->loop_end()->loop;
   for (const size_t token : group.tokens) exits[token].loop = loop;
-  if (loop + 1 == rule_.loops()) return runner_.pass(*group.cohort);  // the last one ends them all
+  const bool last = loop + 1 == rule_.loops();  // it ends them all
+  if (last && !rule_.reads_all_rows()) return runner_.pass(*group.cohort);
 
-  const Tensor state = group.cohort->state();  // [rows, d]
   const size_t rows = group.tokens.size();
-  std::vector<float> logits;
-  if (rule_.reads_logits()) logits = this->logits(state);
   std::vector<ExitMemory*> of_row;
   for (const size_t token : group.tokens) of_row.push_back(&memory[token]);
-  const std::vector<double> scores = rule_.scores(loop, state, logits, of_row);
+  std::vector<float> logits;
+  if (rule_.reads_logits())
+    logits = this->logits(judged_state(model_, runner_, rule_, *group.cohort));
+  const std::vector<double> scores = loop_end_scores(model_, rule_, *group.cohort, logits, of_row);
+  if (last) {
+    for (size_t r = 0; r < rows; ++r)
+      exits[group.tokens[r]].scores[static_cast<size_t>(loop)] = scores[r];
+    return runner_.pass(*group.cohort);
+  }
   std::vector<size_t> leave, stay;
   for (size_t r = 0; r < rows; ++r) {
     exits[group.tokens[r]].scores[static_cast<size_t>(loop)] = scores[r];
@@ -189,17 +248,25 @@ void EarlyExits::judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
   if (!leaving.cohort->done()) leaving.logits.clear();
 }
 
-void EarlyExits::end(Group& group, std::vector<LoopExit>& exits) const {
+void EarlyExits::end(Group& group, std::vector<LoopExit>& exits,
+                     std::vector<ExitMemory>& memory) const {
   Backend& be = model_.backend();
   const Tensor& state = group.cohort->state();
   const size_t rows = group.tokens.size();
-  if (group.logits.empty()) group.logits = logits(state);
+  const Tensor ends = last_rows(model_, *group.cohort, state);
+  if (group.logits.empty()) group.logits = logits(ends);
+  const std::vector<RowSegment>& segments = group.cohort->rows().segments;
   for (size_t r = 0; r < rows; ++r) {
     LoopExit& exit = exits[group.tokens[r]];
     const auto row = row_of(group.logits, r, rows);
     exit.logits.assign(row.begin(), row.end());
-    const auto at = static_cast<int64_t>(r);
-    exit.state = rows == 1 ? state : be.slice(state, 0, at, at + 1);
+    const int64_t at = segments[r].first_row;
+    exit.state = rows == 1 ? state : be.slice(state, 0, at, at + segments[r].rows);
+    if (exit.loop + 1 < rule_.loops() || !rule_.reads_answers()) continue;
+    ExitMemory* const own[] = {&memory[group.tokens[r]]};
+    const auto from = static_cast<int64_t>(r);
+    exit.scores.back() =
+        rule_.scores(exit.loop, be.slice(ends, 0, from, from + 1), exit.logits, own)[0];
   }
 }
 

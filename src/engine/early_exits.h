@@ -13,11 +13,12 @@ namespace reprise {
 
 // One token's run.
 struct LoopExit {
-  int loop = 0;               // at whose end it left, 0-based; the last one: it ran them all
-  Tensor state;               // [1, d] at the plan's end, before the final norm
-  std::vector<float> logits;  // [vocab] of that state: of what follows the token
-  // By loop: the rule's score where it was asked, else NaN. The last loop ends every token, so it
-  // isn't asked there.
+  int loop = 0;  // at whose end it left, 0-based; the last one: it ran them all
+  // [1, d] at the plan's end, before the final norm; of a prompt [its rows, d].
+  Tensor state;
+  std::vector<float> logits;  // [vocab] of its last row: of what follows the token
+  // By loop: the rule's score where it was asked, else NaN. The last loop ends every token, so only
+  // rules are asked there that compare two loops.
   std::vector<double> scores;
 };
 
@@ -31,8 +32,21 @@ struct ExitSelection {
 
 // Chooses among the states that rows had at the ends of all loops: by loop [rows, d], before its norm.
 ExitSelection select_exits(const Model& model, const ExitRule& rule, std::span<const Tensor> ends);
+// What a rule is asked with at the loop end that a cohort of tokens (one a segment) stands before.
+// Rows of `x`, [rows, d], that are the last of each token: [tokens, d].
+Tensor last_rows(const Model& model, const Cohort& cohort, const Tensor& x);
+// Whose logits it reads, before the final norm, [tokens, d]; only of rules that read any. Where it
+// throws, the cohort's sequences have to be rolled back.
+Tensor judged_state(const Model& model, const Runner& runner, const ExitRule& rule,
+                    const Cohort& cohort);
+// Its scores by token, from those logits [tokens, vocab] (or none) and what each token remembers.
+std::vector<double> loop_end_scores(const Model& model, const ExitRule& rule, const Cohort& cohort,
+                                    std::span<const float> logits,
+                                    std::span<ExitMemory* const> memory);
 // Whether positions of a prompt, which runs at full depth, have exits: whose loop the head reads.
 bool judges_prompts(const Model& model, const ExitConfig& config);
+// Whether a prompt leaves as a generated token does, as a whole.
+bool leaves_with_prompts(const Model& model, const ExitConfig& config);
 
 class EarlyExits {
  public:
@@ -48,10 +62,14 @@ class EarlyExits {
   ExitSelection select(const Plan& plan, const Rows& rows, Tensor x,
                        std::span<const int32_t> judged, Observer* observer = nullptr) const;
 
+  bool leaves_with_prompts() const { return reprise::leaves_with_prompts(model_, rule_.config()); }
+
   // Runs one token of each of some requests: rows as Rows::append makes them, x [rows, d]. Their
   // sequences must stay where they are until finish, or until this object is gone. When it throws,
-  // sequences are as they were before the earliest token that was not finished yet.
-  std::vector<LoopExit> run(Rows rows, Tensor x, Observer* observer = nullptr);
+  // sequences are as they were before the earliest token that was not finished yet. A whole prompt
+  // counts as one token; `plan` is its own, with the same loops (null: the plan given above).
+  std::vector<LoopExit> run(Rows rows, Tensor x, Observer* observer = nullptr,
+                            const Plan* plan = nullptr);
 
   // Does what is left to do of all tokens so far: their KV is then whole. The same on errors.
   void finish();
@@ -68,7 +86,7 @@ class EarlyExits {
   // At a loop end: those that leave become a group of their own, in front of it.
   void judge(std::vector<Group>& groups, std::vector<LoopExit>& exits,
              std::vector<ExitMemory>& memory);
-  void end(Group& group, std::vector<LoopExit>& exits) const;
+  void end(Group& group, std::vector<LoopExit>& exits, std::vector<ExitMemory>& memory) const;
   std::vector<LoopExit> run_selecting(const Rows& rows, Tensor x, Observer* observer) const;
   std::vector<float> logits(const Tensor& state) const;
   void roll_back();

@@ -33,8 +33,14 @@ float gate_probability(float logit);
 
 // What a rule keeps of a token from one loop end to the next.
 struct ExitMemory {
-  std::vector<float> state;  // [d] at the loop end before; of Similarity
-  ExitOdds odds;             // of Cdf
+  // At the loop end before, [d]; of Similarity. Of LatentDiff and Cosine of all its rows, [rows, d],
+  // in the first loop the initial states: whoever has the plan puts them there.
+  std::vector<float> state;
+  ExitOdds odds;                 // of Cdf
+  std::vector<float> log_probs;  // [vocab] at the loop end before; of Kl and MinPKl
+  double entropy = 100;          // the same of EntropyDiff
+  int64_t top = -1;              // the likeliest token; of ArgmaxStability
+  int64_t stable = 0;            // how many times in a row it has been that
 };
 
 class ExitRule {
@@ -46,17 +52,27 @@ class ExitRule {
   int loops() const { return loops_; }
   // Whether scores are made from the logits of the loop end.
   bool reads_logits() const {
-    return config_.kind == ExitKind::Confidence || config_.kind == ExitKind::Entropy;
+    return config_.kind == ExitKind::Confidence || config_.kind == ExitKind::Entropy ||
+           reads_answers();
   }
-  // By row at the end of loop `loop` (0-based). state: [rows, d], before the loop end's norm;
-  // logits: [rows, vocab], empty where they aren't read; memory: by row, of tokens that were asked
-  // at every loop end before this one. NaN: there is no score here, and a token does not leave.
+  // Whether these are the logits that leaving gives, with the layers behind the loops. Others are
+  // the head's on the state of the loop end.
+  bool reads_answers() const {
+    return config_.kind == ExitKind::Kl || config_.kind == ExitKind::MinPKl ||
+           config_.kind == ExitKind::EntropyDiff || config_.kind == ExitKind::ArgmaxStability;
+  }
+  // Whether of a token that is a whole prompt all rows count, not the last one alone.
+  bool reads_all_rows() const {
+    return config_.kind == ExitKind::LatentDiff || config_.kind == ExitKind::Cosine;
+  }
+  // By token at the end of loop `loop` (0-based). state: [tokens, d], before the loop end's norm, and
+  // `rows` of each token where it reads all of them; logits: [tokens, vocab], empty where they aren't
+  // read; memory: by token, of those that were asked at every loop end before this one. NaN: there is
+  // no score here, and a token does not leave.
   std::vector<double> scores(int loop, const Tensor& state, std::span<const float> logits,
-                             std::span<ExitMemory* const> memory) const;
-  bool leaves(double score) const {
-    return config_.kind == ExitKind::Entropy ? score <= config_.threshold
-                                             : score >= config_.threshold;
-  }
+                             std::span<ExitMemory* const> memory,
+                             std::span<const int64_t> rows = {}) const;
+  bool leaves(double score) const;
 
  private:
   const Model& model_;

@@ -43,6 +43,8 @@ Generation Generator::generate(const Prompt& prompt, const GenerationOptions& op
   Generation result;
   result.prompt_tokens = input.size();
   Session session(loaded_.model(), plans_, options_.chunk, options.exit);
+  session.set_initial(
+      std::make_shared<const InitialStates>(InitialStates{.seed = options.sampler.seed}));
   if (options.exit.active()) {
     loaded_.model().check_exit(options.exit, plans_->decode);
     result.loops = plans_->decode.loops();

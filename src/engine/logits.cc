@@ -24,6 +24,13 @@ std::string culprit(const Model& model) {
                      weights.where());
 }
 
+double log_sum_exp(std::span<const float> x) {
+  const double top = *std::max_element(x.begin(), x.end());
+  double sum = 0;
+  for (const float value : x) sum += std::exp(value - top);
+  return top + std::log(sum);
+}
+
 }  // namespace
 
 void check_logits(const Model& model, std::span<const float> logits, const std::string& what) {
@@ -32,15 +39,13 @@ void check_logits(const Model& model, std::span<const float> logits, const std::
   if (bad) fail("{}: logits are NaN or infinite{}", what, culprit(model));
 }
 
+double negative_log_likelihood(std::span<const float> logits, int32_t token) {
+  return log_sum_exp(logits) - logits[static_cast<size_t>(token)];
+}
+
 double kl_divergence(std::span<const float> p, std::span<const float> q) {
   REPRISE_CHECK(p.size() == q.size() && !p.empty());
-  const auto log_sum = [](std::span<const float> x) {
-    const double top = *std::max_element(x.begin(), x.end());
-    double sum = 0;
-    for (const float value : x) sum += std::exp(value - top);
-    return top + std::log(sum);
-  };
-  const double p_log = log_sum(p), q_log = log_sum(q);
+  const double p_log = log_sum_exp(p), q_log = log_sum_exp(q);
   double kl = 0;
   for (size_t i = 0; i < p.size(); ++i) {
     const double log_p = p[i] - p_log;

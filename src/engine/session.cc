@@ -7,6 +7,15 @@
 
 namespace reprise {
 
+namespace {
+
+bool same_initial(const Sequence& a, const Sequence& b) {
+  const InitialStates drawn;
+  return (a.initial ? *a.initial : drawn) == (b.initial ? *b.initial : drawn);
+}
+
+}  // namespace
+
 std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& options) {
   return std::make_shared<const Plans>(
       Plans{model.prefill_plan(options), model.decode_plan(options)});
@@ -17,6 +26,7 @@ int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plan
   // A prompt of one token runs another plan than a longer one.
   if (plans_ == nullptr || plans_ != plans || prompt.size() < 2) return 0;
   if (!same_rope(model.config().text, prompt.size(), prompt_.size())) return 0;
+  if (plans->prefill.initial() && !same_initial(sequence, sequence_)) return 0;
   const int64_t common = std::min(prompt.size() - 1, common_tokens(prompt, prompt_));
   if (common > 0) sequence = sequence_.fork(model.backend(), common);
   return common;
@@ -46,10 +56,15 @@ bool Session::run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkS
   check_prompt(prompt);
 
   prompt_plan_ = n > 1 ? &plans_->prefill : &plans_->decode;
+  const bool leaves = exits_ && exits_->leaves_with_prompts();
+  // A prompt that is whole can't begin with a part of another.
+  const bool whole = leaves || prompt_plan_->whole_prompts();
+  if (whole) prefix = nullptr;
   if (prefix != nullptr) prefix_tokens_ = prefix->take(model_, plans_, prompt, sequence_);
-  for (int64_t begin = sequence_.length; begin < n; begin += chunk_) {
+  const int64_t chunk = whole ? n : chunk_;
+  for (int64_t begin = sequence_.length; begin < n; begin += chunk) {
     if (cancelled && cancelled()) return false;
-    const int64_t end = std::min(n, begin + chunk_);
+    const int64_t end = std::min(n, begin + chunk);
     Tensor x = embed_prompt(model_, prompt, begin, end);  // [rows, d]
     if (observer != nullptr) observer->observe("inputs_embeds", x);
     Rows rows;
@@ -67,7 +82,14 @@ bool Session::run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkS
       sink(begin + first, found.normed);
       continue;
     }
-    x = model_.forward(*prompt_plan_, rows, std::move(x), observer);
+    if (leaves) {
+      prompt_exit_ =
+          std::move(exits_->run(std::move(rows), std::move(x), observer, prompt_plan_)[0]);
+      prompt_loops_ = {prompt_exit_.loop};
+      x = prompt_exit_.state;
+    } else {
+      x = model_.forward(*prompt_plan_, rows, std::move(x), observer);
+    }
     if (last_only && end < n) continue;
     if (first > 0) x = model_.backend().slice(x, 0, first, end - begin);
     sink(begin + first, model_.final_norm(x));
@@ -109,13 +131,17 @@ std::pair<Rows, Tensor> Session::next_row(int32_t token, Observer* observer) {
 std::vector<float> Session::decode(int32_t token, Observer* observer) {
   if (exits_) return decode_exit(token, observer).logits;
   auto [rows, x] = next_row(token, observer);
-  return logits(model_.final_norm(model_.forward(plans_->decode, rows, std::move(x), observer)));
+  const Tensor normed =
+      model_.final_norm(model_.forward(plans_->decode, rows, std::move(x), observer));
+  if (observer != nullptr) observer->observe("final_norm", normed);
+  return logits(normed);
 }
 
 LoopExit Session::decode_exit(int32_t token, Observer* observer) {
   REPRISE_CHECK(exits_, "no rule to leave early by");
   auto [rows, x] = next_row(token, observer);
   LoopExit exit = std::move(exits_->run(std::move(rows), std::move(x), observer)[0]);
+  if (observer != nullptr) observer->observe("final_norm", model_.final_norm(exit.state));
   check(exit.logits);
   return exit;
 }

@@ -42,7 +42,7 @@ class PrefixCache {
 class Session {
  public:
   // chunk: most prompt tokens a forward call runs, >= 1 (Error otherwise). The result doesn't
-  // depend on it. exit: how generated tokens leave loops; a prompt runs at full depth, and its
+  // depend on it: prompts of plans and rules that want it whole are run in one call. exit: how generated tokens leave loops; a prompt runs at full depth, and its
   // positions have exits where states are selected (EarlyExits::judges_prompts). Throws Error as
   // Model::check_exit does. The model must outlive the session.
   Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk = 512,
@@ -54,6 +54,10 @@ class Session {
   // rows, after the final norm: [rows, d].
   using ChunkSink = std::function<void(int64_t first, const Tensor& normed)>;
 
+  // Where initial states of the model come from; before anything is run.
+  void set_initial(std::shared_ptr<const InitialStates> initial) {
+    sequence_.initial = std::move(initial);
+  }
   // Runs the whole prompt, once, first of all. `cancelled` is asked between chunks; returns false
   // when it said so. Tokens found in `prefix` are not run and not shown to the sink. Throws Error
   // when the prompt is empty or its placeholders don't match its image rows. The context's length
@@ -78,6 +82,8 @@ class Session {
   // Of the prompt's positions that were judged (all of them, or the last one where prefill gave its
   // logits alone) the loop, 0-based, whose state the head read; empty where prompts have no exits.
   const std::vector<int>& prompt_loops() const { return prompt_loops_; }
+  // Where the prompt left as a whole (ExitConfig::prompts): its run, whose loop prompt_loops says.
+  const LoopExit& prompt_exit() const { return prompt_exit_; }
 
   int64_t length() const { return sequence_.length; }
   int64_t kv_bytes() const { return sequence_.kv_bytes(); }
@@ -101,6 +107,7 @@ class Session {
   int64_t prefix_tokens_ = 0;
   const Plan* prompt_plan_ = nullptr;  // until the prompt has ended
   std::vector<int> prompt_loops_;
+  LoopExit prompt_exit_;
   std::optional<EarlyExits> exits_;  // behind the sequence: it goes first
 };
 

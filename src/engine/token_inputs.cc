@@ -90,10 +90,40 @@ TokenInputs read_token_inputs(const std::filesystem::path& path) {
   }
   inputs.pixels = find_pixels(file, "pixel_values", DType::F32);
   inputs.bytes = find_pixels(file, "pixel_u8", DType::U8);
+  inputs.states = find_pixels(file, "input_states", DType::F32);
+  inputs.decode_states = find_pixels(file, "decode.states", DType::F32);
   if (inputs.pixels && inputs.bytes) {
     fail("{}: both 'pixel_values' and 'pixel_u8'; expected one of them", inputs.where);
   }
   return inputs;
+}
+
+std::shared_ptr<const InitialStates> initial_states(const Model& model, const Plan& plan,
+                                                    const TokenInputs& inputs, int64_t steps,
+                                                    bool drawn) {
+  InitialStates initial;
+  initial.drawn = drawn && !inputs.states && !inputs.decode_states;
+  const auto add = [&](const TensorView& tensor, int64_t rows, bool exactly) {
+    if (!plan.initial())
+      fail("{}: tensor '{}': the model has no initial states", inputs.where, tensor.name);
+    Shape shape = tensor.shape;
+    if (shape.size() == 3 && shape[0] == 1) shape.erase(shape.begin());
+    const int64_t d = model.config().text.d;
+    if (shape.size() != 2 || shape[1] != d || (exactly ? shape[0] != rows : shape[0] < rows))
+      fail("{}: tensor '{}': expected shape [{}, {}]{}, found {}", inputs.where, tensor.name, rows,
+           d, exactly ? "" : " or more rows", shape_string(tensor.shape));
+    const std::vector<float> values = to_floats(tensor);
+    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); }))
+      fail("{}: tensor '{}': holds NaN or infinity", inputs.where, tensor.name);
+    initial.given.insert(initial.given.end(), values.begin(), values.end());
+  };
+  if (inputs.states) add(*inputs.states, std::ssize(inputs.ids), true);
+  if (inputs.decode_states) {
+    if (!inputs.states)
+      fail("{}: tensor 'decode.states': expected 'input_states' beside it", inputs.where);
+    add(*inputs.decode_states, std::max<int64_t>(0, steps - 1), false);
+  }
+  return std::make_shared<const InitialStates>(std::move(initial));
 }
 
 TokenPrompt token_prompt(LoadedModel& loaded, const TokenInputs& inputs, Observer* observer) {

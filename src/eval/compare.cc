@@ -28,8 +28,8 @@ class Tally {
       result_.largest_logit =
           std::max(result_.largest_logit, std::fabs(static_cast<double>(model[i]) - reference[i]));
     if (token < 0 || static_cast<size_t>(token) >= model.size()) return;
-    reference_nll_ += nll(reference, token);
-    model_nll_ += nll(model, token);
+    reference_nll_ += negative_log_likelihood(reference, token);
+    model_nll_ += negative_log_likelihood(model, token);
     ++result_.predictions;
   }
 
@@ -48,13 +48,6 @@ class Tally {
   }
 
  private:
-  static double nll(std::span<const float> logits, int32_t token) {
-    const double top = *std::max_element(logits.begin(), logits.end());
-    double sum = 0;
-    for (const float value : logits) sum += std::exp(value - top);
-    return top + std::log(sum) - logits[static_cast<size_t>(token)];
-  }
-
   Comparison result_;
   double kl_sum_ = 0, reference_nll_ = 0, model_nll_ = 0;
   int64_t same_top_ = 0;

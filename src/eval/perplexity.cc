@@ -11,15 +11,12 @@ namespace {
 
 constexpr int64_t kLogitRows = 64;  // positions whose logits are held at a time
 
-// -log softmax(logits)[token], in nats.
-double negative_log_likelihood(std::span<const float> logits, int32_t token, int64_t position) {
+// Of a token of the text; Error where there is no such thing.
+double checked_likelihood(std::span<const float> logits, int32_t token, int64_t position) {
   if (token < 0 || static_cast<size_t>(token) >= logits.size()) {
     fail("perplexity: token {} can't be predicted, the model has {} logits", token, logits.size());
   }
-  const double top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float value : logits) sum += std::exp(value - top);
-  const double nll = top + std::log(sum) - logits[static_cast<size_t>(token)];
+  const double nll = negative_log_likelihood(logits, token);
   if (!std::isfinite(nll)) fail("perplexity: the logits of position {} are NaN", position);
   return nll;
 }
@@ -48,8 +45,8 @@ PerplexityResult perplexity(std::span<const int32_t> tokens, int64_t ctx,
       });
     }
     model(window, first, [&](int64_t position, std::span<const float> logits) {
-      const double nll = negative_log_likelihood(logits, window[static_cast<size_t>(position + 1)],
-                                                 w * ctx + position);
+      const double nll =
+          checked_likelihood(logits, window[static_cast<size_t>(position + 1)], w * ctx + position);
       nll_sum += nll;
       nll_squares += nll * nll;
       ++result.tokens;

@@ -18,6 +18,7 @@ struct AttentionWeights {
   LinearWeight qkv;      // instead of the three where fused
   NormWeight q_norm;     // [head_dim], of every head; where BlockConfig::qk_norm
   NormWeight k_norm;
+  Tensor qk_bias;  // [2, 1, heads, head_dim]: of q, of k; where BlockConfig::qk_bias
   LinearWeight o;  // [d, heads * head_dim]
 };
 
@@ -29,9 +30,23 @@ struct MlpWeights {
 
 // Kind, eps and offset of a norm.
 void set_norm(NormWeight& norm, const NormConfig& config);
+// The weights of one that brings rows of this width to length 1 (NormConfig::unit).
+void bind_unit_norm(Backend& be, const NormConfig& config, int64_t width, NormWeight& norm);
 // Its weight, and its bias where it has one.
 void visit_norm(const std::string& name, const NormConfig& config, int64_t width, NormWeight& norm,
                 const TensorVisitor& visitor);
+
+// What nGPT's blocks have beside, all as stored: see NgptConfig.
+struct NgptWeights {
+  LinearWeight g;           // [heads * head_dim, d]: gate of attention's result
+  Tensor qk_scale;          // [heads * head_dim], of q
+  Tensor gate_scale;        // [heads * head_dim]
+  Tensor attn_alpha;        // [d]
+  Tensor mlp_gate_scale;    // [ffn]
+  Tensor mlp_up_scale;      // [ffn]
+  Tensor mlp_alpha;         // [d]
+  NormWeight mixed, inner;  // over what `o` and `down` are applied to
+};
 
 struct Block {
   NormWeight attn_norm;
@@ -40,11 +55,14 @@ struct Block {
   NormWeight mlp_norm;
   MlpWeights mlp;
   NormWeight mlp_post_norm;
+  NgptWeights ngpt;  // where TextConfig::ngpt
 
   void visit_tensors(const TextConfig& config, const TensorNames& names, int layer,
                      const TensorVisitor& visitor);
   // Kind, eps and offset of its norms; before anything runs.
   void set_norms(const NormConfig& config);
+  // Norms without weights need those that make them what they are; once, by the model's backend.
+  void bind_unit_norms(Backend& be, const TextConfig& config);
   // Every matrix with its key ("q", "down", ...), for adapters.
   std::vector<std::pair<std::string, LinearWeight*>> matrices(const TextConfig& config);
 };
@@ -94,8 +112,9 @@ Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
 
 // One visit of block `index`: x [rows, d] -> [rows, d]. Appends the rows' keys and values to their
 // KV rows.
+// nGPT's: see NgptConfig and reuse/; else
 //   h = x + o(attention(norm(x))),  result = h + mlp(norm(h)),  parallel: h + mlp(norm(x))
-// with norms around what is added where BlockConfig::post_norm says so.
+// with norms around what is added, or around the sums, where BlockConfig::post_norm says so.
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x);
 

@@ -91,6 +91,7 @@ TensorNames tensor_names(const ModelConfig& config, bool gguf_style) {
   TensorNames names;
   names.table = gguf_style ? &gguf_names() : config.text.kind->names;
   names.prefix = config.tensor_prefix;
+  if (!gguf_style) names.layers = config.text.layer_names;
   if (config.text.image_lora_rank > 0) names.matrix_suffix = ".ffn";
   return names;
 }
@@ -149,6 +150,13 @@ void Model::bind(const WeightFile& weights) {
   visit_tensors([&](const TensorSlot& slot) {
     *slot.tensor = backend_.bind(host_tensor(*weights.find(slot.name), slot), slot.use);
   });
+  bind_unit_norms();
+}
+
+void Model::bind_unit_norms() {
+  const TextConfig& text = config_.text;
+  if (text.final_norm.unit) bind_unit_norm(backend_, text.final_norm, text.d, final_norm_);
+  for (Block& block : blocks_) block.bind_unit_norms(backend_, text);
 }
 
 std::unique_ptr<Model> Model::load(const std::filesystem::path& path, Backend& backend,
@@ -199,8 +207,8 @@ std::unique_ptr<Model> Model::load(ModelSource source, Backend& backend, const L
 std::unique_ptr<Model> Model::create(
     const ModelConfig& config, Backend& backend,
     const std::function<std::vector<float>(const TensorSlot&)>& initial,
-    std::unique_ptr<Scheme> scheme) {
-  std::unique_ptr<Model> model(new Model(config, backend, {}, std::move(scheme)));
+    std::unique_ptr<Scheme> scheme, const LoadOptions& options) {
+  std::unique_ptr<Model> model(new Model(config, backend, options, std::move(scheme)));
   model->names_ = tensor_names(config, /*gguf_style=*/false);
   model->visit_tensors([&](const TensorSlot& slot) {
     const std::vector<float> values = initial(slot);
@@ -208,6 +216,7 @@ std::unique_ptr<Model> Model::create(
     TensorView view = make_view(slot.name, slot.shape, values);
     *slot.tensor = backend.bind(host_tensor(view, slot), slot.use);
   });
+  model->bind_unit_norms();
   return model;
 }
 

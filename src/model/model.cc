@@ -29,7 +29,8 @@ void Model::visit_tensors(const TensorVisitor& visitor) {
            &embed_.weight});
   for (size_t i = 0; i < blocks_.size(); ++i)
     blocks_[i].visit_tensors(text, names_, static_cast<int>(i), visitor);
-  visit_norm(names_.of("final_norm"), text.final_norm, text.d, final_norm_, visitor);
+  if (!text.final_norm.unit)
+    visit_norm(names_.of("final_norm"), text.final_norm, text.d, final_norm_, visitor);
   if (!text.tied_head)
     visitor({names_.of("head") + ".weight",
              {text.vocab, text.d},
@@ -151,7 +152,10 @@ Tensor Model::embed(std::span<const int32_t> ids) const {
 
 Tensor Model::final_norm(const Tensor& x) const { return backend_.norm(x, final_norm_); }
 
-Tensor Model::logits(const Tensor& normed) const { return backend_.linear(normed, head()); }
+Tensor Model::logits(const Tensor& normed) const {
+  const Tensor logits = backend_.linear(normed, head());
+  return scheme_->scales_logits() ? scheme_->scaled_logits(backend_, logits) : logits;
+}
 
 Tensor Model::exit_gate(const Tensor& state) const {
   return scheme_->exit_gate(backend_,

@@ -31,7 +31,7 @@ class Model {
   static std::unique_ptr<Model> create(
       const ModelConfig& config, Backend& backend,
       const std::function<std::vector<float>(const TensorSlot&)>& initial,
-      std::unique_ptr<Scheme> scheme = nullptr);
+      std::unique_ptr<Scheme> scheme = nullptr, const LoadOptions& options = {});
 
   const ModelConfig& config() const { return config_; }
   // For a config that leaves the image placeholder to the tokenizer. Throws Error when the
@@ -115,6 +115,7 @@ class Model {
   void check_tensors(const WeightFile& weights, const TensorCheck& check, Problems& problems);
   void find_head(const WeightFile& weights);
   void bind(const WeightFile& weights);
+  void bind_unit_norms();
   ModelConfig config_;
   ModelSource source_;
   Backend& backend_;

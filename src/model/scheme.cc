@@ -120,10 +120,19 @@ void check_options(const std::string& scheme, SchemeOption::When when,
   }
 }
 
+namespace {
+
+bool recognises(const SchemeRelease& release, const Json& config) {
+  if (release.recognises) return release.recognises(config);
+  return release.decoder && has_architecture(config, release.architecture.c_str());
+}
+
+}  // namespace
+
 const SchemeType* recognise_release(const Json& config) {
   if (!config.is_object()) return nullptr;
   for (const SchemeType* type : scheme_types())
-    if (type->release.recognises && type->release.recognises(config)) return type;
+    if (recognises(type->release, config)) return type;
   return nullptr;
 }
 
@@ -163,14 +172,33 @@ SchemeOption plan_option() {
           .placeholder = "PLAN"};
 }
 
-SchemeOption loops_option() {
+SchemeOption official_loops_option(std::string name) {
   constexpr int kMostLoops = 1000;
-  return {.name = "loops",
+  return {.name = std::move(name),
           .type = SchemeOption::Type::Integer,
-          .help = "So many loops instead of the config's",
+          .help = "So many loops instead of the config's; where tokens leave, at most",
           .low = 1,
           .high = kMostLoops,
           .placeholder = "N"};
+}
+
+SchemeOption loops_option() { return official_loops_option("loops"); }
+
+std::optional<int64_t> asked_loops(const PlanOptions& options, const std::string& official) {
+  const auto loops = options.integer("loops"), other = options.integer(official);
+  if (loops && other && *loops != *other)
+    fail("{} {} and {} {}: both say how many loops there are, expected one of them",
+         option_flag("loops"), *loops, option_flag(official), *other);
+  return loops ? loops : other;
+}
+
+SchemeOption exit_threshold_option(std::string help) {
+  return {.name = "exit_threshold",
+          .type = SchemeOption::Type::Number,
+          .help = std::move(help),
+          .low = 0,
+          .high = 1e6,
+          .exit = true};
 }
 
 Plan Scheme::decode_plan(const PlanOptions& options) const {
@@ -207,14 +235,22 @@ Tensor Scheme::step_norm(Backend&, int index, const Tensor&) const {
   REPRISE_CHECK(false, "scheme '{}' has no norm {}", config_.scheme, index);
 }
 
+Tensor Scheme::scaled_logits(Backend&, const Tensor&) const {
+  REPRISE_CHECK(false, "scheme '{}' scales no logits", config_.scheme);
+}
+
 std::optional<ExitConfig> Scheme::official_exit(const PlanOptions&) const { return std::nullopt; }
 
 Tensor Scheme::exit_gate(Backend&, const Tensor&) const {
   REPRISE_CHECK(false, "scheme '{}' has no exit gate", config_.scheme);
 }
 
-Tensor Scheme::initial_state(Backend&, int index, const Rows&) const {
-  REPRISE_CHECK(false, "scheme '{}' has no initial state {}", config_.scheme, index);
+Tensor Scheme::initial_state(Backend&, const Initial& step, const Rows&) const {
+  REPRISE_CHECK(false, "scheme '{}' has no initial state {}", config_.scheme, step.index);
+}
+
+void Scheme::carry(Backend&, const Carry& step, const Rows&, const Tensor&) const {
+  REPRISE_CHECK(false, "scheme '{}' carries nothing on ({})", config_.scheme, step.index);
 }
 
 }  // namespace reprise

@@ -56,8 +56,13 @@ class Scheme {
   virtual Tensor inject(Backend& be, int index, const Tensor& x, const Tensor& kept) const;
   // Of a Norm step with index >= 0.
   virtual Tensor step_norm(Backend& be, int index, const Tensor& x) const;
+  // The head's logits [rows, vocab] as they count, where they are scaled by token.
+  virtual bool scales_logits() const { return false; }
+  virtual Tensor scaled_logits(Backend& be, const Tensor& logits) const;
   // Of an Initial step: [rows, d]. Must depend on a row's request and position alone.
-  virtual Tensor initial_state(Backend& be, int index, const Rows& rows) const;
+  virtual Tensor initial_state(Backend& be, const Initial& step, const Rows& rows) const;
+  // Of a Carry step: keeps of the state x [rows, d] what next tokens need, in Sequence::scheme.
+  virtual void carry(Backend& be, const Carry& step, const Rows& rows, const Tensor& x) const;
 
   // ---- Leaving loops early.
   // A learned exit rule: the logit of leaving at a loop end, [rows, 1], from the state there,
@@ -68,12 +73,19 @@ class Scheme {
   // The rule that the model's own code goes by: what its config says, and the arguments of its call
   // (SchemeOption::exit). nullopt: it has none. Throws Error naming option or key.
   virtual std::optional<ExitConfig> official_exit(const PlanOptions& options) const;
+  // A rule that was asked for otherwise than by such arguments, with what its own code does beside
+  // it. Throws Error naming the option that doesn't go with it.
+  virtual ExitConfig own_exit(const ExitConfig& exit, const PlanOptions&) const { return exit; }
   // Whether its own code runs all loops for every token and chooses by position, those of a prompt
   // too, whose loop's state the head reads.
   virtual bool selects() const { return false; }
 
   // ---- For traces: the number that its own code's cache has for a KV row of a plan.
   virtual int kv_slot(const Plan&, int row) const { return row; }
+  // How many entries it keeps there of a block's visits, the latest ones; 0: all.
+  virtual int64_t kv_kept(int /*block*/) const { return 0; }
+  // Its own name for the final norm; empty: none.
+  virtual std::string final_norm_name(const Plan&) const { return ""; }
 
   // Adapter per row for schemes whose adapters follow the kind of token; empty: the visit's own.
   virtual std::vector<int32_t> row_adapters(const Rows&) const { return {}; }

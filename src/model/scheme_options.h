@@ -35,6 +35,7 @@ struct SchemeOption {
   std::string placeholder = {};  // of the value in help ("PLAN"); empty: by its type
   bool in_config = false;        // Assembly: kept in the model's config, "reprise.<scheme>.<name>"
   bool exit = false;             // Request: says when tokens leave loops (Scheme::official_exit)
+  bool states = false;           // Request: says how initial states are drawn
 };
 
 // "INTEGER in [0, 4]", "all, image or text"; what a value must be.

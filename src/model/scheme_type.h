@@ -38,13 +38,16 @@ struct SchemeFiles {
 // The config.json of a scheme's official releases, which knows nothing of "reprise.scheme".
 struct SchemeRelease {
   std::string architecture = {};  // its name in "architectures"
+  // Null: by the name alone where `decoder` is given; none otherwise.
   bool (*recognises)(const Json& config) = nullptr;
   // Reads decoder, vision tower, image and placeholder; the keys of every model are read for it.
+  // Null: where `decoder` is given, it is read, and the config is the scheme's own too.
   void (*read)(const JsonObject& json, ModelConfig& config) = nullptr;
   // Of one that is recognised: whether the decoder in it is one that `read` can read. Null: where
   // decoder_part(config) names a decoder of model/arch (vision_language.h), or `decoder` is given.
   bool (*knows_decoder)(const Json& config) = nullptr;
-  // Of a release that is a decoder by itself: its keys and tensors, in folders and GGUF files.
+  // Of a release that is a decoder by itself: its keys and tensors, in folders and GGUF files. Its
+  // name is `architecture`.
   const Architecture* (*decoder)() = nullptr;
   // Releases keep their prompts in code: names of chat formats (text/chat) by the decoder's
   // "model_type".

@@ -62,6 +62,10 @@ const NameTable& gguf_names() {
 std::string TensorNames::of(const std::string& key) const { return prefix + find(*table, key); }
 
 std::string TensorNames::layer_prefix(int layer) const {
+  if (!layers.empty()) {
+    const int each = table->apart.empty() ? 1 : 2;
+    return prefix + layers.at(static_cast<size_t>(each * layer)) + ".";
+  }
   return prefix + table->layers + std::to_string(layer) + ".";
 }
 
@@ -70,6 +74,8 @@ std::string TensorNames::attention_prefix(int layer) const {
 }
 
 std::string TensorNames::of(const std::string& key, int layer) const {
+  if (table->apart.contains(key))
+    return prefix + layers.at(static_cast<size_t>(2 * layer + 1)) + "." + find(*table, key);
   return layer_prefix(layer) + find(*table, key);
 }
 

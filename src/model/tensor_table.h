@@ -4,7 +4,9 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "backend/backend.h"
 
@@ -44,8 +46,10 @@ struct NameTable {
   const char* attention;  // between a layer and parts of its attention: "self_attn."
   // By key: "embed", "head", "final_norm"; of a layer "attn_norm", "q", "k", "v", "qkv", "q_norm",
   // "k_norm", "o", "mlp_norm", "gate", "up", "gate_up", "down", and where its blocks have them
-  // "attn_post_norm" and "mlp_post_norm".
+  // "attn_post_norm" and "mlp_post_norm", "qk_bias".
   std::map<std::string, const char*> names;
+  // Keys of the second of a layer's two names, where attention and MLP are layers of their own.
+  std::set<std::string> apart = {};
 };
 
 // Llama's in a Hugging Face folder, which most architectures share, and llama.cpp's for all.
@@ -55,8 +59,9 @@ const NameTable& gguf_names();
 // Names of a decoder's tensors in one file.
 struct TensorNames {
   const NameTable* table = &hugging_face_names();
-  std::string prefix;         // before everything: "language_model."
-  std::string matrix_suffix;  // behind a block's matrices: ".ffn" where TroL wraps them
+  std::string prefix;               // before everything: "language_model."
+  std::string matrix_suffix;        // behind a block's matrices: ".ffn" where TroL wraps them
+  std::vector<std::string> layers;  // TextConfig::layer_names
 
   std::string of(const std::string& key) const;
   std::string of(const std::string& key, int layer) const;

@@ -7,6 +7,7 @@
 #include "engine/images.h"
 #include "engine/logits.h"
 #include "engine/sampler.h"
+#include "model/scheme_type.h"
 
 namespace reprise {
 
@@ -154,6 +155,18 @@ void append_kv(Model& model, const Plan& plan, const Sequence& sequence,
   }
 }
 
+// [heads, entries, width] -> [heads, n, width]: the last n of each head.
+std::vector<float> last_entries(const KvEntries& entries, const std::vector<float>& values,
+                                int64_t n) {
+  const int64_t all = entries.shape[1], width = entries.shape[2];
+  std::vector<float> last;
+  for (int64_t head = 0; head < entries.shape[0]; ++head) {
+    const auto end = values.begin() + (head + 1) * all * width;
+    last.insert(last.end(), end - n * width, end);
+  }
+  return last;
+}
+
 }  // namespace
 
 std::vector<KvEntries> kv_by_depth(Model& model, const Plan& plan, const Sequence& sequence) {
@@ -165,14 +178,29 @@ std::vector<KvEntries> kv_by_depth(Model& model, const Plan& plan, const Sequenc
     if (visit == nullptr || visit->write < 0) continue;
     const auto row = static_cast<size_t>(visit->write);
     if (plan.kv_rows[row].lifetime != Lifetime::Request) continue;
-    const KvRow& entries = sequence.kv.at(visit->write);
+    const auto found = sequence.kv.find(visit->write);
+    if (found == sequence.kv.end()) continue;
+    const KvRow& entries = found->second;
+    std::vector<int32_t> positions;
+    for (int64_t i = 0; i < entries.filled(); ++i) positions.push_back(entries.position(i));
     const auto [k, v] = be.read_kv(entries, 0, entries.filled());
     by_depth.push_back({visit->write,
+                        visit->block,
+                        std::move(positions),
                         {k.dim(1), k.dim(0), head_dim},
                         heads_first(be, k, head_dim),
                         heads_first(be, v, head_dim)});
   }
   return by_depth;
+}
+
+bool draws_states(const Model& model, const PlanOptions& options) {
+  const SchemeType* type = find_scheme(model.config().scheme);
+  return std::ranges::any_of(options.values(), [&](const auto& given) {
+    const SchemeOption* option =
+        type ? type->option(given.first, SchemeOption::When::Request) : nullptr;
+    return option && option->states;
+  });
 }
 
 std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
@@ -189,19 +217,25 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
 
   const auto plans = make_plans(model, options.plan);
   const bool selects = options.exit.mode == ExitMode::Select;
-  const ExitConfig exit = selects || model.scheme().selects() ? options.exit : ExitConfig();
+  const bool whole = options.exit.prompts;  // they leave, as the model's own code lets them
+  const ExitConfig exit =
+      selects || whole || model.scheme().selects() ? options.exit : ExitConfig();
   const bool all_loops = selects || !exit.active();  // of generated tokens too
   Collector collector(loaded, "");
   GateCollector gates(model, plans->decode.loops());
   gates.next = &collector;
   const TokenPrompt prompt = token_prompt(loaded, inputs, &collector);
   Session session(model, plans, options.chunk, exit);
+  session.set_initial(initial_states(model, plans->decode, inputs, options.steps,
+                                     draws_states(model, options.plan)));
   std::vector<float> next;  // logits of the last position
   session.prefill(
       prompt,
       [&](int64_t, const Tensor& normed) {
         const Tensor logits = model.logits(normed);
         collector.observe("final_norm", normed);
+        if (const std::string own = model.scheme().final_norm_name(plans->prefill); !own.empty())
+          collector.observe(own, normed);
         collector.observe("logits", logits);
         collector.next_call();
         next = be.to_host(be.slice(logits, 0, logits.dim(0) - 1, logits.dim(0)));
@@ -217,14 +251,17 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
     floats("exit.cdf", gates.shape(odds.cdf), odds.cdf);
   }
   std::vector<int64_t> steps(session.prompt_loops().begin(), session.prompt_loops().end());
-  if (exit.active()) ints("exit_step", steps);
+  if (exit.active() && !whole) ints("exit_step", steps);
   append_kv(model, prompt_plan, session.sequence(), results);
   const auto append_slots = [&](const Plan& plan) {
     if (plan.loops() == 0) return;
     for (const KvEntries& entries : kv_by_depth(model, plan, session.sequence())) {
       const std::string name = fmt::format("kv.{}", model.scheme().kv_slot(plan, entries.row));
-      floats(name + ".k", entries.shape, entries.k);
-      floats(name + ".v", entries.shape, entries.v);
+      const int64_t kept = model.scheme().kv_kept(entries.block);
+      const int64_t n = kept > 0 ? std::min(kept, entries.shape[1]) : entries.shape[1];
+      const Shape shape = {entries.shape[0], n, entries.shape[2]};
+      floats(name + ".k", shape, last_entries(entries, entries.k, n));
+      floats(name + ".v", shape, last_entries(entries, entries.v, n));
     }
   };
   if (options.steps == 0) {
@@ -234,7 +271,13 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
 
   Collector first(loaded, "decode.1.");
   std::vector<int64_t> tokens;
-  std::vector<float> logits;
+  std::vector<float> logits, values;
+  const auto add_values = [&](const LoopExit& left) {
+    for (size_t loop = 0; loop < left.scores.size(); ++loop)
+      values.push_back(static_cast<int>(loop) > left.loop ? -1.0f
+                                                          : static_cast<float>(left.scores[loop]));
+  };
+  if (whole) add_values(session.prompt_exit());
   steps.erase(steps.begin(), steps.empty() ? steps.end() : steps.end() - 1);
   for (int64_t step = 0; step < options.steps; ++step) {
     if (step > 0) {
@@ -244,6 +287,7 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
       if (exit.active()) {
         LoopExit left = session.decode_exit(token, watch);
         steps.push_back(left.loop);
+        if (whole) add_values(left);
         next = std::move(left.logits);
       } else {
         next = session.decode(token, watch);
@@ -256,6 +300,11 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
   ints("decode.tokens", tokens);
   floats("decode.logits", {options.steps, std::ssize(next)}, logits);
   if (exit.active()) ints("decode.exit_step", steps);
+  if (whole) {
+    floats("exit.values", {options.steps, plans->decode.loops()}, values);
+    for (int64_t& step : steps) ++step;
+    ints("decode.steps", steps);
+  }
   if (gates.gated() && all_loops) {
     const std::vector<float> all = gates.odds().cdf;
     const int64_t loops = plans->decode.loops(), n = prompt.size();

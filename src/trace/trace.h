@@ -21,6 +21,9 @@ struct TraceOptions {
   ExitConfig exit;
 };
 
+// Whether one of these options of the model says how initial states are drawn.
+bool draws_states(const Model& model, const PlanOptions& options);
+
 // All F32 but for decode.tokens and exit steps (I64). Of the prompt, n tokens:
 //   vision_out, projected           [tiles, tokens, .]      with pixels only
 //   inputs_embeds                   [n, d]
@@ -37,7 +40,9 @@ struct TraceOptions {
 // With steps: decode.tokens [N] and decode.logits [N, V]; row t chose token t, so row 0 is the last
 // prompt position; decode.exit_step [N] and, with a gate and all loops run, decode.cdf [N, loops] in
 // the same order and decode.exit.cdf [N - 1, loops] of the generated tokens that were run; and
-// decode.1.<name>, the observed values while the first generated token runs. Looped plans at the end:
+// decode.1.<name>, the observed values while the first generated token runs. Where the prompt leaves
+// as generated tokens do, decode.steps [N] (I64), loops run, and exit.values [N, loops], the rule's
+// scores, -1 where there was none. Looped plans at the end:
 //   kv.<slot>.k, .v                 [kv_heads, n + N - 1, head_dim]  slots: Scheme::kv_slot
 // What is shown more than once in a call gets ".2", ... behind its name.
 std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
@@ -45,12 +50,15 @@ std::vector<TensorView> trace(LoadedModel& loaded, const TokenInputs& inputs,
 
 // What a KV row holds: plain k, v where the scheme keeps more per head.
 struct KvEntries {
-  int row = 0;              // in the plan
-  Shape shape;              // [kv_heads, n, head_dim]
-  std::vector<float> k, v;  // of that shape
+  int row = 0;                     // in the plan
+  int block = 0;                   // whose visit writes it
+  std::vector<int32_t> positions;  // [n]
+  Shape shape;                     // [kv_heads, n, head_dim]
+  std::vector<float> k, v;         // of that shape
 };
 // The KV rows that outlive the prompt, by the depth of the visit that writes them: the number of
 // such rows before it.
+// Rows without entries (of loops that every token has left out) are left out.
 std::vector<KvEntries> kv_by_depth(Model& model, const Plan& plan, const Sequence& sequence);
 
 // Mean over positions of KL(softmax(exact) || softmax(other)) of the tensor `logits`, in nats.

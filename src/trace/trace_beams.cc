@@ -17,6 +17,8 @@ void trace_beams(LoadedModel& loaded, const TokenInputs& inputs, const TraceOpti
   BeamSearch search(beam, Answer(rules));
   const auto plans = make_plans(loaded.model(), options.plan);
   Session session(loaded.model(), plans, options.chunk);
+  session.set_initial(initial_states(loaded.model(), plans->decode, inputs, /*steps=*/0,
+                                     draws_states(loaded.model(), options.plan)));
   const std::vector<float> logits = session.prefill(token_prompt(loaded, inputs));
   Branches branches(loaded.model(), plans, session);
   run_search(branches, search, logits);

@@ -1,5 +1,8 @@
 #include "trace/trace_exits.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "engine/sampler.h"
 
 namespace reprise {
@@ -20,6 +23,21 @@ std::vector<float> confidences(const ExitRule& rule, const LoopExit& exit) {
   return all;
 }
 
+// [kv_heads, n, width] -> [kv_heads, length, width]: NaN at positions without an entry.
+std::vector<float> with_holes(const KvEntries& entries, const std::vector<float>& values,
+                              int64_t length) {
+  const int64_t n = entries.shape[1], width = entries.shape[2];
+  if (n == length) return values;
+  std::vector<float> all(static_cast<size_t>(entries.shape[0] * length * width),
+                         std::numeric_limits<float>::quiet_NaN());
+  for (int64_t head = 0; head < entries.shape[0]; ++head)
+    for (int64_t i = 0; i < n; ++i)
+      std::copy_n(
+          values.begin() + (head * n + i) * width, width,
+          all.begin() + (head * length + entries.positions[static_cast<size_t>(i)]) * width);
+  return all;
+}
+
 }  // namespace
 
 void trace_exits(LoadedModel& loaded, const TokenInputs& inputs, const TraceOptions& options,
@@ -30,6 +48,8 @@ void trace_exits(LoadedModel& loaded, const TokenInputs& inputs, const TraceOpti
   const auto plans = make_plans(model, options.plan);
   const ExitRule rule(model, plans->decode, exit);
   Session session(model, plans, options.chunk, exit);
+  session.set_initial(initial_states(model, plans->decode, inputs, options.steps + 1,
+                                     draws_states(model, options.plan)));
   std::vector<int64_t> tokens, loops;
   std::vector<float> logits, hidden, confidence, score;
   std::vector<float> next = session.prefill(token_prompt(loaded, inputs));
@@ -63,11 +83,13 @@ void trace_exits(LoadedModel& loaded, const TokenInputs& inputs, const TraceOpti
 
   std::vector<float> k, v;
   const std::vector<KvEntries> cache = kv_by_depth(model, plans->decode, session.sequence());
+  const int64_t length = session.length();
   for (const KvEntries& depth : cache) {
-    append(k, depth.k);
-    append(v, depth.v);
+    append(k, with_holes(depth, depth.k, length));
+    append(v, with_holes(depth, depth.v, length));
   }
   Shape shape = cache.at(0).shape;
+  shape[1] = length;
   shape.insert(shape.begin(), std::ssize(cache));
   floats("k", shape, k);
   floats("v", shape, v);

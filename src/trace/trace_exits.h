@@ -15,7 +15,8 @@ namespace reprise {
 //   early.exit_hidden  F32 [N, d]         the state they are made of, before the final norm
 //   early.confidence   F32 [N, B]         largest probability of each loop's logits; -1: not computed
 //   early.score        F32 [N, B]         what the rule compared; NaN: it wasn't asked
-//   early.k, early.v   F32 [D, kv_heads, inputs + N, head_dim]  the whole cache at the end, by depth
+//   early.k, early.v   F32 [D, kv_heads, inputs + N, head_dim]  the whole cache at the end, by depth;
+//                                           NaN where a token has no entry (--exit-kv missing)
 // Throws Error as Model::check_exit does.
 void trace_exits(LoadedModel& loaded, const TokenInputs& inputs, const TraceOptions& options,
                  const ExitConfig& exit, std::vector<TensorView>& results);

@@ -1,9 +1,7 @@
 #include "train/loss_and_gradients.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "base/error.h"
+#include "engine/logits.h"
 
 namespace reprise {
 
@@ -22,11 +20,7 @@ double cross_entropy_sum(std::span<const float> logits, std::span<const int32_t>
   double sum = 0;
   for (size_t r = 0; r < labels.size(); ++r) {
     if (labels[r] < 0) continue;
-    const auto row = logits.subspan(r * vocab, vocab);
-    const double top = *std::max_element(row.begin(), row.end());
-    double exps = 0;
-    for (const float x : row) exps += std::exp(x - top);
-    sum += top + std::log(exps) - row[static_cast<size_t>(labels[r])];
+    sum += negative_log_likelihood(logits.subspan(r * vocab, vocab), labels[r]);
   }
   return sum;
 }

@@ -58,7 +58,10 @@ void Trainer::prepare() {
   Fingerprints files = objective_->fingerprints();
   files[model_key(recipe_)] = config_fingerprint(made_.model->config());
   weights_ = choose_weights(recipe_, *made_.model, backend_);
-  if (resumed_) check_checkpoint(recipe_, weights_, files, *resumed_, file(kCheckpoint));
+  if (resumed_) {
+    check_weights(recipe_, weights_, *resumed_, file(kCheckpoint));
+    check_files(recipe_, files, *resumed_, file(kCheckpoint));
+  }
   if (recipe_.quantize)
     write_quantization_log(file("quantization.jsonl"), recipe_, weights_.quantized);
   stop_if_asked();
@@ -68,8 +71,9 @@ void Trainer::prepare() {
                                          .wrong_answers = objective_->needs().wrong_answers,
                                          .cache = options_.output,
                                          .may_stop = [this] { stop_if_asked(); }});
-  files.merge(batches_->fingerprints());
-  if (resumed_) check_checkpoint(recipe_, weights_, files, *resumed_, file(kCheckpoint));
+  Fingerprints data = batches_->fingerprints();
+  if (resumed_) check_files(recipe_, data, *resumed_, file(kCheckpoint));
+  files.merge(data);
   if (recipe_.gradient_checkpointing)
     made_.model->set_visit_wrapper([this](const Tensor& x, Model::Visitation visit) {
       return backend_.checkpoint(x, std::move(visit));

@@ -129,9 +129,13 @@ TEST_F(ExitTest, WhatRunRefuses) {
   EXPECT_THAT(run_refusal(dense_, {"--exit", "confidence:0.9"}),
               AllOf(HasSubstr("--exit confidence:0.9: the plan has no loop end"),
                     HasSubstr("expected a model with loops")));
-  EXPECT_THAT(run_refusal(looped_, {"--exit", "confidence"}),
-              AllOf(HasSubstr("--exit"), HasSubstr("confidence:T, entropy:T, similarity:T, gate:T, "
-                                                   "depth:N, step:N, cdf:T, weighted or none")));
+  EXPECT_THAT(
+      run_refusal(looped_, {"--exit", "confidence"}),
+      AllOf(
+          HasSubstr("--exit"),
+          HasSubstr(
+              "confidence:T, entropy:T, similarity:T, gate:T, "
+              "depth:N, step:N, cdf:T, weighted, kl:T, minp-kl:T, entropy-diff:T, argmax-stability:N, latent-diff:T, cosine:T or none")));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "confidence:1.5"}),
               HasSubstr("expected a probability above 0, up to 1, found '1.5'"));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:0"}), HasSubstr("whole number of loops"));
@@ -141,7 +145,7 @@ TEST_F(ExitTest, WhatRunRefuses) {
               AllOf(HasSubstr("--exit gate:0.5: the model has no exit gate"),
                     HasSubstr(looped_ + "/config.json")));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:1", "--exit-kv", "none"}),
-              HasSubstr("expected propagate, exact or share, found 'none'"));
+              HasSubstr("expected propagate, exact, share or missing, found 'none'"));
   EXPECT_THAT(run_refusal(looped_, {"--exit-kv", "share"}),
               HasSubstr("--exit-kv share: expected a rule to leave by (--exit)"));
   EXPECT_THAT(run_refusal(looped_, {"--exit", "none", "--exit-kv", "share"}),

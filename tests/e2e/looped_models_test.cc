@@ -20,9 +20,11 @@ class LoopedModelsTest : public ::testing::Test {
   void SetUp() override {
     copy_model("looped/ouro", folder_ / "ouro");
     copy_model("looped/nanbeige", folder_ / "nanbeige");
+    copy_model("looped/huginn", folder_ / "huginn");
     copy_model("rrt/llama", folder_ / "dense");
     ouro_ = (folder_ / "ouro").string();
     nanbeige_ = (folder_ / "nanbeige").string();
+    huginn_ = (folder_ / "huginn").string();
   }
   static Json json_of(const std::vector<std::string>& arguments) {
     const ProgramResult result = run_program(arguments);
@@ -59,7 +61,7 @@ class LoopedModelsTest : public ::testing::Test {
     return nullptr;
   }
   TempFolder folder_;
-  std::string ouro_, nanbeige_;
+  std::string ouro_, nanbeige_, huginn_;
 };
 
 TEST_F(LoopedModelsTest, RunGoesByTheModelsRuleAndTheRequests) {
@@ -97,6 +99,42 @@ TEST_F(LoopedModelsTest, RunGoesByTheModelsRuleAndTheRequests) {
   EXPECT_EQ(run_json(nanbeige_, {})["depth"]["decode_visits"], 8);
   EXPECT_EQ(run_json(nanbeige_, {"--loops", "3"})["depth"]["decode_visits"], 12);
   EXPECT_EQ(run_json(nanbeige_, {"--exit", "depth:1"})["mean_depth"], 1.0);
+}
+
+TEST_F(LoopedModelsTest, HuginnsLoopsCriteriaAndStates) {
+  EXPECT_EQ(run_json(huginn_, {})["depth"]["decode_visits"], 24);
+  const Json three = run_json(huginn_, {"--loops", "3", "--seed", "4"});
+  EXPECT_EQ(three["depth"]["decode_visits"], 16);
+  EXPECT_EQ(run_json(huginn_, {"--option", "num_steps=3", "--seed", "4"})["tokens"],
+            three["tokens"]);
+  const Json rule = run_json(huginn_, {"--num-steps", "9", "--exit", "kl:0.3"});
+  EXPECT_EQ(rule["exit"]["rule"], "kl:0.3");
+  EXPECT_EQ(rule["exit"]["kv"], "missing");
+  EXPECT_LT(rule["mean_depth"], 9.0);
+  const Json official = run_json(huginn_, {"--option", "num_steps=9", "--option", "criterion=kl",
+                                           "--option", "exit_threshold=0.3"});
+  EXPECT_EQ(official["tokens"], rule["tokens"]);
+  EXPECT_EQ(official["exit_loops"], rule["exit_loops"]);
+  EXPECT_EQ(run_json(huginn_, {"--exit", "kl:0.3", "--exit-kv", "exact"})["exit"]["kv"], "exact");
+  run_json(huginn_, {"--continuous-compute", "--init-scale", "0"});
+  run_json(huginn_, {"--exit", "latent-diff:0.5", "--beams", "2"});
+
+  EXPECT_THAT(refusal(huginn_, {"--exit", "kl:0.3", "--criterion", "kl"}),
+              HasSubstr("both say when tokens leave"));
+  EXPECT_THAT(refusal(huginn_, {"--exit", "kl:0.3", "--exit-mode", "select"}),
+              HasSubstr("layers behind its loops"));
+  EXPECT_THAT(refusal(huginn_, {"--criterion", "guess"}), HasSubstr("argmax-stability"));
+  EXPECT_THAT(refusal(nanbeige_, {"--init-scale", "0"}),
+              HasSubstr("is no option of this model, whose scheme is 'nanbeige'"));
+
+  const auto traced = trace(huginn_, "huginn/case-adaptive-kl-latest-m4.safetensors",
+                            {"--steps", "10", "--option", "num_steps=12", "--option",
+                             "criterion=kl", "--option", "exit_threshold=0.0334", "--option",
+                             "cache_lookup_strategy=latest-m4", "--activations", "f32"});
+  ASSERT_TRUE(find(traced, "exit.values"));
+  EXPECT_EQ(find(traced, "exit.values")->shape, (Shape{10, 12}));
+  EXPECT_EQ(to_ints(*find(traced, "decode.steps"))[1], 10);
+  EXPECT_FALSE(find(traced, "early.tokens"));
 }
 
 TEST_F(LoopedModelsTest, WhatIsRefused) {

@@ -103,7 +103,7 @@ optimizer:
 run: {{steps: 5, batch: 2, log_every: 1}}
 )",
                                                              teacher().string()));
-  const auto backend = make_torch_backend({.threads = 2, .device = torch_device()});
+  const auto backend = make_torch_backend({.threads = 1, .device = torch_device()});
   TrainOptions options;
   options.output = folder_ / "out";
   std::vector<StepReport> reports;

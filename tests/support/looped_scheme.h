@@ -44,12 +44,12 @@ class LoopedScheme : public Scheme {
     return be.norm(x, norm);
   }
   // By position and component alone.
-  Tensor initial_state(Backend& be, int index, const Rows& rows) const override {
+  Tensor initial_state(Backend& be, const Initial& step, const Rows& rows) const override {
     const int64_t d = config_.text.d;
     std::vector<float> values;
     for (const int32_t position : rows.positions)
       for (int64_t i = 0; i < d; ++i)
-        values.push_back(0.01f * static_cast<float>(index * ((position * 7 + i * 3) % 11)));
+        values.push_back(0.01f * static_cast<float>(step.index * ((position * 7 + i * 3) % 11)));
     return be.from_host(values, {rows.size(), d});
   }
 };

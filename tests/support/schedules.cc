@@ -1,5 +1,6 @@
 #include "support/schedules.h"
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 
@@ -9,6 +10,45 @@ namespace reprise::test {
 namespace {
 
 PlanOptions with_plan(const std::string& plan) { return {{"plan", plan}}; }
+
+// 2 layers in front, `core` looped ones, 1 behind.
+Json raven_config(int core, bool huginn) {
+  Json config = {{"architectures", {"RavenForCausalLM"}},
+                 {"n_embd", 40},
+                 {"n_heads", 4},
+                 {"num_key_value_heads", huginn ? 4 : 2},
+                 {"intermediate_size", 44},
+                 {"vocab_size", 46},
+                 {"n_layers_in_prelude", 2},
+                 {"n_layers_in_recurrent_block", core},
+                 {"n_layers_in_coda", 1},
+                 {"mean_recurrence", 4},
+                 {"block_size", 256},
+                 {"norm_eps", 1e-6},
+                 {"rope_base", 500.0},
+                 {"qk_bias", huginn},
+                 {"tie_embeddings", huginn}};
+  if (!huginn)
+    config.update({{"rope_theta", 500.0}, {"init_values", {{"std", 0.1}, {"embed_scale", 1.0}}}});
+  return config;
+}
+
+Json dory_config(const char* kv) {
+  Json config = tiny_text_config("DoryForCausalLM");
+  config.update({{"num_hidden_layers", 8},
+                 {"n_input_layers", 2},
+                 {"n_recurrent_layers", 4},
+                 {"n_output_layers", 2},
+                 {"n_recurrent_loops", 3},
+                 {"layer_types",
+                  {"full_attention", "mlp", "sliding_attention", "mlp", "full_attention", "mlp",
+                   "sliding_attention", "mlp"}},
+                 {"sliding_window", 6},
+                 {"initializer_range", 0.5},
+                 {"ngpt_alpha_init", 0.2},
+                 {"recurrent_kv_cache_mode", kv}});
+  return config;
+}
 
 }  // namespace
 
@@ -62,6 +102,19 @@ std::vector<Kind> kinds() {
   list.push_back({"loop_split", split, {{}}, 3});
   split["loop_share_kv"] = true;
   list.push_back({"loop_split_shared", split, {{}}, 3});
+  const PlanOptions shorter = {{"num_steps", int64_t{2}}},
+                    continuous = {{"continuous_compute", true}};
+  const auto lookup = [](const char* strategy) {
+    return PlanOptions{{"cache_lookup_strategy", std::string(strategy)}};
+  };
+  list.push_back({"huginn",
+                  raven_config(4, /*huginn=*/true),
+                  {{}, lookup("latest-m4"), lookup("always-last-m4"), continuous, shorter},
+                  4});
+  list.push_back(
+      {"raven_llama", raven_config(3, /*huginn=*/false), {{}, continuous, lookup("skip")}, 4});
+  list.push_back({"dory", dory_config("per_loop"), {{}, {{"loops", int64_t{2}}}}, 3});
+  list.push_back({"dory_last_loop", dory_config("last_loop"), {{}}, 3, false, /*shares=*/false});
   Json phantom = tiny_vision_language_config("phantom", text("Qwen2"));
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
   list.push_back({"phantom", phantom});
@@ -70,6 +123,11 @@ std::vector<Kind> kinds() {
                     one = {{"passes", int64_t{1}}};
   list.push_back({"trol", trol, {{}, three, adaptive, one}});
   return list;
+}
+
+ExitKv random_policy(const Kind& kind, Random& random) {
+  constexpr std::array kAll = {ExitKv::Propagate, ExitKv::Exact, ExitKv::Missing, ExitKv::Share};
+  return kAll[random.below(kind.shares ? 4 : 3)];
 }
 
 uint64_t schedules() {

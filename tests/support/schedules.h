@@ -27,7 +27,10 @@ struct Kind {
   std::vector<PlanOptions> plans = {{}};  // requests choose among them
   int loops = 1;                          // loop ends of a plan
   bool looped = false;                    // LoopedScheme
+  bool shares = true;                     // whether each loop leaves entries that can be shared
 };
+// What tokens that left have as keys and values of deeper loops.
+ExitKv random_policy(const Kind& kind, Random& random);
 inline void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
 std::unique_ptr<Model> make_model(const Kind& kind, Backend& backend);

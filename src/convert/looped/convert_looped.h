@@ -26,9 +26,9 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
                             bool gguf, const LoopOptions& loop, const ConvertOptions& options);
 
 // {"L", "K", "B", "init", "blocks", "adapters": [{"block", "loop", "matrix", "weight", "residual",
-// "missing"}], "ranks", "dropped", "dense_bytes"}, and "capped_ranks", asked for where that was more; with a calibration text "weighted_residual" and
-// "weighted_missing" of each adapter and "calibration_tokens", of a fit "fits": [{"block", "matrix",
-// "start", "end"}], and "refit_tokens"
+// "missing"}], "ranks", "dropped", "dense_bytes"}, and "capped_ranks", asked for where that was
+// more; with a calibration text "weighted_residual" and "weighted_missing" of each adapter and
+// "calibration_tokens", of a fit "fits": [{"block", "matrix", "start", "end"}], and "refit_tokens"
 Json looped_report(const LoopedResult& result);
 
 }  // namespace reprise

@@ -11,11 +11,9 @@ namespace {
 constexpr struct {
   LoopStart start;
   const char* name;
-} kStarts[] = {{LoopStart::Stepwise, "stepwise"},
-               {LoopStart::Average, "average"},
-               {LoopStart::Lower, "lower"},
-               {LoopStart::Random, "random"},
-               {LoopStart::Fitted, "fitted"}};
+} kStarts[] = {{LoopStart::Stepwise, "stepwise"}, {LoopStart::Average, "average"},
+               {LoopStart::Lower, "lower"},       {LoopStart::Random, "random"},
+               {LoopStart::Fitted, "fitted"},     {LoopStart::Untied, "untied"}};
 
 }  // namespace
 
@@ -49,6 +47,11 @@ LoopLayout make_loop_layout(LoopStart start, int dense_layers, int loops, int fi
         "{}: {} of its {} layers are looped, which --loops {} doesn't divide; --keep-first and "
         "--keep-last keep layers out of the loops (together {}, for instance)",
         model, looped, dense_layers, loops, first + last + looped % loops);
+  if (start == LoopStart::Untied && loops != looped)
+    fail(
+        "--init {}: every layer is a loop of its own, expected --loops {} (of {} layers, {} stay "
+        "outside)",
+        loop_start_name(start), looped, dense_layers, first + last);
   LoopLayout layout = {.start = start,
                        .dense = dense_layers,
                        .first = first,
@@ -72,6 +75,7 @@ LoopLayout make_loop_layout(LoopStart start, int dense_layers, int loops, int fi
         sources = {first + k};
         break;
       case LoopStart::Random:
+      case LoopStart::Untied:
         break;
     }
     layout.sources.push_back(std::move(sources));

@@ -20,8 +20,10 @@ enum class LoopStart {
   Lower,     // the first K of the looped layers
   Random,    // new weights
   Fitted,    // matrices fitted to the tied layers together with the adapters; else their mean
+  Untied,  // nothing: one block of zeros, looped once for every layer, whose adapters are all there
+           // is of it. The low-rank model without sharing that looped ones are measured by
 };
-// "stepwise, average, lower, random, fitted"
+// "stepwise, average, lower, random, fitted, untied"
 std::string loop_start_names();
 std::string loop_start_name(LoopStart start);
 // Throws Error that lists them; `option` begins the message.

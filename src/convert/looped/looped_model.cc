@@ -37,7 +37,8 @@ LoopedModel::LoopedModel(const ConversionSource& source, const LoopOptions& opti
     fail(
         "--adapters {}: shares the directions of two layers out, expected --loops 2 and --init average",
         options.adapters == LoopAdapters::Split ? "split" : "split-weighted");
-  if (options.start == LoopStart::Fitted) options_.fold_norms = true;
+  if (options.start == LoopStart::Fitted || options.start == LoopStart::Untied)
+    options_.fold_norms = true;
   source_names_ = tensor_names(source.model, *source.config);
   text_ = text;
   if (text.fused_qkv && text.kind->looped_apart) text_.fused_qkv = text_.grouped_qkv = false;
@@ -45,9 +46,30 @@ LoopedModel::LoopedModel(const ConversionSource& source, const LoopOptions& opti
   names_.prefix = names_.matrix_suffix = "";
   check_alike();
   list_layer_tensors();
+  check_untied();
   list_outputs();
   count_dropped();
   check_calibration();
+}
+
+// Adapters hold all that layers have of their own, so nothing but matrices may differ between them.
+void LoopedModel::check_untied() const {
+  if (layout_.start != LoopStart::Untied) return;
+  if (options_.adapters == LoopAdapters::Zero)
+    fail("--init untied: adapters are all there is, expected --adapters svd or weighted");
+  for (size_t i = 0; i < layer_tensors_.size(); ++i) {
+    const LayerTensor& of = layer_tensors_[i];
+    if (!of.matrix.empty() && rank_of(i) == 0)
+      fail("--init untied: matrix '{}' has rank 0 and would be lost; expected --rank or --rank-of",
+           of.matrix);
+    const bool folded = of.source == norm_source("attn_norm", ".weight") ||
+                        of.source == norm_source("mlp_norm", ".weight");
+    if (of.matrix.empty() && !folded)
+      fail(
+          "--init untied: {} has a '{}' in every layer, which isn't a matrix; expected a model "
+          "without biases and without norms inside of attention",
+          source_.path(), name_in(of.source, 0));
+  }
 }
 
 void LoopedModel::check_calibration() {
@@ -281,26 +303,28 @@ std::vector<float> LoopedModel::stored_values(int layer, size_t tensor) const {
   return part;
 }
 
+// The LayerTensor::source of the norm `key`'s ".weight" or ".bias".
+std::string LoopedModel::norm_source(const std::string& key, const char* end) const {
+  const std::string prefix =
+      source_names_.layer_prefix(0).substr(0, source_names_.layer_prefix(0).size() - 2);
+  const std::string name = source_names_.of(key, 0) + end;
+  return prefix + "%." + name.substr(prefix.size() + 2);
+}
+
 // Of a dense layer; with fold_norms what norms do to each component is done by the matrices and
 // biases behind them: W (g * x + s) + b = (W diag(g)) x + (W s + b).
 std::vector<float> LoopedModel::dense_values(int layer, size_t tensor) const {
   const LayerTensor& of = layer_tensors_[tensor];
   std::vector<float> values = stored_values(layer, tensor);
   if (!options_.fold_norms) return values;
-  const std::string prefix =
-      source_names_.layer_prefix(0).substr(0, source_names_.layer_prefix(0).size() - 2);
-  const auto norm_name = [&](const std::string& key, const char* end) {
-    const std::string name = source_names_.of(key, 0) + end;
-    return prefix + "%." + name.substr(prefix.size() + 2);
-  };
   for (const char* key : {"attn_norm", "mlp_norm"}) {
-    if (of.source == norm_name(key, ".weight"))
+    if (of.source == norm_source(key, ".weight"))
       std::fill(values.begin(), values.end(), 1 - of.slot.offset);
-    if (of.source == norm_name(key, ".bias")) std::fill(values.begin(), values.end(), 0.0f);
+    if (of.source == norm_source(key, ".bias")) std::fill(values.begin(), values.end(), 0.0f);
   }
   if (of.norm.empty()) return values;
   if (!of.matrix.empty()) {
-    const size_t norm = find_tensor(norm_name(of.norm, ".weight"));
+    const size_t norm = find_tensor(norm_source(of.norm, ".weight"));
     const std::vector<float> weight = stored_values(layer, norm);
     const float offset = layer_tensors_[norm].slot.offset;
     for (size_t i = 0; i < values.size(); ++i) values[i] *= offset + weight[i % weight.size()];
@@ -310,7 +334,8 @@ std::vector<float> LoopedModel::dense_values(int layer, size_t tensor) const {
                              [&](const LayerTensor& t) { return t.matrix == of.bias_of; }) -
         layer_tensors_.begin());
     const std::vector<float> weights = stored_values(layer, matrix);
-    const std::vector<float> shift = stored_values(layer, find_tensor(norm_name(of.norm, ".bias")));
+    const std::vector<float> shift =
+        stored_values(layer, find_tensor(norm_source(of.norm, ".bias")));
     for (size_t row = 0; row < values.size(); ++row) {
       double sum = values[row];
       for (size_t i = 0; i < shift.size(); ++i)
@@ -335,9 +360,9 @@ std::vector<float> LoopedModel::shared_values(int layer, size_t tensor) const {
     const bool vector = of.slot.use == WeightUse::Vector;
     const Philox random(options_.seed, stream_of(name_in(of.target, layer)));
     for (size_t j = 0; j < n; ++j)
-      result[j] = of.is_norm ? 1 - of.slot.offset
-                  : vector   ? 0.0f
-                             : kNewDeviation * random.normal(j);
+      result[j] = of.is_norm                                     ? 1 - of.slot.offset
+                  : vector || layout_.start == LoopStart::Untied ? 0.0f
+                                                                 : kNewDeviation * random.normal(j);
     return result;
   }
   std::vector<double> sum(n);

@@ -45,7 +45,7 @@ struct LoopOptions {
   int64_t refit_tokens = 12288;
   // Norm weights are multiplied into the matrices behind them first and become 1: then blocks share
   // nothing but matrices, and adapters of full rank give back the dense model.
-  bool fold_norms = false;  // Fitted always does
+  bool fold_norms = false;  // Fitted and Untied always do
   uint64_t seed = 1;
 };
 
@@ -126,6 +126,7 @@ class LoopedModel {
     std::vector<std::vector<std::vector<float>>> a, b;  // by layer tensor, by loop
   };
 
+  void check_untied() const;
   void check_calibration();
   void list_layer_tensors();
   void list_outputs();
@@ -133,6 +134,7 @@ class LoopedModel {
   void count_dropped();
   void check_alike() const;
   std::vector<float> stored_values(int layer, size_t tensor) const;
+  std::string norm_source(const std::string& key, const char* end) const;
   std::vector<float> dense_values(int layer, size_t tensor) const;
   size_t find_tensor(const std::string& source) const;
   std::vector<float> shared_values(int layer, size_t tensor) const;

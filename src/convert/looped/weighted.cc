@@ -36,6 +36,16 @@ std::vector<double> cholesky(std::span<const float> c, int64_t in) {
   return s;
 }
 
+// As lapack::largest_eigenvalues, in the order of singular values: the largest first.
+lapack::Eigenvalues largest_first(int64_t n, int64_t count, double* upper) {
+  lapack::Eigenvalues e = lapack::largest_eigenvalues(n, count, upper);
+  std::ranges::reverse(e.values);
+  for (int64_t r = 0; r < count / 2; ++r)
+    std::swap_ranges(e.vectors.begin() + r * n, e.vectors.begin() + (r + 1) * n,
+                     e.vectors.begin() + (count - 1 - r) * n);
+  return e;
+}
+
 std::vector<double> difference(const std::vector<float>& a, const std::vector<float>& b) {
   std::vector<double> d(a.size());
   for (size_t i = 0; i < d.size(); ++i) d[i] = double{a[i]} - b[i];
@@ -68,23 +78,22 @@ LowRankFactors weighted_low_rank(const std::vector<double>& m, int64_t out, int6
       fail("a matrix of {} x {} or its inputs hold values that aren't finite", out, in);
     f.residual = std::sqrt(std::max(0.0, squares));
     if (squares <= 0 || rank == 0) return f;
-    const lapack::Eigenvalues e = lapack::largest_eigenvalues(out, rank, g.data());
+    const lapack::Eigenvalues e = largest_first(out, rank, g.data());
     std::vector<double> a(static_cast<size_t>(rank * in));  // U^T m
     lapack::gemm(rank, in, out, 1.0, {e.vectors.data(), out}, {m.data(), in}, 0.0, a.data(), in);
     double kept = 0;
     for (int64_t r = 0; r < rank; ++r) {
-      const int64_t at = rank - 1 - r;  // values ascend
-      const double square = e.values[static_cast<size_t>(at)];
+      const double square = e.values[static_cast<size_t>(r)];
       // Directions that are only rounding keep their Gaussian A, and B zero.
-      if (square <= 1e-13 * e.values.back()) continue;
+      if (square <= 1e-13 * e.values[0]) continue;
       const double s = std::sqrt(square);
       kept += square;
       for (int64_t i = 0; i < in; ++i)
         f.a[static_cast<size_t>(r * in + i)] =
-            static_cast<float>(a[static_cast<size_t>(at * in + i)] / s);
+            static_cast<float>(a[static_cast<size_t>(r * in + i)] / s);
       for (int64_t j = 0; j < out; ++j)
         f.b[static_cast<size_t>(j * rank + r)] =
-            static_cast<float>(e.vectors[static_cast<size_t>(at * out + j)] * s);
+            static_cast<float>(e.vectors[static_cast<size_t>(r * out + j)] * s);
     }
     f.kept = std::sqrt(std::min(kept, squares));
     return f;
@@ -106,10 +115,7 @@ LowRankFactors weighted_low_rank(const std::vector<double>& m, int64_t out, int6
       fail("a matrix of {} x {} or its inputs hold values that aren't finite", out, in);
     f.residual = std::sqrt(squares);
     if (squares == 0 || rank == 0) return f;
-    lapack::Eigenvalues e = lapack::largest_eigenvalues(in, rank, g.data());
-    for (int64_t r = 0; r < rank / 2; ++r)  // descending
-      std::swap_ranges(e.vectors.begin() + r * in, e.vectors.begin() + (r + 1) * in,
-                       e.vectors.begin() + (rank - 1 - r) * in);
+    lapack::Eigenvalues e = largest_first(in, rank, g.data());
     std::vector<double> b(static_cast<size_t>(out * rank));  // m S V
     lapack::gemm(out, rank, in, 1.0, {ms.data(), in}, {e.vectors.data(), in, Op::Transpose}, 0.0,
                  b.data(), rank);

@@ -15,6 +15,9 @@ int64_t lasting_rows(const Live& live) {
     for (size_t row = 0; row < writers.size(); ++row)
       if (writers[row] >= 0 && plan.kv_rows[row].lifetime == Lifetime::Request)
         rows.insert(static_cast<int>(row));
+    for (const Step& step : plan.steps)
+      if (const auto* visit = std::get_if<Visit>(&step.op); visit && visit->deepest >= 0)
+        rows.insert(visit->deepest);
   };
   add(live.prompt_plan());
   add(live.decode_plan());

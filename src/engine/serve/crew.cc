@@ -23,7 +23,8 @@ bool Group::ends_prompt() const {
 }
 
 bool Group::to_be_judged() const {
-  return work == Work::Decode && cohort->loop_end() != nullptr;  // advance leaves no others there
+  // Advance leaves no others at one.
+  return (work == Work::Decode || work == Work::Prompt) && cohort->loop_end() != nullptr;
 }
 
 void Crew::start(Group::Work work, const Plan& plan, std::span<Live* const> owners, int64_t count,
@@ -56,6 +57,13 @@ void Crew::advance(Group& group) {
         const int64_t token = group.cohort->rows().positions[0] - live.prompt_size();
         const bool leaves = live.exits[static_cast<size_t>(token)] == end->loop;
         if (leaves && !last && !live.selects()) {
+          part(group, {0});
+          return;
+        }
+      } else if (group.work == Group::Work::Prompt && live.prompt_leaves) {
+        if (live.answer.tokens().empty()) {
+          if (!last) return;
+        } else if (live.prompt_left == end->loop) {
           part(group, {0});
           return;
         }

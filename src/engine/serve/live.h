@@ -17,6 +17,7 @@ struct Live {
   RequestId id = 0;
   const ServeRequest request;
   const std::optional<ExitRule> rule;  // none: nothing leaves early
+  const bool prompt_leaves;            // the prompt leaves as a generated token does
   Answer answer;
   Sequence sequence;                         // its length: tokens that have been started
   std::optional<KvReservation> reservation;  // while it runs, under a budget
@@ -25,6 +26,7 @@ struct Live {
   // By generated token that has been run, the loop it left at. Kept when its KV is dropped: it is
   // then run again up to here without being judged.
   std::vector<int> exits;
+  int prompt_left = -1;     // the same of the prompt, where it leaves as a whole; -1: it didn't
   ExitMemory memory;        // of the token under way
   int left_at = -1;         // the loop it left at; -1: it didn't
   int64_t passed_over = 0;  // requests admitted before it that came after it
@@ -41,11 +43,13 @@ struct Live {
   bool has_next() const {
     return prompt_done && !reruns() && generated() < std::ssize(answer.tokens());
   }
-  // Whether a token that is to run must wait for the request's rows under way: with shared entries a
-  // token that leaves writes deeper rows at once, so all before it must have written theirs.
-  bool must_wait() const {
-    return rule && rule->config().kv == ExitKv::Share && !sequence.under_way.empty();
-  }
+  // Whether a token that is to run must wait for the request's rows under way.
+  bool must_wait() const;
+  // Whether tokens that are run again may not do so together: each needs what the one before has
+  // left at its end.
+  bool one_by_one() const;
+  // The whole prompt is one cohort: its plan's result depends on how it is cut, or it leaves.
+  bool whole_prompt() const { return prompt_leaves || prompt_plan().whole_prompts(); }
   const Plan& prompt_plan() const {
     return prompt_size() > 1 ? request.plans->prefill : request.plans->decode;
   }

@@ -141,7 +141,10 @@ void Scheduler::deliver(Live& live, int loop, std::span<const float> logits) {
   } catch (const std::exception& error) {
     return fail_one(live, error.what());
   }
-  if (!first) live.exits.push_back(loop);
+  if (first)
+    live.prompt_left = live.left_at;
+  else
+    live.exits.push_back(loop);
   live.memory = {};
   live.left_at = -1;
   live.alone = false;

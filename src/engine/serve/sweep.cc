@@ -7,14 +7,6 @@
 namespace reprise {
 namespace {
 
-// Whether results depend on how tokens are cut into cohorts.
-bool sees_past_alone(const Plan& plan) {
-  return std::any_of(plan.steps.begin(), plan.steps.end(), [](const Step& step) {
-    const auto* visit = std::get_if<Visit>(&step.op);
-    return visit && visit->past;
-  });
-}
-
 // Whether tokens of both may run as one cohort from the first step to the last.
 bool go_together(const Live& a, const Live& b) {
   return a.request.plans == b.request.plans && a.request.exit == b.request.exit && !a.alone &&
@@ -63,7 +55,7 @@ int64_t Scheduler::start_prompt(Live& live, int64_t most) {
   const Plan& plan = live.prompt_plan();
   const int64_t begin = live.sequence.length, n = live.prompt_size();
   int64_t count = std::min(n - begin, most);
-  if (sees_past_alone(plan)) {
+  if (live.whole_prompt()) {
     if (n > most && most < options_.prompt_rows) return 0;  // it comes first in another sweep
     count = n;
   }
@@ -82,7 +74,7 @@ int64_t Scheduler::start_rerun(Live& live, int64_t most) {
   if (live.generated() == 0) live.sequence.end_prompt(live.prompt_plan());
   const auto first = static_cast<size_t>(live.generated());
   const int64_t length = live.sequence.length;
-  const bool one_by_one = sees_past_alone(live.decode_plan());
+  const bool one_by_one = live.one_by_one();
   const bool leaves = live.rule && !live.selects();
   const auto follows = [&](int64_t count) {  // whether one more token runs with the first `count`
     const size_t at = first + static_cast<size_t>(count);
@@ -173,12 +165,14 @@ Scheduler::Leavers Scheduler::let_leave(Group& group, std::span<const float> log
   try {
     std::vector<ExitMemory*> memory;
     for (Live* live : owners) memory.push_back(&live->memory);
-    const std::vector<double> scores = rule.scores(loop, group.cohort->state(), logits, memory);
-    for (size_t r = 0; r < owners.size(); ++r)
-      if (rule.leaves(scores[r])) {
-        owners[r]->left_at = loop;
-        leavers.rows.push_back(r);
-      }
+    const std::vector<double> scores = loop_end_scores(model_, rule, *group.cohort, logits, memory);
+    for (size_t r = 0; r < owners.size(); ++r) {
+      const int64_t token = owners[r]->generated() - 1;
+      const auto& forced = owners[r]->request.forced_exits;
+      if (forced && token >= 0 ? forced(token) > loop : !rule.leaves(scores[r])) continue;
+      owners[r]->left_at = loop;
+      leavers.rows.push_back(r);
+    }
     leavers.group = crew_.part(group, leavers.rows);
   } catch (const std::exception& error) {
     fault(owners, error.what());
@@ -201,15 +195,19 @@ void Scheduler::judge() {
   std::vector<Result> results;
   std::vector<Tensor> states, selected;  // before the final norm; what the head reads
   size_t rows = 0;
-  const std::vector<Group*> judged = [&] {
-    std::vector<Group*> list = crew_.to_be_judged();
-    std::erase_if(list, [](const Group* group) { return !group->first().rule->reads_logits(); });
-    return list;
-  }();
+  std::vector<Group*> judged;
   std::vector<size_t> first_row;  // by judged group
-  for (const Group* group : judged) {
+  for (Group* group : crew_.to_be_judged()) {
+    if (!group->first().rule->reads_logits()) continue;
+    try {
+      states.push_back(judged_state(model_, runner_, *group->first().rule, *group->cohort));
+    } catch (const std::exception& error) {
+      const std::vector<Live*> owners = group->owners;
+      fault(owners, error.what());
+      continue;
+    }
+    judged.push_back(group);
     first_row.push_back(rows);
-    states.push_back(group->cohort->state());
     rows += group->owners.size();
   }
   std::list<Group> done = crew_.take_done();
@@ -267,7 +265,9 @@ void Scheduler::judge() {
       results.push_back({live, live->left_at, first_row[g] + leavers.rows[i]});
     }
   }
-  crew_.take_done();  // those who left now: their logits are known
+  // Those who left now: their logits are known.
+  for (const Group& group : crew_.take_done())
+    if (group.ends_prompt()) group.owners[0]->prompt_done = true;
   for (const Result& result : results) {
     moved_ = true;
     deliver(*result.live, result.loop, of_row(result.row, 1));

@@ -58,8 +58,15 @@ void read_own_keys(const JsonObject& own, ModelConfig& config) {
 void read_config(const JsonObject& root, ModelConfig& config) {
   root.find_string("model_type");  // an error where it is no string, whoever reads it
   if (const SchemeType* type = recognise_release(root.json())) {
+    const SchemeRelease& release = type->release;
     config.scheme = type->name;
-    type->release.read(root, config);
+    if (release.read) {
+      release.read(root, config);
+    } else {
+      config.text =
+          read_text_config(root, Dialect::Transformers, *release.decoder(), release.architecture);
+      config.scheme_config = root.json();
+    }
   } else {
     config.scheme = default_scheme().name;
     config.text = read_text_config(root, Dialect::Transformers);

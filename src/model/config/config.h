@@ -39,13 +39,22 @@ struct NormConfig {
   NormKind kind = NormKind::Rms;
   bool bias = false;  // NormKind::Layer only
   float eps = 0;
-  float offset = 0;  // added to the weight; NormKind::Rms only
+  float offset = 0;   // added to the weight; NormKind::Rms only
+  bool unit = false;  // x / sqrt(sum x^2 + eps), without weights; NormKind::Rms only
+};
+
+// Blocks of nGPT (arXiv 2410.01131): states of length 1, which attention and MLP move towards what
+// they give. Learned scales are stored as if they were weights of this initial range.
+struct NgptConfig {
+  float range = 1;  // initial value of stored scales
+  float alpha = 1;  // initial share that a state moves
 };
 
 // Norms behind attention and behind the MLP, each with weights of its own.
 enum class PostNorm {
   None,
   Branch,  // of what is added to the state: x + norm(f(x))
+  State,   // of the state behind it: norm(x + f(x))
 };
 
 // What one block may have otherwise than its neighbours.
@@ -53,6 +62,7 @@ struct BlockConfig {
   NormConfig norm;                      // before attention and before the MLP
   PostNorm post_norm = PostNorm::None;  // as `norm`, behind them
   bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
+  bool qk_bias = false;  // added to q and to k before rope: [2, 1, heads, head_dim]
   int rope = 0;          // of TextConfig::ropes
   float scale = 0;       // on q.k, before the softmax
   int64_t window = 0;    // keys a token sees, itself included; 0: all before it
@@ -87,6 +97,7 @@ struct TextConfig {
   bool grouped_qkv = false;        // fused, by KV head: its q heads, its k, its v (InternLM2)
   bool gated_mlp = true;           // down(act(gate(x)) * up(x)); false: down(act(up(x)))
   bool fused_gate_up = false;      // one matrix: gate half, up half (Phi-3)
+  std::optional<NgptConfig> ngpt;  // blocks are nGPT's
   bool parallel_residual = false;  // attention and MLP both read a block's input (GPT-NeoX)
   bool tied_head = false;
   // The head is tied only where the file holds none of its own; else, where tied_head, a head of
@@ -99,6 +110,9 @@ struct TextConfig {
   int64_t max_position = 0;
   float embed_scale = 1;  // on a token's embedding; the head, where tied, has the table as it is
   NormConfig final_norm;
+  // What the files call each layer, where they aren't numbered from 0 ("coda.1"); empty: they are.
+  // Where the files have attention and MLP apart (NameTable::apart), both of each layer.
+  std::vector<std::string> layer_names;
   std::vector<RopeConfig> ropes;    // those that blocks have
   std::vector<BlockConfig> blocks;  // [layers]
 };

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -18,6 +19,8 @@ struct KindEntry {
   bool (*fits)(double);
   const char* form = ":T";  // behind the name
 };
+constexpr const char* kFromZero = "a number from 0";
+constexpr bool from_zero(double t) { return t >= 0 && t <= std::numeric_limits<double>::max(); }
 constexpr KindEntry kKinds[] = {
     {ExitKind::Confidence, "confidence", "a probability above 0, up to 1",
      [](double t) { return t > 0 && t <= 1; }},
@@ -34,9 +37,18 @@ constexpr KindEntry kKinds[] = {
     {ExitKind::Cdf, "cdf", "a probability from 0 (above 1 nobody leaves)",
      [](double t) { return t >= 0 && std::isfinite(t); }},
     {ExitKind::Weighted, "weighted", nullptr, [](double t) { return t == 0; }, ""},
+    {ExitKind::Kl, "kl", kFromZero, from_zero},
+    {ExitKind::MinPKl, "minp-kl", kFromZero, from_zero},
+    {ExitKind::EntropyDiff, "entropy-diff", kFromZero, from_zero},
+    {ExitKind::ArgmaxStability, "argmax-stability", "a whole number of times from 1",
+     [](double t) { return t >= 1 && t <= 1e6 && t == std::floor(t); }, ":N"},
+    {ExitKind::LatentDiff, "latent-diff", kFromZero, from_zero},
+    {ExitKind::Cosine, "cosine", kFromZero, from_zero},
 };
-constexpr std::pair<ExitKv, const char*> kPolicies[] = {
-    {ExitKv::Propagate, "propagate"}, {ExitKv::Exact, "exact"}, {ExitKv::Share, "share"}};
+constexpr std::pair<ExitKv, const char*> kPolicies[] = {{ExitKv::Propagate, "propagate"},
+                                                        {ExitKv::Exact, "exact"},
+                                                        {ExitKv::Share, "share"},
+                                                        {ExitKv::Missing, "missing"}};
 constexpr std::pair<ExitMode, const char*> kModes[] = {{ExitMode::Select, "select"},
                                                        {ExitMode::Skip, "skip"}};
 
@@ -95,7 +107,7 @@ ExitKind parse_exit_kind(std::string_view name) {
 ExitKv parse_exit_kv(std::string_view name) {
   for (const auto& [policy, known] : kPolicies)
     if (known == name) return policy;
-  fail("expected propagate, exact or share, found '{}'", name);
+  fail("expected propagate, exact, share or missing, found '{}'", name);
 }
 
 ExitMode parse_exit_mode(std::string_view name) {

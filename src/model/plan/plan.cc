@@ -57,8 +57,21 @@ int Plan::loops() const {
 bool Plan::shares_kv() const {
   return std::any_of(steps.begin(), steps.end(), [](const Step& step) {
     const auto* visit = std::get_if<Visit>(&step.op);
-    return visit && (visit->read != visit->write || visit->past);
+    return visit && (visit->read != visit->write || visit->past || visit->deepest >= 0);
   });
+}
+
+bool Plan::whole_prompts() const {
+  return std::any_of(steps.begin(), steps.end(), [](const Step& step) {
+    const auto* visit = std::get_if<Visit>(&step.op);
+    return visit && visit->past;
+  });
+}
+
+const Initial* Plan::initial() const {
+  for (const Step& step : steps)
+    if (const auto* initial = std::get_if<Initial>(&step.op)) return initial;
+  return nullptr;
 }
 
 std::vector<int> Plan::writers() const {

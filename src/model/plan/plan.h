@@ -27,6 +27,11 @@ struct Visit {
   // values of this very visit for the call's own positions: loops that share one KV row see the
   // past of the loop that writes it. The result then depends on how a prompt is cut into calls.
   bool past = false;
+  // Where `read` lacks entries of earlier positions (tokens that left before it), the queries attend
+  // to this row's past and the visit's own keys and values instead; -1: to the entries that are
+  // there. No visit writes such a row: a token's entries of the last visit before it left the loops
+  // are copied there.
+  int deepest = -1;
   bool operator==(const Visit&) const = default;
 };
 
@@ -85,7 +90,15 @@ struct Norm {
 // random draw. The state before is gone unless it was saved.
 struct Initial {
   int index = 0;
+  float scale = 1;  // of a draw
   bool operator==(const Initial&) const = default;
+};
+
+// The state is handed to the scheme, which keeps with the request what its next tokens need of it:
+// Scheme::carry.
+struct Carry {
+  int index = 0;
+  bool operator==(const Carry&) const = default;
 };
 
 // A place where a token may leave, with the state before the final norm; `norm`: apply the final
@@ -99,7 +112,7 @@ struct LoopEnd {
 };
 
 struct Step {
-  std::variant<Visit, Mix, Save, Combine, Add, Inject, Norm, Initial, LoopEnd> op;
+  std::variant<Visit, Mix, Save, Combine, Add, Inject, Norm, Initial, Carry, LoopEnd> op;
   // Name of the state after this step for traces ("layer.3.out"); empty: not shown.
   std::string label;
   bool operator==(const Step&) const = default;
@@ -131,6 +144,9 @@ struct Plan {
   int unique_blocks() const;
   int loops() const;       // number of LoopEnd steps
   bool shares_kv() const;  // whether a visit reads another row than the one it writes
+  // Whether a prompt must be run in one piece, since its result depends on how it is cut.
+  bool whole_prompts() const;
+  const Initial* initial() const;  // the first Initial step; null where there is none
 
   // By KV row the step that writes it; -1: none does. (No row is written twice.)
   std::vector<int> writers() const;

@@ -1,6 +1,7 @@
 // What a plan must hold before anything runs it.
 #include <fmt/format.h>
 
+#include <cmath>
 #include <set>
 
 #include "base/error.h"
@@ -42,16 +43,13 @@ class Checker {
   [[noreturn]] void bad(const std::string& what) const {
     fail("{}: step {}: {}", where_, at_, what);
   }
-  bool has_row(int row) const {
-    return row >= 0 && row < static_cast<int>(plan_.kv_rows.size());
-  }
+  bool has_row(int row) const { return row >= 0 && row < static_cast<int>(plan_.kv_rows.size()); }
   void check_register(int reg) const {
     if (reg < 0 || reg >= plan_.registers)
       bad(fmt::format("register {}, but the plan declares {}", reg, plan_.registers));
   }
   void check_saved(int reg, const char* what) const {
-    if (!saved_.contains(reg))
-      bad(fmt::format("register {} is {} before it is saved", reg, what));
+    if (!saved_.contains(reg)) bad(fmt::format("register {} is {} before it is saved", reg, what));
   }
 
   void check(const Visit& visit) {
@@ -66,6 +64,10 @@ class Checker {
     if (visit.past ? !written_anywhere_.contains(visit.read) : !written_.contains(visit.read))
       bad(fmt::format("KV row {} is read {}", visit.read,
                       visit.past ? "but never written" : "before it is written"));
+    if (visit.deepest != -1 &&
+        (!has_row(visit.deepest) || written_anywhere_.contains(visit.deepest)))
+      bad(fmt::format("KV row {} of the deepest entries: expected one that no visit writes",
+                      visit.deepest));
   }
   void check(const Mix& mix) const {
     if (!(mix.skip_below >= 0 && mix.skip_below <= 1))
@@ -84,7 +86,10 @@ class Checker {
   void check(const Norm&) const {}
   void check(const Initial& initial) const {
     if (initial.index < 0) bad(fmt::format("initial state {} does not exist", initial.index));
+    if (!(initial.scale >= 0 && std::isfinite(initial.scale)))
+      bad(fmt::format("an initial state is scaled by {}, expected 0 or more", initial.scale));
   }
+  void check(const Carry&) const {}
   void check(const LoopEnd& end) {
     if (end.coda == -1) return;
     if (end.coda <= static_cast<int>(at_) || end.coda > static_cast<int>(plan_.steps.size()))

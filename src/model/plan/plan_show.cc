@@ -21,9 +21,10 @@ std::string plan_table(const Plan& plan) {
     };
     if (const auto* v = std::get_if<Visit>(&step.op)) {
       const bool prompt =
-          v->write >= 0 &&
-          plan.kv_rows[static_cast<size_t>(v->write)].lifetime == Lifetime::Prompt;
-      line("visit", std::to_string(v->block), (v->past ? "<" : "") + std::to_string(v->read),
+          v->write >= 0 && plan.kv_rows[static_cast<size_t>(v->write)].lifetime == Lifetime::Prompt;
+      line("visit", std::to_string(v->block),
+           (v->past ? "<" : "") + std::to_string(v->read) +
+               (v->deepest < 0 ? "" : fmt::format("/{}", v->deepest)),
            v->write < 0 ? "-" : std::to_string(v->write) + (prompt ? "*" : ""),
            v->adapter < 0 ? "-" : std::to_string(v->adapter));
     } else if (const auto* m = std::get_if<Mix>(&step.op)) {
@@ -42,21 +43,32 @@ std::string plan_table(const Plan& plan) {
     } else if (const auto* norm = std::get_if<Norm>(&step.op)) {
       line("norm", norm->index < 0 ? "final" : std::to_string(norm->index), "", "", "");
     } else if (const auto* initial = std::get_if<Initial>(&step.op)) {
-      line("initial", std::to_string(initial->index), "", "", "");
+      line("initial", std::to_string(initial->index), "", "",
+           initial->scale == 1 ? "" : fmt::format("x{:.4g}", initial->scale));
+    } else if (const auto* carry = std::get_if<Carry>(&step.op)) {
+      line("carry", std::to_string(carry->index), "", "", "");
     } else if (const auto* e = std::get_if<LoopEnd>(&step.op)) {
-      line("loop end", std::to_string(e->loop), "",
-           e->coda < 0 ? "" : fmt::format("->{}", e->coda), e->norm ? "norm" : "");
+      line("loop end", std::to_string(e->loop), "", e->coda < 0 ? "" : fmt::format("->{}", e->coda),
+           e->norm ? "norm" : "");
     }
   }
   const bool prompt_rows = std::any_of(plan.kv_rows.begin(), plan.kv_rows.end(),
                                        [](KvDecl row) { return row.lifetime == Lifetime::Prompt; });
   if (prompt_rows) text += "       * KV row kept until the prompt is done\n";
-  const auto any = [&](auto holds) { return std::any_of(plan.steps.begin(), plan.steps.end(), holds); };
+  const auto any = [&](auto holds) {
+    return std::any_of(plan.steps.begin(), plan.steps.end(), holds);
+  };
   if (any([](const Step& s) {
         const auto* visit = std::get_if<Visit>(&s.op);
         return visit && visit->past;
       }))
     text += "       < the row's past alone, and the visit's own keys and values\n";
+  if (any([](const Step& s) {
+        const auto* visit = std::get_if<Visit>(&s.op);
+        return visit && visit->deepest >= 0;
+      }))
+    text +=
+        "       / the row of each token's deepest entries, read where the one before lacks some\n";
   if (any([](const Step& s) {
         const auto* end = std::get_if<LoopEnd>(&s.op);
         return end && end->coda >= 0;
@@ -76,6 +88,7 @@ Json plan_to_json(const Plan& plan) {
               {"write", v->write},
               {"adapter", v->adapter}};
       if (v->past) item["past"] = true;
+      if (v->deepest >= 0) item["deepest"] = v->deepest;
     } else if (const auto* m = std::get_if<Mix>(&step.op))
       item = {{"op", "mix"},
               {"gate", m->gate},
@@ -92,7 +105,9 @@ Json plan_to_json(const Plan& plan) {
     else if (const auto* norm = std::get_if<Norm>(&step.op))
       item = {{"op", "norm"}, {"index", norm->index}};
     else if (const auto* initial = std::get_if<Initial>(&step.op))
-      item = {{"op", "initial"}, {"index", initial->index}};
+      item = {{"op", "initial"}, {"index", initial->index}, {"scale", initial->scale}};
+    else if (const auto* carry = std::get_if<Carry>(&step.op))
+      item = {{"op", "carry"}, {"index", carry->index}};
     else if (const auto* e = std::get_if<LoopEnd>(&step.op)) {
       item = {{"op", "loop_end"}, {"loop", e->loop}, {"norm", e->norm}};
       if (e->coda >= 0) item["coda"] = e->coda;
@@ -132,8 +147,12 @@ Plan plan_from_json(const Json& json, const std::string& where) {
       return static_cast<float>(step.find_number(key).value_or(1.0));
     };
     if (op == "visit")
-      parsed.op = Visit{number("block"), number("read"), number("write", -1),
-                        number("adapter", -1), step.find_bool("past").value_or(false)};
+      parsed.op = Visit{number("block"),
+                        number("read"),
+                        number("write", -1),
+                        number("adapter", -1),
+                        step.find_bool("past").value_or(false),
+                        step.has("deepest") ? number("deepest") : -1};
     else if (op == "mix")
       parsed.op =
           Mix{number("gate"), static_cast<float>(step.find_number("skip_below").value_or(0.0)),
@@ -149,14 +168,17 @@ Plan plan_from_json(const Json& json, const std::string& where) {
     else if (op == "norm")
       parsed.op = Norm{number("index", -1)};
     else if (op == "initial")
-      parsed.op = Initial{number("index")};
+      parsed.op = Initial{number("index"), real("scale")};
+    else if (op == "carry")
+      parsed.op = Carry{number("index")};
     else if (op == "loop_end")
-      parsed.op = LoopEnd{number("loop"), step.get_bool("norm"),
-                          step.has("coda") ? number("coda") : -1};
+      parsed.op =
+          LoopEnd{number("loop"), step.get_bool("norm"), step.has("coda") ? number("coda") : -1};
     else
       step.fail_at("op",
-                   "expected visit, mix, save, combine, add, inject, norm, initial or loop_end, "
-                   "found \"" + op + "\"");
+                   "expected visit, mix, save, combine, add, inject, norm, initial, carry or "
+                   "loop_end, found \"" +
+                       op + "\"");
     plan.steps.push_back(std::move(parsed));
   }
   return plan;

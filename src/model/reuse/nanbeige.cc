@@ -20,7 +20,6 @@
 #include "base/json_object.h"
 #include "model/arch/architecture.h"
 #include "model/config/config_parts.h"
-#include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {
@@ -136,13 +135,6 @@ const Architecture* decoder() {
   return &kind;
 }
 
-bool is_release(const Json& config) { return has_architecture(config, kName); }
-
-void read_release(const JsonObject& json, ModelConfig& config) {
-  config.text = read_text_config(json, Dialect::Transformers, *decoder(), kName);
-  config.scheme_config = json.json();
-}
-
 }  // namespace
 
 const SchemeType& nanbeige_scheme() {
@@ -151,10 +143,7 @@ const SchemeType& nanbeige_scheme() {
       .summary = "all layers looped, or those in the middle (Nanbeige4.2)",
       .make = make_as<Nanbeige>,
       .options = {loops_option()},
-      .release = {.architecture = kName,
-                  .recognises = is_release,
-                  .read = read_release,
-                  .decoder = decoder}};
+      .release = {.architecture = kName, .decoder = decoder}};
   return type;
 }
 

@@ -24,7 +24,6 @@
 #include "base/json_object.h"
 #include "model/arch/architecture.h"
 #include "model/config/config_parts.h"
-#include "model/config/vision_language.h"
 #include "model/reuse/schemes.h"
 
 namespace reprise {
@@ -131,13 +130,6 @@ const Architecture* decoder() {
   return &kind;
 }
 
-bool is_release(const Json& config) { return has_architecture(config, kName); }
-
-void read_release(const JsonObject& json, ModelConfig& config) {
-  config.text = read_text_config(json, Dialect::Transformers, *decoder(), kName);
-  config.scheme_config = json.json();
-}
-
 }  // namespace
 
 const SchemeType& ouro_scheme() {
@@ -154,21 +146,13 @@ const SchemeType& ouro_scheme() {
                    .high = kMostLoops - 1,
                    .placeholder = "N",
                    .exit = true},
-                  {.name = "exit_threshold",
-                   .type = Type::Number,
-                   .help = "The head reads the first loop up to which the gates' probabilities to "
-                           "leave sum up to X",
-                   .low = 0,
-                   .high = kNoExit,
-                   .exit = true},
+                  exit_threshold_option("The head reads the first loop up to which the gates' "
+                                        "probabilities to leave sum up to X"),
                   {.name = "use_weighted_exit",
                    .type = Type::Flag,
                    .help = "The mean of all loops' logits, where the config's threshold is null",
                    .exit = true}},
-      .release = {.architecture = kName,
-                  .recognises = is_release,
-                  .read = read_release,
-                  .decoder = decoder}};
+      .release = {.architecture = kName, .decoder = decoder}};
   return type;
 }
 

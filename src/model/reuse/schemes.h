@@ -16,6 +16,8 @@
   X(recursive)             \
   X(ouro)                  \
   X(nanbeige)              \
+  X(huginn)                \
+  X(dory)                  \
   /* The next one above this line. */
 
 namespace reprise {
@@ -34,5 +36,11 @@ std::unique_ptr<Scheme> make_as(const ModelConfig& config) {
 SchemeOption plan_option();
 // "loops", for schemes that can run another number of loops than the config's.
 SchemeOption loops_option();
+// The same under the name that the model's own code has for it, and what a request asks for by either
+// name. Throws Error where they contradict each other.
+SchemeOption official_loops_option(std::string name);
+std::optional<int64_t> asked_loops(const PlanOptions& options, const std::string& official);
+// "exit_threshold", of those whose code has an argument of this name.
+SchemeOption exit_threshold_option(std::string help);
 
 }  // namespace reprise

@@ -57,6 +57,12 @@ const LoopEnd* Cohort::loop_end() const {
   return done() ? nullptr : std::get_if<LoopEnd>(&plan_->steps[step_].op);
 }
 
+int Cohort::loop_ends_left() const {
+  int left = 0;
+  for (size_t i = step_; i < end_; ++i) left += std::holds_alternative<LoopEnd>(plan_->steps[i].op);
+  return left;
+}
+
 bool Cohort::will_write(int row) const {
   if (row < 0 || static_cast<size_t>(row) >= writers_.size()) return false;
   const int writer = writers_[static_cast<size_t>(row)];

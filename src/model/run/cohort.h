@@ -15,6 +15,7 @@ enum class Mode {
   Live,      // runs towards its logits
   Deferred,  // tokens that have left: runs the deeper steps only for their keys and values
   KvOnly,    // tokens that have left: each deeper visit projects the exit state to keys and values
+  Probe,     // what tokens would come to if they left: nothing of it stays
 };
 
 // What a cohort knows of each of its rows at the step it stands before.
@@ -56,6 +57,9 @@ class Cohort {
   const Visit* visit() const;
   const LoopEnd* loop_end() const;
   const Tensor& state() const { return states_.x; }  // [rows, d]
+
+  // Loop ends still to come, the one it stands before included.
+  int loop_ends_left() const;
 
   // Whether KV row `row` will still get these rows' entries from this cohort.
   bool will_write(int row) const;

@@ -15,6 +15,7 @@ Sequence Sequence::fork(Backend& be, int64_t tokens) const {
   }
   copy.scheme = scheme ? scheme->clone() : nullptr;
   if (copy.scheme) copy.scheme->truncate(tokens);
+  copy.initial = initial;
   copy.length = tokens;
   return copy;
 }

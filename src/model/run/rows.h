@@ -23,12 +23,21 @@ struct SchemeState {
   virtual void truncate(int64_t length) = 0;
 };
 
+// Where a request's initial states (Initial steps) come from.
+struct InitialStates {
+  uint64_t seed = 0;
+  bool drawn = true;         // false: zeros where none is given
+  std::vector<float> given;  // of the first positions, [positions, d], as they are
+  bool operator==(const InitialStates&) const = default;
+};
+
 // A request's state as the model sees it. One thread at a time may run a request.
 struct Sequence {
-  std::map<int, KvRow> kv;              // by KV row of the plan; made at the first write
-  std::unique_ptr<SchemeState> scheme;  // made by the scheme at the first call
-  std::shared_ptr<KvAccount> account;   // for rows made from now on; null: uncounted
-  int64_t length = 0;                   // tokens that have been started; the next one's position
+  std::map<int, KvRow> kv;                       // by KV row of the plan; made at the first write
+  std::unique_ptr<SchemeState> scheme;           // made by the scheme at the first call
+  std::shared_ptr<const InitialStates> initial;  // null: drawn with seed 0
+  std::shared_ptr<KvAccount> account;            // for rows made from now on; null: uncounted
+  int64_t length = 0;  // tokens that have been started; the next one's position
   // Cohorts under way that hold tokens of this request, in the order of their positions (kept by
   // Cohort). A sequence must not move while there are any.
   std::vector<Cohort*> under_way;

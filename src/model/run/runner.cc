@@ -95,6 +95,11 @@ class JoinedRows {
       if (visit.write >= 0) entry.write = row_of(visit.write);
       entry.read = row_of(visit.read);
       entry.own_entries = visit.past;
+      const int64_t before = positions.empty() ? 0 : positions[0];
+      if (visit.deepest >= 0 && row_of(visit.read)->filled() < before) {
+        entry.read = row_of(visit.deepest);
+        entry.own_entries = true;
+      }
     }
     rows_.attention.push_back(entry);
     rows_.segments.push_back({segment.sequence, entry.first_row, segment.rows, entry.prefix,
@@ -149,6 +154,8 @@ bool Runner::ready(const Cohort& cohort) const {
     for (const Cohort* earlier : segment.sequence->under_way) {
       if (earlier == &cohort) break;
       if (earlier->will_write(visit->read) || earlier->will_write(visit->write)) return false;
+      if (visit->deepest >= 0 && earlier->mode() == Mode::Live && earlier->loop_ends_left() > 0)
+        return false;
     }
   }
   return true;
@@ -255,7 +262,9 @@ void Runner::advance(Cohort& cohort) const {
     } else if (const auto* norm = std::get_if<Norm>(&step.op)) {
       now.x = norm->index < 0 ? model_.final_norm(now.x) : scheme.step_norm(be, norm->index, now.x);
     } else if (const auto* initial = std::get_if<Initial>(&step.op)) {
-      now.x = scheme.initial_state(be, initial->index, cohort.rows());
+      now.x = scheme.initial_state(be, *initial, cohort.rows());
+    } else if (const auto* carry = std::get_if<Carry>(&step.op)) {
+      if (cohort.mode() == Mode::Live) scheme.carry(be, *carry, cohort.rows(), now.x);
     }
     watch.step(before, now.x);
   }
@@ -264,6 +273,7 @@ void Runner::advance(Cohort& cohort) const {
 void Runner::pass(Cohort& cohort) const {
   const LoopEnd* end = cohort.loop_end();
   REPRISE_CHECK(end, "no loop end to pass");
+  if (cohort.loop_ends_left() == 1) keep_deepest(cohort);
   const Tensor before = cohort.states_.x;
   if (end->norm) cohort.states_.x = model_.final_norm(cohort.states_.x);
   Watch(cohort.observer_, cohort.plan(), cohort.step_).step(before, cohort.states_.x);
@@ -317,7 +327,10 @@ std::unique_ptr<Cohort> Runner::leave(Cohort& cohort, ExitKv policy) const {
   const size_t here = cohort.step_;
   const size_t next = end->coda < 0 ? cohort.end_ : static_cast<size_t>(end->coda);
   std::unique_ptr<Cohort> rest;
-  if (policy == ExitKv::Share) {
+  keep_deepest(cohort);
+  if (policy == ExitKv::Missing) {
+    // Nothing to be done.
+  } else if (policy == ExitKv::Share) {
     share(cohort, next);
   } else {
     const auto& steps = cohort.plan().steps;
@@ -366,16 +379,60 @@ void Runner::share(Cohort& cohort, size_t end) const {
       fail(
           "exit KV 'share': block {} is not visited before the exit, so it has no entries to share",
           visit->block);
+    alias(cohort, from->second, visit->write);
+  }
+}
+
+// Copies of what KV row `from` has of the cohort's rows.
+void Runner::alias(Cohort& cohort, int from, int to) const {
+  for (const RowSegment& segment : cohort.rows().segments) {
+    if (!segment.sequence) continue;
+    KvRow& row = segment.sequence->row(to, model_.kv_spec());
+    const auto positions =
+        std::span(cohort.rows().positions)
+            .subspan(static_cast<size_t>(segment.first_row), static_cast<size_t>(segment.rows));
+    model_.backend().alias_kv(segment.sequence->kv.at(from), positions, row);
+  }
+}
+
+// Where visits read rows of the deepest entries: those of the visits that the cohort has run.
+void Runner::keep_deepest(Cohort& cohort) const {
+  std::map<int, int> row_of;  // by such a row: what the last visit that reads it wrote
+  for (size_t i = 0; i < cohort.step_; ++i) {
+    const auto* visit = std::get_if<Visit>(&cohort.plan().steps[i].op);
+    if (visit && visit->deepest >= 0) row_of[visit->deepest] = visit->write;
+  }
+  for (const auto& [deepest, from] : row_of) alias(cohort, from, deepest);
+}
+
+Tensor Runner::probe(const Cohort& cohort) const {
+  const LoopEnd* end = cohort.loop_end();
+  REPRISE_CHECK(end, "no loop end to leave at");
+  if (end->coda < 0) return cohort.states_.x;
+  Cohort ahead(cohort.plan(), cohort.rows(), cohort.states_.x, Mode::Probe);
+  ahead.step_ = static_cast<size_t>(end->coda);
+  ahead.states_.registers = cohort.states_.registers;
+  ahead.states_.row_adapters = cohort.states_.row_adapters;
+  ahead.states_.angles = cohort.states_.angles;
+  // In front of the cohort: it will write the same rows.
+  for (const RowSegment& segment : cohort.rows().segments) {
+    if (!segment.sequence) continue;
+    std::vector<Cohort*>& list = segment.sequence->under_way;
+    list.insert(std::find(list.begin(), list.end(), &cohort), &ahead);
+  }
+  advance(ahead);
+  while (!ahead.done()) visit(ahead);
+  for (size_t i = static_cast<size_t>(end->coda); i < ahead.end_; ++i) {
+    const auto* visit = std::get_if<Visit>(&cohort.plan().steps[i].op);
+    if (!visit || visit->write < 0) continue;
     for (const RowSegment& segment : cohort.rows().segments) {
       if (!segment.sequence) continue;
-      auto& kv = segment.sequence->kv;
-      KvRow& to = segment.sequence->row(visit->write, model_.kv_spec());
-      const auto positions =
-          std::span(cohort.rows().positions)
-              .subspan(static_cast<size_t>(segment.first_row), static_cast<size_t>(segment.rows));
-      model_.backend().alias_kv(kv.at(from->second), positions, to);
+      KvRow& row = segment.sequence->kv.at(visit->write);
+      const auto first = static_cast<size_t>(segment.first_row);
+      row.truncate(row.lower_bound(cohort.rows().positions[first]));
     }
   }
+  return ahead.states_.x;
 }
 
 void Runner::roll_back(std::unique_ptr<Cohort> cohort) {

@@ -59,6 +59,10 @@ class Runner {
   // for Share where a deeper visit's block was not visited before the exit.
   std::unique_ptr<Cohort> leave(Cohort& cohort, ExitKv policy) const;
 
+  // The state that the rows would have at the plan's end if they left at the loop end they stand
+  // before, [rows, d]. The cohort and its sequences stay as they are.
+  Tensor probe(const Cohort& cohort) const;
+
   // Undoes a cohort that can't go on (an error, a cancelled request): its sequences are as they were
   // before its tokens. Later cohorts of the same requests must have been rolled back before.
   static void roll_back(std::unique_ptr<Cohort> cohort);
@@ -68,6 +72,8 @@ class Runner {
   void advance(Cohort& cohort) const;
   void prepare_visit(Cohort& cohort) const;
   void share(Cohort& cohort, size_t end) const;
+  void keep_deepest(Cohort& cohort) const;
+  void alias(Cohort& cohort, int from, int to) const;
 
   const Model& model_;
 };

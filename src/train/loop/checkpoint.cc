@@ -107,9 +107,8 @@ void check_checkpoint(const Recipe& recipe, const Checkpoint& checkpoint,
     fail("{}: {} steps are done, the recipe has {}", path.string(), checkpoint.step, recipe.steps);
 }
 
-void check_checkpoint(const Recipe& recipe, const TrainedWeights& weights,
-                      const Fingerprints& files, const Checkpoint& checkpoint,
-                      const std::filesystem::path& path) {
+void check_weights(const Recipe& recipe, const TrainedWeights& weights,
+                   const Checkpoint& checkpoint, const std::filesystem::path& path) {
   if (checkpoint.weights.size() != weights.trainable.size())
     fail("{}: has {} trained weights, the recipe trains {}", path.string(),
          checkpoint.weights.size(), weights.trainable.size());
@@ -125,6 +124,10 @@ void check_checkpoint(const Recipe& recipe, const TrainedWeights& weights,
         "{}: the frozen weights are not the ones it was trained with: the model files of {} have "
         "changed",
         path.string(), recipe.path.string());
+}
+
+void check_files(const Recipe& recipe, const Fingerprints& files, const Checkpoint& checkpoint,
+                 const std::filesystem::path& path) {
   for (const auto& [key, fingerprint] : checkpoint.files) {
     const auto now = files.find(key);
     if (now != files.end() && now->second != fingerprint)

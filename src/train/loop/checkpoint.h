@@ -41,11 +41,12 @@ Checkpoint take_checkpoint(TrainRun& run, int64_t step);
 // Throws Error beginning with `path` where the checkpoint is another recipe's or has more steps.
 void check_checkpoint(const Recipe& recipe, const Checkpoint& checkpoint,
                       const std::filesystem::path& path);
-// Where it is another model's: other weights are trained or frozen, or another of `files`, by its key
-// in the recipe.
-void check_checkpoint(const Recipe& recipe, const TrainedWeights& weights,
-                      const Fingerprints& files, const Checkpoint& checkpoint,
-                      const std::filesystem::path& path);
+// Where it is another model's: other weights are trained or frozen.
+void check_weights(const Recipe& recipe, const TrainedWeights& weights,
+                   const Checkpoint& checkpoint, const std::filesystem::path& path);
+// Where one of `files` is another one now, by its key in the recipe.
+void check_files(const Recipe& recipe, const Fingerprints& files, const Checkpoint& checkpoint,
+                 const std::filesystem::path& path);
 // Sets weights, Adam's state and the place in the data of a checkpoint that was checked. Throws Error
 // beginning with `path` where the data are others.
 void restore_checkpoint(TrainRun& run, const Checkpoint& checkpoint,

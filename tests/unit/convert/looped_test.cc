@@ -381,6 +381,36 @@ TEST(LoopedConversion, WeightsThatAreNotFiniteAreNamed) {
   EXPECT_FALSE(std::filesystem::exists(folder / "out"));
 }
 
+TEST(LoopedConversion, UntiedLayersAreLowRankAndShareNothing) {
+  const TempFolder folder;
+  const auto convert_untied = [&](const std::string& model, const LoopOptions& options) {
+    return error_of([&] { convert(data_dir() / "golden" / model, folder / "x", options); });
+  };
+  const LoopedResult result = convert(rrt("llama") / "model", folder / "out",
+                                      {.start = LoopStart::Untied, .loops = 6, .rank = 3});
+  EXPECT_EQ(result.layout.layers(), 1);
+  EXPECT_EQ(result.shape.loops, 6);
+  const WeightFile made = open_safetensors(folder / "out/model.safetensors").weights;
+  for (const float x : to_floats(made.get("model.layers.0.mlp.up_proj.weight"))) EXPECT_EQ(x, 0);
+  for (const float x : to_floats(made.get("model.layers.0.input_layernorm.weight")))
+    EXPECT_EQ(x, 1);
+  EXPECT_EQ(made.get("model.layers.0.lora.5.down.A").shape[0], 3);
+  EXPECT_THAT(convert_untied("rrt/llama/model", {.start = LoopStart::Untied, .rank = 3}),
+              AllOf(HasSubstr("--init untied"), HasSubstr("--loops 6")));
+  EXPECT_THAT(convert_untied("rrt/llama/model",
+                             {.start = LoopStart::Untied, .loops = 6, .rank_of = {{"q", 3}}}),
+              AllOf(HasSubstr("rank 0"), HasSubstr("'")));
+  EXPECT_THAT(
+      convert_untied(
+          "rrt/llama/model",
+          {.start = LoopStart::Untied, .loops = 6, .rank = 3, .adapters = LoopAdapters::Zero}),
+      HasSubstr("expected --adapters svd or weighted"));
+  // Biases of layers have no place in adapters.
+  EXPECT_THAT(convert_untied("phantom/qwen2-vit/model",
+                             {.start = LoopStart::Untied, .loops = 3, .rank = 3}),
+              AllOf(HasSubstr("isn't a matrix"), HasSubstr("q_proj.bias")));
+}
+
 TEST(LoopedConversion, NewWeightsFollowTheSeed) {
   const TempFolder folder;
   for (const auto& [name, seed] : {std::pair{"a", 1}, std::pair{"b", 1}, std::pair{"c", 2}})

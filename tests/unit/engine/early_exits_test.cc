@@ -107,15 +107,19 @@ TEST(ExitConfig, Texts) {
   EXPECT_EQ(parse_exit("cdf:1.5"), (ExitConfig{ExitKind::Cdf, 1.5}));
   EXPECT_EQ(parse_exit("weighted"),
             (ExitConfig{.kind = ExitKind::Weighted, .mode = ExitMode::Select}));
-  for (const char* text :
-       {"none", "confidence:0.9", "entropy:2.5", "depth:2", "step:3", "cdf:0.35", "weighted"})
+  for (const char* text : {"none", "confidence:0.9", "entropy:2.5", "depth:2", "step:3", "cdf:0.35",
+                           "weighted", "kl:0.001", "minp-kl:0.5", "entropy-diff:2",
+                           "argmax-stability:5", "latent-diff:0.03", "cosine:0.25"})
     EXPECT_EQ(exit_text(parse_exit(text)), text);
   for (const char* text :
        {"", "confidence", "conf:0.9", "0.9", "none:1", ":1", "Depth:1", "weighted:1"})
-    EXPECT_THAT(error_of([&] { parse_exit(text); }),
-                AllOf(HasSubstr("confidence:T, entropy:T, similarity:T, gate:T, depth:N, step:N, "
-                                "cdf:T, weighted or none"),
-                      HasSubstr(fmt::format("found '{}'", text))));
+    EXPECT_THAT(
+        error_of([&] { parse_exit(text); }),
+        AllOf(
+            HasSubstr(
+                "confidence:T, entropy:T, similarity:T, gate:T, depth:N, step:N, "
+                "cdf:T, weighted, kl:T, minp-kl:T, entropy-diff:T, argmax-stability:N, latent-diff:T, cosine:T or none"),
+            HasSubstr(fmt::format("found '{}'", text))));
   const std::pair<const char*, const char*> wrong[] = {
       {"confidence:0", "confidence: expected a probability above 0, up to 1, found '0'"},
       {"confidence:1.01", "up to 1"},
@@ -138,7 +142,7 @@ TEST(ExitConfig, Texts) {
     EXPECT_THAT(error_of([&] { parse_exit(text); }), HasSubstr(message)) << text;
   for (const ExitKv kv : kPolicies) EXPECT_EQ(parse_exit_kv(exit_kv_name(kv)), kv);
   EXPECT_EQ(error_of([] { parse_exit_kv("full"); }),
-            "expected propagate, exact or share, found 'full'");
+            "expected propagate, exact, share or missing, found 'full'");
   for (const ExitMode mode : {ExitMode::Skip, ExitMode::Select})
     EXPECT_EQ(parse_exit_mode(exit_mode_name(mode)), mode);
   EXPECT_EQ(error_of([] { parse_exit_mode("all"); }), "expected select or skip, found 'all'");
@@ -167,14 +171,17 @@ TEST_F(EarlyExitsTest, AStoredRuleIsCheckedWhereItIsUsed) {
               AllOf(HasSubstr("tiny model: key 'reprise.exit.kind'"), HasSubstr("missing")));
   EXPECT_THAT(refusal({{"kind", "surprise"}, {"threshold", 0.5}, {"kv", "exact"}}),
               HasSubstr("key 'reprise.exit.kind': expected confidence, entropy, similarity, gate, "
-                        "depth, step, cdf or weighted, found 'surprise'"));
+                        "depth, step, cdf, weighted, kl, minp-kl, entropy-diff, argmax-stability, "
+                        "latent-diff or cosine, found 'surprise'"));
   EXPECT_THAT(
       refusal({{"kind", "gate"}, {"threshold", 3}, {"kv", "exact"}}),
       HasSubstr("key 'reprise.exit.threshold': expected a probability from 0 to 1, found 3"));
   EXPECT_THAT(refusal({{"kind", "gate"}, {"threshold", "0.5"}, {"kv", "exact"}}),
               HasSubstr("reprise.exit.threshold"));
-  EXPECT_THAT(refusal({{"kind", "gate"}, {"threshold", 0.5}, {"kv", "full"}}),
-              HasSubstr("key 'reprise.exit.kv': expected propagate, exact or share, found 'full'"));
+  EXPECT_THAT(
+      refusal({{"kind", "gate"}, {"threshold", 0.5}, {"kv", "full"}}),
+      HasSubstr(
+          "key 'reprise.exit.kv': expected propagate, exact, share or missing, found 'full'"));
   EXPECT_THAT(refusal("gate:0.5"), HasSubstr("reprise.exit"));
   // What doesn't fit the model.
   EXPECT_THAT(refusal({{"kind", "depth"}, {"threshold", 4}, {"kv", "exact"}}),

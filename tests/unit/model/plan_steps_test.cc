@@ -56,7 +56,7 @@ TEST_F(PlanSteps, InjectionInitialStateNormAndRegister) {
   Sequence parts[2 + LoopedScheme::kLoops];
   const Tensor kept = visit(0, parts[0], embedded(0, n));
   Sequence unused;
-  Tensor x = scheme().initial_state(*be_, 2, rows_of(unused, n));
+  Tensor x = scheme().initial_state(*be_, {2}, rows_of(unused, n));
   for (int loop = 0; loop < LoopedScheme::kLoops; ++loop) {
     x = be_->add(be_->scale(x, 0.5f), kept);
     x = scheme().step_norm(*be_, 0, visit(1, parts[1 + loop], x));
@@ -85,7 +85,7 @@ TEST_F(PlanSteps, ATokenThatLeavesRunsTheCoda) {
 
     Sequence parts[3], unused;
     const Tensor kept = visit(0, parts[0], embedded(0, 1));
-    Tensor x = scheme().initial_state(*be_, 2, rows_of(unused, 1));
+    Tensor x = scheme().initial_state(*be_, {2}, rows_of(unused, 1));
     x = scheme().step_norm(*be_, 0, visit(1, parts[1], be_->add(be_->scale(x, 0.5f), kept)));
     x = model_->final_norm(visit(2, parts[2], be_->add(x, kept, 0.25f)));
     EXPECT_EQ(host(cohort->state()), host(x));
