@@ -40,7 +40,7 @@ class BatchCommand : public Command {
         ->type_name("FILE")
         ->required();
     flags_.add_chat_template(app);
-    add_plan_options(app, plan_);
+    add_plan_options(app, batch_.plan);
     add_scheduling(app);
     SamplerOptions& sampler = batch_.defaults.sampler;
     app.add_option("--ctx", context_,
@@ -61,7 +61,7 @@ class BatchCommand : public Command {
                    "Seed of the random choices of requests that have none; with the custom_id")
         ->capture_default_str()
         ->check(cli::NonNegativeNumber());
-    exit_.add(app, {.stored = true, .official = true});
+    exit_.add(app, kRunDefaults);
     app.add_flag("--json", json_, "Figures as a JSON object on stdout");
     app.add_flag("--quiet", quiet_, "No figures and no progress on stderr");
   }
@@ -83,8 +83,8 @@ class BatchCommand : public Command {
     const int64_t limit = loaded->context_limit();
     if (limit > 0 && context_ > limit) fail("--ctx {}: the model's context is {}", context_, limit);
     batch_.defaults.context_tokens = context_;
-    batch_.plans = make_plans(loaded->model(), plan_);
-    batch_.defaults.exit = exit_.resolve(loaded->model(), batch_.plans->decode, plan_);
+    batch_.plans = make_plans(loaded->model(), batch_.plan);
+    batch_.defaults.exit = exit_.resolve(loaded->model(), batch_.plans->decode, batch_.plan);
     std::filesystem::path model = flags_.model;
     if (!model.has_filename()) model = model.parent_path();
     batch_.model_name = model.filename().string();
@@ -203,7 +203,6 @@ class BatchCommand : public Command {
   }
 
   ModelFlags flags_;
-  PlanOptions plan_;
   ExitFlags exit_;
   BatchOptions batch_;
   std::filesystem::path in_, out_;

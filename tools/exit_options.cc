@@ -11,7 +11,7 @@ void ExitFlags::add(cli::App& app, const ExitDefaults& defaults) {
   defaults_ = defaults;
   const bool own = defaults.stored || defaults.official;
   rule_ = app.add_option_function(
-      "--exit", [this](const std::string& text) { exit_ = parse_exit(text); },
+      "--exit", [this](const std::string& text) { asked_.rule = parse_exit(text); },
       std::string("Tokens leave a looped model at the first loop whose logits have a probability "
                   ">= T (confidence:T) or an entropy <= T nats (entropy:T), whose state has a "
                   "cosine >= T with the loop's before (similarity:T) or a gate >= T (gate:T), "
@@ -23,9 +23,9 @@ void ExitFlags::add(cli::App& app, const ExitDefaults& defaults) {
           (own ? "; none: not even where the model's config says so" : ""));
   rule_->check(parsed_by(parse_exit))->type_name("RULE");
   if (own) rule_->default_str("the model's own, or none");
-  add_exit_kv_option(app, kv_);
+  add_exit_kv_option(app, asked_.kv);
   app.add_option_function(
-         "--exit-mode", [this](const std::string& text) { mode_ = parse_exit_mode(text); },
+         "--exit-mode", [this](const std::string& text) { asked_.mode = parse_exit_mode(text); },
          "skip: loops left out are not run; select: all are, and the rule only chooses, of a "
          "prompt's tokens too, whose logits count")
       ->check(parsed_by(parse_exit_mode))
@@ -78,36 +78,28 @@ ExitConfig default_exit(const Model& model, const Plan& decode, const PlanOption
 ExitConfig ExitFlags::resolve(const Model& model, const Plan& decode,
                               const PlanOptions& options) const {
   const ModelConfig& config = model.config();
-  const std::string asked = given_exit_option(model, options);
-  if (given() && !asked.empty())
-    fail("--exit {} and {}: both say when tokens leave, expected one of them", exit_text(exit_),
-         asked);
-  ExitConfig exit = exit_;
+  const std::string option = given_exit_option(model, options);
+  if (given() && !option.empty())
+    fail("--exit {} and {}: both say when tokens leave, expected one of them",
+         exit_text(asked_.rule), option);
+  ExitConfig exit = asked_.rule;
   std::string where = "--exit ";
-  if (!asked.empty()) {
+  if (!option.empty()) {
     exit = asked_exit(model, decode, options);
-    where = asked + ": ";
+    where = option + ": ";
   } else if (!given()) {
     // The stored rule is read where it is used alone: --exit takes the place of a bad one too.
     exit = default_exit(model, decode, options, defaults_);
     where = config.where + ": ";
   }
-  if (given() && exit.active()) exit = model.scheme().own_exit(exit, options);
-  const auto refuse_alone = [&](const std::string& option) {
+  const auto refuse_alone = [&](const std::string& said) {
     if (!exit.active())
-      fail("{}: expected a rule to leave by (--exit){}", option, given() ? ", found none" : "");
+      fail("{}: expected a rule to leave by (--exit){}", said, given() ? ", found none" : "");
   };
-  if (kv_) refuse_alone("--exit-kv " + exit_kv_name(*kv_));
-  if (mode_) refuse_alone("--exit-mode " + exit_mode_name(*mode_));
-  if (kv_) {
-    exit.kv = *kv_;
-    exit.prompts = false;
-  }
-  if (mode_) {
-    exit.mode = *mode_;
-    if (exit.mode == ExitMode::Select) exit.prompts = false;
-  }
-  if (!mode_ && defaults_.select && model.scheme().selects()) exit.mode = ExitMode::Select;
+  if (asked_.kv) refuse_alone("--exit-kv " + exit_kv_name(*asked_.kv));
+  if (asked_.mode) refuse_alone("--exit-mode " + exit_mode_name(*asked_.mode));
+  exit = given() ? asked_.in(model, options) : asked_.beside(exit);
+  if (!asked_.mode && defaults_.select && model.scheme().selects()) exit.mode = ExitMode::Select;
   try {
     model.check_exit(exit, decode);
   } catch (const Error& error) {

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "engine/session.h"
+#include "engine/asked_exit.h"
 #include "tools/cli.h"
 
 namespace reprise::tools {
@@ -27,9 +27,7 @@ class ExitFlags {
 
  private:
   ExitDefaults defaults_;
-  ExitConfig exit_;
-  std::optional<ExitKv> kv_;
-  std::optional<ExitMode> mode_;
+  AskedExit asked_;
   cli::Option* rule_ = nullptr;
 };
 

@@ -172,7 +172,7 @@ void Batch::submit(BatchLine line) {
   try {
     GenerationOptions defaults = options_.defaults;
     defaults.sampler.seed = seed_of_request(defaults.sampler.seed, line.custom_id);
-    const GenerationOptions options = request.options(defaults);
+    const GenerationOptions options = request.options(defaults, loaded_.model(), options_.plan);
     const Prompt prompt = build(request);
     request.turns.clear();  // the pictures' bytes
     request.text.clear();

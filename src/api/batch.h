@@ -22,7 +22,8 @@
 namespace reprise {
 
 struct BatchOptions {
-  std::shared_ptr<const Plans> plans;
+  PlanOptions plan;                    // of all requests,
+  std::shared_ptr<const Plans> plans;  // made of them
   SchedulerOptions scheduler;
   // What holds for requests that don't say. The seed of one that has none follows from this one and
   // its custom_id.

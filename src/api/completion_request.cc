@@ -182,7 +182,7 @@ void read_logprobs(const JsonObject& body, CompletionRequest& request) {
   if (!request.logprobs) body.problem_at("top_logprobs", "needs logprobs: true");
 }
 
-ExitConfig read_exit(const JsonObject& body, const std::string& prefix) {
+AskedExit read_exit(const JsonObject& body, const std::string& prefix) {
   const Json& value = body.json()["exit"];
   const auto parsed = [&](const JsonObject& object, const char* key, const auto& parse) {
     const std::string text = object.get_string(key);
@@ -192,16 +192,16 @@ ExitConfig read_exit(const JsonObject& body, const std::string& prefix) {
       object.fail_at(key, error.what());
     }
   };
-  if (value.is_string()) return parsed(body, "exit", parse_exit);
+  if (value.is_string()) return {parsed(body, "exit", parse_exit), {}, {}};
   if (!value.is_object())
     body.fail_at("exit", fmt::format("expected a rule such as \"confidence:0.9\", or an object "
                                      "with rule, kv and mode, found {}",
                                      value.type_name()));
   const JsonObject object(value, body.where(), prefix + "exit.");
   object.allow_only({"rule", "kv", "mode"});
-  ExitConfig exit = parsed(object, "rule", parse_exit);
+  AskedExit exit{parsed(object, "rule", parse_exit), {}, {}};
   for (const char* key : {"kv", "mode"})
-    if (object.has(key) && !exit.active())
+    if (object.has(key) && !exit.rule.active())
       object.fail_at(key, "expected a rule to leave by, found none");
   if (object.has("kv")) exit.kv = parsed(object, "kv", parse_exit_kv);
   if (object.has("mode")) exit.mode = parsed(object, "mode", parse_exit_mode);
@@ -220,14 +220,15 @@ std::optional<Endpoint> find_endpoint(std::string_view url) {
   return std::nullopt;
 }
 
-GenerationOptions CompletionRequest::options(const GenerationOptions& defaults) const {
+GenerationOptions CompletionRequest::options(const GenerationOptions& defaults, const Model& model,
+                                             const PlanOptions& plan) const {
   GenerationOptions result = defaults;
   result.sampler.temperature = temperature.value_or(defaults.sampler.temperature);
   result.sampler.top_p = top_p.value_or(defaults.sampler.top_p);
   result.sampler.seed = seed.value_or(defaults.sampler.seed);
   result.max_tokens = max_tokens.value_or(defaults.max_tokens);
   if (!stop.empty()) result.stop = stop;
-  if (exit) result.exit = *exit;
+  if (exit) result.exit = exit->in(model, plan);
   return result;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/json_fwd.h"
+#include "engine/asked_exit.h"
 #include "engine/generation_options.h"
 
 namespace reprise {
@@ -37,11 +38,13 @@ struct CompletionRequest {
   int64_t choices = 1;            // answers, 1 to kMostChoices
   bool logprobs = false;          // by token
   int64_t top_logprobs = 0;       // with logprobs: of that many likeliest tokens too
-  std::optional<ExitConfig> exit;
+  std::optional<AskedExit> exit;
   bool stream = false;
 
-  // The sampling and limits of `defaults` where this request says nothing; its own where it does.
-  GenerationOptions options(const GenerationOptions& defaults) const;
+  // What holds in a model for requests with these options: `defaults` where this one says nothing.
+  // Throws Error as AskedExit::in.
+  GenerationOptions options(const GenerationOptions& defaults, const Model& model,
+                            const PlanOptions& plan) const;
 };
 
 // Reads the body at key `prefix` ("body.", or "" where it is all there is). Throws Error beginning

@@ -322,33 +322,46 @@ TEST_F(BatchTest, Exits) {
   }
 }
 
+// Exits of requests are completed as --exit is, by what the release's own code does beside them.
 TEST_F(BatchTest, AReleasesOwnExits) {
-  copy_model("looped/ouro", folder_ / "ouro");
-  const std::string ouro = (folder_ / "ouro").string();
-  const std::vector<Json> lines = {
-      chat("own", "what shape"), chat("none", "what shape", {{"exit", "none"}}),
-      chat("select", "what shape", {{"exit", {{"rule", "cdf:0.5"}, {"mode", "select"}}}}),
-      chat("weighted", "what shape", {{"exit", "weighted"}}),
-      chat("gate", "what shape", {{"exit", "gate:0.4"}})};
-  const std::vector<std::vector<std::string>> options = {
-      {},
-      {"--exit", "none"},
-      {"--exit", "cdf:0.5", "--exit-mode", "select"},
-      {"--exit", "weighted"},
-      {"--exit", "gate:0.4"}};
-  const auto found = batch(ouro, lines);
-  for (size_t i = 0; i < lines.size(); ++i) {
-    std::vector<std::string> run = {ouro, "--prompt", "what shape"};
-    run.insert(run.end(), options[i].begin(), options[i].end());
-    const Json alone = run_json(run);
-    const Json choice = choice_of(found.at(static_cast<int64_t>(i + 1)));
-    EXPECT_EQ(choice["message"]["content"], alone["text"]) << lines[i];
-    ASSERT_EQ(choice.contains("exit"), alone.contains("exit_loops")) << lines[i];
-    if (!choice.contains("exit")) continue;
-    EXPECT_EQ(choice["exit"]["exit_loops"], alone["exit_loops"]) << lines[i];
-    EXPECT_EQ(choice["exit"]["mode"], alone["exit"]["mode"]) << lines[i];
-    EXPECT_EQ(choice["exit"]["mean_depth"], alone["mean_depth"]) << lines[i];
-  }
+  struct Case {
+    Json exit;  // null: none said
+    std::vector<std::string> options;
+  };
+  const auto expect_equal = [&](const std::string& name, const std::vector<Case>& cases) {
+    copy_model("looped/" + name, folder_ / name);
+    const std::string model = (folder_ / name).string();
+    std::vector<Json> lines;
+    for (const Case& one : cases) {
+      lines.push_back(chat(std::to_string(lines.size()), "what shape", {{"seed", 4}}));
+      lines.back()["body"]["exit"] = one.exit;
+    }
+    const auto found = batch(model, lines);
+    for (size_t i = 0; i < cases.size(); ++i) {
+      std::vector<std::string> run = {model, "--prompt", "what shape", "--seed", "4"};
+      run.insert(run.end(), cases[i].options.begin(), cases[i].options.end());
+      const Json alone = run_json(run);
+      const Json choice = choice_of(found.at(static_cast<int64_t>(i + 1)));
+      EXPECT_EQ(choice["message"]["content"], alone["text"]) << name << lines[i];
+      ASSERT_EQ(choice.contains("exit"), alone.contains("exit_loops")) << name << lines[i];
+      if (!choice.contains("exit")) continue;
+      EXPECT_EQ(choice["exit"]["exit_loops"], alone["exit_loops"]) << name << lines[i];
+      for (const char* key : {"rule", "kv", "mode", "loops"})
+        EXPECT_EQ(choice["exit"][key], alone["exit"][key]) << name << lines[i];
+      EXPECT_EQ(choice["exit"]["mean_depth"], alone["mean_depth"]) << name << lines[i];
+    }
+  };
+  expect_equal("ouro", {{nullptr, {}},
+                        {"none", {"--exit", "none"}},
+                        {{{"rule", "cdf:0.5"}, {"mode", "select"}},
+                         {"--exit", "cdf:0.5", "--exit-mode", "select"}},
+                        {"weighted", {"--exit", "weighted"}},
+                        {"gate:0.4", {"--exit", "gate:0.4"}}});
+  expect_equal("huginn",
+               {{nullptr, {}},
+                {"kl:0.3", {"--exit", "kl:0.3"}},
+                {{{"rule", "kl:0.3"}, {"kv", "exact"}}, {"--exit", "kl:0.3", "--exit-kv", "exact"}},
+                {"latent-diff:0.5", {"--exit", "latent-diff:0.5"}}});
 }
 
 TEST_F(BatchTest, ABatchThatWasEndedGoesOn) {

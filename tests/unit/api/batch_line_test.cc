@@ -9,6 +9,7 @@
 #include "api/batch.h"
 #include "base/base64.h"
 #include "base/json.h"
+#include "support/tiny_models.h"
 
 namespace reprise {
 namespace {
@@ -117,7 +118,8 @@ TEST(BatchLineTest, ReadsAChat) {
   EXPECT_TRUE(request.logprobs);
   EXPECT_EQ(request.top_logprobs, 4);
   ASSERT_TRUE(request.exit);
-  EXPECT_EQ(exit_text(*request.exit), "confidence:0.9");
+  EXPECT_EQ(exit_text(request.exit->rule), "confidence:0.9");
+  EXPECT_FALSE(request.exit->kv);
 }
 
 TEST(BatchLineTest, ReadsACompletion) {
@@ -132,7 +134,9 @@ TEST(BatchLineTest, ReadsACompletion) {
   EXPECT_TRUE(request.logprobs);
   EXPECT_EQ(request.top_logprobs, 0);
   EXPECT_THAT(request.stop, ElementsAre("end"));
-  EXPECT_EQ(request.exit, (ExitConfig{ExitKind::Depth, 1, ExitKv::Share, ExitMode::Skip}));
+  EXPECT_EQ(exit_text(request.exit->rule), "depth:1");
+  EXPECT_EQ(request.exit->kv, ExitKv::Share);
+  EXPECT_EQ(request.exit->mode, ExitMode::Skip);
   line["body"]["prompt"] = {1, 2, 3};
   EXPECT_THAT(*request_of(line).ids, ElementsAre(1, 2, 3));
 }
@@ -155,14 +159,16 @@ TEST(BatchLineTest, OptionsTakeThePlaceOfDefaults) {
   defaults.max_tokens = 11;
   defaults.exit = parse_exit("depth:2");
   Json line = completion_line();
-  GenerationOptions options = request_of(line).options(defaults);
+  const auto backend = make_backend("cpu", {.threads = 1});
+  const auto model = test::tiny_model(test::tiny_text_config("LlamaForCausalLM"), *backend);
+  GenerationOptions options = request_of(line).options(defaults, *model, {});
   EXPECT_EQ(options.sampler.temperature, 0.7f);
   EXPECT_EQ(options.sampler.seed, 3u);
   EXPECT_EQ(options.max_tokens, 11);
   EXPECT_EQ(options.exit, defaults.exit);
   line["body"].update(
       {{"temperature", 0}, {"top_p", 1}, {"seed", 0}, {"max_tokens", 1}, {"exit", "none"}});
-  options = request_of(line).options(defaults);
+  options = request_of(line).options(defaults, *model, {});
   EXPECT_EQ(options.sampler.temperature, 0.0f);
   EXPECT_EQ(options.sampler.top_p, 1.0f);
   EXPECT_EQ(options.sampler.seed, 0u);
