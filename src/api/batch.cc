@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <ctime>
+#include <numeric>
 #include <utility>
 
 #include "base/clock.h"
@@ -23,6 +24,32 @@ int64_t bytes_of(const TokenPrompt& prompt) {
     bytes +=
         prompt.image_rows.dim(0) * prompt.image_rows.dim(1) * static_cast<int64_t>(sizeof(float));
   return bytes;
+}
+
+// Of all that an answer depends on beside its request. Of the weights a few rows of the embedding,
+// which training changes too.
+uint64_t hash_settings(LoadedModel& loaded, const BatchOptions& options) {
+  constexpr int64_t kRows = 16;
+  Model& model = loaded.model();
+  std::vector<int32_t> ids(static_cast<size_t>(std::min(kRows, model.config().text.vocab)));
+  std::iota(ids.begin(), ids.end(), 0);
+  const GenerationOptions& asked = options.defaults;
+  const SamplerOptions& sampler = asked.sampler;
+  const LoadedModelOptions& load = loaded.options();
+  const Json settings = {{"config", *model.config().source},
+                         {"prefill", plan_to_json(options.plans->prefill)},
+                         {"decode", plan_to_json(options.plans->decode)},
+                         {"sampler",
+                          {sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p,
+                           sampler.seed, asked.repetition_penalty}},
+                         {"tokens", {asked.max_tokens, asked.context_tokens}},
+                         {"exit",
+                          {exit_kind_name(asked.exit.kind), asked.exit.threshold,
+                           exit_kv_name(asked.exit.kv), exit_mode_name(asked.exit.mode)}},
+                         {"chat_template", load.chat_template},
+                         {"activations", static_cast<int>(load.compute.activations)},
+                         {"kv", std::string(dtype_name(load.load.kv_type))}};
+  return hash_floats(model.backend().to_host(model.embed(ids)), hash_bytes(settings.dump()));
 }
 
 }  // namespace
@@ -58,6 +85,7 @@ Batch::Batch(LoadedModel& loaded, BatchOptions options, const std::filesystem::p
              const std::filesystem::path& out)
     : loaded_(loaded),
       options_(std::move(options)),
+      settings_(hash_settings(loaded, options_)),
       builder_(loaded),
       in_(in),
       out_(out),
@@ -74,7 +102,7 @@ void Batch::check_input() {
     fail(
         "{}: answers the request '{}' of line {}, where {} has {}: expected the answers of this "
         "input, or a new file",
-        out_.path().string(), answer->second, number, in_.path().string(), found);
+        out_.path().string(), answer->second.custom_id, number, in_.path().string(), found);
   };
   while (const auto line = in_.next()) {
     const bool answered = answer != end && answer->first == line->number;
@@ -85,7 +113,17 @@ void Batch::check_input() {
     ++figures_.requests;
     if (!answered) continue;
     const std::string id = line->too_long ? "" : read_custom_id(line->text);
-    if (id != answer->second) other(line->number, "'" + id + "'");
+    if (id != answer->second.custom_id) other(line->number, "'" + id + "'");
+    const std::string& made_from = answer->second.made_from;
+    const MadeFrom now{hash_bytes(line->text), settings_};
+    if (made_from != now.to_string()) {
+      const bool same_text = made_from.starts_with(MadeFrom{now.text, 0}.to_string().substr(0, 17));
+      fail(
+          "{}: line {} of {} was answered {}: expected {}, or a new file", out_.path().string(),
+          line->number, in_.path().string(),
+          same_text ? "by another model or with other options" : "when another request stood there",
+          same_text ? "the same command" : "the same input");
+    }
     if (!id.empty()) seen_.emplace(id, line->number);
     ++figures_.resumed;
     ++answer;
@@ -123,14 +161,16 @@ bool Batch::may_submit() const {
 bool Batch::take_line() {
   while (auto line = in_.next()) {
     if (line->blank() || out_.answered().contains(line->number)) continue;
+    const std::string made_from = MadeFrom{hash_bytes(line->text), settings_}.to_string();
     if (line->too_long) {
-      write_error({line->number, "", std::nullopt, {}},
+      write_error({line->number, "", std::nullopt, {}, made_from},
                   {400, "invalid_request",
                    fmt::format("line {}: expected at most {} bytes", line->number,
                                LineReader::kMostBytes)});
       return true;
     }
     BatchLine request = read_batch_line(line->number, line->text);
+    request.made_from = made_from;
     int64_t& first = seen_.try_emplace(request.custom_id, line->number).first->second;
     const bool again = !request.custom_id.empty() && first < line->number;
     first = std::min(first, line->number);

@@ -86,6 +86,7 @@ class Batch {
 
   LoadedModel& loaded_;
   const BatchOptions options_;
+  const uint64_t settings_;  // what answers depend on beside their requests
   PromptBuilder builder_;
   LineReader in_;
   BatchOutput out_;

@@ -99,7 +99,9 @@ BatchOutput::BatchOutput(const std::filesystem::path& path)
     const Json json = parse_json(line->text, where);
     const JsonObject answer(json, where);
     const int64_t number = answer.get_int("line", 1, INT64_MAX);
-    if (!answered_.emplace(number, answer.find_string("custom_id").value_or("")).second)
+    const Answered known{answer.find_string("custom_id").value_or(""),
+                         answer.get_string("made_from")};
+    if (!answered_.emplace(number, known).second)
       fail("{}: answers line {} for the second time", where, number);
   }
 }

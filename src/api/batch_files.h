@@ -55,8 +55,12 @@ class BatchOutput {
   // another process writes it.
   explicit BatchOutput(const std::filesystem::path& path);
 
-  // Of answers that are there: by line of the request its custom_id, "" where it had none.
-  const std::map<int64_t, std::string>& answered() const { return answered_; }
+  struct Answered {
+    std::string custom_id;  // "" where it had none
+    std::string made_from;
+  };
+  // Answers that are there, by line of the request.
+  const std::map<int64_t, Answered>& answered() const { return answered_; }
   // Appends a line. Throws Error naming the path when it can't be written (a full disk); the file is
   // then as it was.
   void write(const Json& answer);
@@ -64,7 +68,7 @@ class BatchOutput {
 
  private:
   LineReader file_;
-  std::map<int64_t, std::string> answered_;
+  std::map<int64_t, Answered> answered_;
 };
 
 }  // namespace reprise

@@ -45,6 +45,7 @@ Json answer_line(const BatchLine& line, int status, Json body, Json error) {
   return {{"id", "batch_req_" + key},
           {"custom_id", line.custom_id.empty() ? Json(nullptr) : Json(line.custom_id)},
           {"line", line.number},
+          {"made_from", line.made_from},
           {"response",
            {{"status_code", status}, {"request_id", "req_" + key}, {"body", std::move(body)}}},
           {"error", std::move(error)}};
@@ -53,7 +54,7 @@ Json answer_line(const BatchLine& line, int status, Json body, Json error) {
 }  // namespace
 
 BatchLine read_batch_line(int64_t number, const std::string& text) {
-  BatchLine line{number, "", std::nullopt, {}};
+  BatchLine line{number, "", std::nullopt, {}, ""};
   const std::string where = fmt::format("line {}", number);
   Json json;
   try {
@@ -78,6 +79,8 @@ std::string read_custom_id(const std::string& text) {
     return "";
   }
 }
+
+std::string MadeFrom::to_string() const { return fmt::format("{:016x}-{:016x}", text, settings); }
 
 Json batch_answer(const BatchLine& line, Json body) {
   return answer_line(line, 200, std::move(body), nullptr);

@@ -426,7 +426,16 @@ TEST_F(BatchTest, FilesThatDontFit) {
   EXPECT_THAT(refusal(), HasSubstr("answers the request 'a' of line 1, where"));
   write_input({chat("a", "what")});
   EXPECT_THAT(refusal(), HasSubstr("answers the request 'b' of line 2"));
+  write_input({chat("a", "what else"), chat("b", "where")});
+  EXPECT_THAT(refusal(), HasSubstr("line 1 of"));
+  EXPECT_THAT(refusal(), HasSubstr("was answered when another request stood there"));
+  write_input({chat("a", "what"), chat("b", "where")});
+  EXPECT_THAT(refusal({"--temperature", "0.5"}),
+              HasSubstr("was answered by another model or with other options"));
+  EXPECT_EQ(run_program(arguments(llama_, {"--running", "1", "--schedule", "cohort"})).exit_code,
+            0);
   EXPECT_EQ(read_file(folder_ / "out.jsonl"), out);
+  write_input({chat("a", "what")});
   const std::string in = (folder_ / "in.jsonl").string();
   const ProgramResult same = run_program({"batch", llama_, in, in});
   EXPECT_EQ(same.exit_code, 1);

@@ -25,7 +25,13 @@ class BatchFilesTest : public ::testing::Test {
     return folder_ / "file";
   }
   static std::string answer(int64_t line, const std::string& id) {
-    return Json({{"line", line}, {"custom_id", id}, {"response", 1}}).dump() + "\n";
+    return Json({{"line", line}, {"custom_id", id}, {"made_from", "1-2"}, {"response", 1}}).dump() +
+           "\n";
+  }
+  static std::map<int64_t, std::string> ids(const BatchOutput& out) {
+    std::map<int64_t, std::string> found;
+    for (const auto& [line, known] : out.answered()) found[line] = known.custom_id;
+    return found;
   }
   std::string refusal(const std::string& text) const {
     const auto path = file(text);
@@ -77,9 +83,11 @@ TEST_F(BatchFilesTest, FilesThatCantBeRead) {
 
 TEST_F(BatchFilesTest, AnswersThatAreThere) {
   const auto path =
-      file(answer(3, "c") + Json({{"line", 1}, {"custom_id", nullptr}}).dump() + "\n");
+      file(answer(3, "c") +
+           Json({{"line", 1}, {"custom_id", nullptr}, {"made_from", "3-4"}}).dump() + "\n");
   BatchOutput out(path);
-  EXPECT_THAT(out.answered(), ElementsAre(Pair(1, ""), Pair(3, "c")));
+  EXPECT_THAT(ids(out), ElementsAre(Pair(1, ""), Pair(3, "c")));
+  EXPECT_EQ(out.answered().at(1).made_from, "3-4");
   out.write({{"line", 2}, {"custom_id", "b"}});
   const std::string text = read_file(path);
   EXPECT_TRUE(text.ends_with("{\"custom_id\":\"b\",\"line\":2}\n")) << text;
@@ -90,7 +98,7 @@ TEST_F(BatchFilesTest, AHalfWrittenAnswerIsTakenAway) {
   const std::string first = answer(1, "a"), second = answer(2, "b");
   for (size_t bytes = 1; bytes < second.size(); ++bytes) {
     const auto path = file(first + second.substr(0, bytes));
-    EXPECT_THAT(BatchOutput(path).answered(), ElementsAre(Pair(1, "a"))) << bytes;
+    EXPECT_THAT(ids(BatchOutput(path)), ElementsAre(Pair(1, "a"))) << bytes;
     EXPECT_EQ(read_file(path), first);
   }
   const auto path = file(second.substr(0, 9));
