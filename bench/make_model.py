@@ -4,7 +4,7 @@
 Usage: bench/make_model.py SHAPE FOLDER [--seed N] [--shard-bytes N]
 
 SHAPE is one of the released models' (phantom-0.5b phantom-1.8b phantom-3.8b phantom-7b trol-1.8b trol-3.8b
-trol-7b) or trol-0.5b (no release has it), such a name with "-dense" behind it (the same language model as an ordinary decoder, without vision),
+trol-7b), trol-0.5b (no release has it), gemma-2b or gemma-2.6b (without vision), such a name with "-dense" behind it (the same language model as an ordinary decoder, without vision),
 or "-tiny" (the same tensors in a few small layers, to try a format). The weights are BF16, TroL's gate F32 in
 trol_gating.pt; files above --shard-bytes are split as releases are. There is no tokenizer.
 
@@ -39,6 +39,9 @@ LANGUAGE = {  # vocabularies as in the releases, of which some are rounded up an
     "trol-1.8b": dict(family="internlm2", d=2048, layers=24, heads=16, kv=8, ffn=8192, vocab=92544),
     "trol-3.8b": dict(family="phi3", d=3072, layers=32, heads=32, kv=32, ffn=8192, vocab=32020),
     "trol-7b": dict(family="internlm2", d=4096, layers=32, heads=32, kv=8, ffn=14336, vocab=92544),
+    # Decoders alone: Gemma 2B, whose looped form arXiv 2410.20672 measures, and Gemma 2's 2.6B in the first Gemma's form.
+    "gemma-2b": dict(family="gemma", d=2048, layers=18, heads=8, kv=1, head_dim=256, ffn=16384, vocab=256000),
+    "gemma-2.6b": dict(family="gemma", d=2304, layers=26, heads=8, kv=4, head_dim=256, ffn=9216, vocab=256000),
 }
 VISION = dict(d=1024, layers=24, heads=16, ffn=4096, patch=14)
 LORA_RANK = 256  # a constant of TroL's code
@@ -57,7 +60,10 @@ def shape_of(name: str):
     text, vision = dict(LANGUAGE[base]), dict(VISION)
     if tiny:
         text.update(TINY, kv=4 if text["kv"] == text["heads"] else 2)
+        if "head_dim" in text:
+            text["head_dim"] = 32
         vision.update(d=64, layers=2, heads=4, ffn=128)
+    dense = dense or text["family"] == "gemma"
     scheme = "dense" if dense else base.split("-")[0]
     return scheme, text, None if dense else vision
 
@@ -66,10 +72,12 @@ def shape_of(name: str):
 
 def language_tensors(scheme: str, t: dict):
     prefix = "" if scheme == "dense" or (scheme == "trol" and t["family"] == "internlm2") else "language_model."
-    d, ffn, hd = t["d"], t["ffn"], t["d"] // t["heads"]
+    d, ffn, hd = t["d"], t["ffn"], t.get("head_dim", t["d"] // t["heads"])
     q, kv = t["heads"] * hd, t["kv"] * hd
     internlm = t["family"] == "internlm2"
     lora = scheme == "trol" and internlm
+    gemma = t["family"] == "gemma"
+    norm = "small" if gemma else "ones"  # Gemma's weights are what is added to 1
     rows = t["vocab"] + (1 if lora else 0)  # <image> behind the vocabulary
 
     def matrix(name, out, inputs):
@@ -84,8 +92,8 @@ def language_tensors(scheme: str, t: dict):
     for i in range(t["layers"]):
         layer = f"{prefix}model.layers.{i}."
         attention = layer + ("attention." if internlm else "self_attn.")
-        yield layer + ("attention_norm.weight" if internlm else "input_layernorm.weight"), (d,), "ones"
-        yield layer + ("ffn_norm.weight" if internlm else "post_attention_layernorm.weight"), (d,), "ones"
+        yield layer + ("attention_norm.weight" if internlm else "input_layernorm.weight"), (d,), norm
+        yield layer + ("ffn_norm.weight" if internlm else "post_attention_layernorm.weight"), (d,), norm
         if internlm:
             yield from matrix(attention + "wqkv", q + 2 * kv, d)
             yield from matrix(attention + "wo", d, q)
@@ -100,7 +108,8 @@ def language_tensors(scheme: str, t: dict):
         else:
             for name, out in (("q", q), ("k", kv), ("v", kv)):
                 yield f"{attention}{name}_proj.weight", (out, d), "matrix"
-                yield f"{attention}{name}_proj.bias", (out,), "small"
+                if not gemma:
+                    yield f"{attention}{name}_proj.bias", (out,), "small"
             yield attention + "o_proj.weight", (d, q), "matrix"
             yield layer + "mlp.gate_proj.weight", (ffn, d), "matrix"
             yield layer + "mlp.up_proj.weight", (ffn, d), "matrix"
@@ -112,8 +121,9 @@ def language_tensors(scheme: str, t: dict):
             for half in (1, 2):
                 yield f"{attention}gating_phantom_{half}.weight", (1, hd), "matrix"
                 yield f"{attention}gating_phantom_{half}.bias", (1,), "zeros"
-    yield prefix + "model.norm.weight", (d,), "ones"
-    yield prefix + ("output.weight" if internlm else "lm_head.weight"), (t["vocab"], d), "matrix"
+    yield prefix + "model.norm.weight", (d,), norm
+    if not gemma:  # it has no head of its own
+        yield prefix + ("output.weight" if internlm else "lm_head.weight"), (t["vocab"], d), "matrix"
 
 
 def clip_tensors(v: dict, text_width: int):
@@ -292,7 +302,8 @@ def write_gate(path: pathlib.Path, layers: int, d: int, values: Values):
 # ---- Configs, with the keys that matter
 
 def language_config(t: dict) -> dict:
-    names = {"qwen2": "Qwen2ForCausalLM", "internlm2": "InternLM2ForCausalLM", "phi3": "Phi3ForCausalLM"}
+    names = {"qwen2": "Qwen2ForCausalLM", "internlm2": "InternLM2ForCausalLM", "phi3": "Phi3ForCausalLM",
+             "gemma": "GemmaForCausalLM"}
     config = {"architectures": [names[t["family"]]], "model_type": t["family"], "hidden_act": "silu",
               "hidden_size": t["d"], "intermediate_size": t["ffn"], "num_attention_heads": t["heads"],
               "num_hidden_layers": t["layers"], "num_key_value_heads": t["kv"], "rms_norm_eps": 1e-05,
@@ -301,6 +312,9 @@ def language_config(t: dict) -> dict:
     if t["family"] == "qwen2":
         config |= {"rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "max_position_embeddings": 32768,
                    "use_sliding_window": False, "sliding_window": 32768}
+    elif t["family"] == "gemma":
+        config |= {"rms_norm_eps": 1e-06, "rope_theta": 10000.0, "max_position_embeddings": 8192, "head_dim": t["head_dim"],
+                   "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True}
     elif t["family"] == "internlm2":
         config |= {"bias": False, "rope_theta": 1000000, "max_position_embeddings": 32768,
                    "rope_scaling": {"factor": 2.0, "type": "dynamic"}}

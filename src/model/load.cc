@@ -207,8 +207,8 @@ std::unique_ptr<Model> Model::load(ModelSource source, Backend& backend, const L
 std::unique_ptr<Model> Model::create(
     const ModelConfig& config, Backend& backend,
     const std::function<std::vector<float>(const TensorSlot&)>& initial,
-    std::unique_ptr<Scheme> scheme) {
-  std::unique_ptr<Model> model(new Model(config, backend, {}, std::move(scheme)));
+    std::unique_ptr<Scheme> scheme, const LoadOptions& options) {
+  std::unique_ptr<Model> model(new Model(config, backend, options, std::move(scheme)));
   model->names_ = tensor_names(config, /*gguf_style=*/false);
   model->visit_tensors([&](const TensorSlot& slot) {
     const std::vector<float> values = initial(slot);

@@ -31,7 +31,7 @@ class Model {
   static std::unique_ptr<Model> create(
       const ModelConfig& config, Backend& backend,
       const std::function<std::vector<float>(const TensorSlot&)>& initial,
-      std::unique_ptr<Scheme> scheme = nullptr);
+      std::unique_ptr<Scheme> scheme = nullptr, const LoadOptions& options = {});
 
   const ModelConfig& config() const { return config_; }
   // For a config that leaves the image placeholder to the tokenizer. Throws Error when the

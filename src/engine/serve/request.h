@@ -41,6 +41,9 @@ struct ServeRequest {
   // Where the model's initial states come from, where it has some; null: drawn with the sampler's
   // seed, as the generator does.
   std::shared_ptr<const InitialStates> initial;
+  // For measurements: the loop at whose end a generated token (from 0) leaves, whatever its score,
+  // which is computed all the same. Empty: `exit` alone decides.
+  std::function<int(int64_t token)> forced_exits;
   std::shared_ptr<const Plans> plans;  // requests that hold the same object share cohorts
   int priority = 0;                    // higher ones are admitted first
   std::optional<std::chrono::steady_clock::time_point> deadline;  // ends it, wherever it is

@@ -77,6 +77,8 @@ class Scheduler {
   // Throws InternalError unless all KV rows are in order (backend/kv/check.h). Between sweeps.
   void check() const;
   const SchedulerStats& stats() const { return stats_; }
+  // For measurements: from the next sweep on.
+  void set_schedule(Schedule schedule) { options_.schedule = schedule; }
 
  private:
   struct Inbox {
@@ -119,7 +121,7 @@ class Scheduler {
 
   const Model& model_;
   const Runner runner_;
-  const SchedulerOptions options_;
+  SchedulerOptions options_;
   SchedulerStats stats_;
   Admission admission_;
   std::vector<std::unique_ptr<Live>> running_;  // in the order of admission

@@ -166,11 +166,12 @@ Scheduler::Leavers Scheduler::let_leave(Group& group, std::span<const float> log
     std::vector<ExitMemory*> memory;
     for (Live* live : owners) memory.push_back(&live->memory);
     const std::vector<double> scores = loop_end_scores(model_, rule, *group.cohort, logits, memory);
-    for (size_t r = 0; r < owners.size(); ++r)
-      if (rule.leaves(scores[r])) {
-        owners[r]->left_at = loop;
-        leavers.rows.push_back(r);
-      }
+    for (size_t r = 0; r < owners.size(); ++r) {
+      const auto& forced = owners[r]->request.forced_exits;
+      if (forced ? forced(owners[r]->generated() - 1) > loop : !rule.leaves(scores[r])) continue;
+      owners[r]->left_at = loop;
+      leavers.rows.push_back(r);
+    }
     leavers.group = crew_.part(group, leavers.rows);
   } catch (const std::exception& error) {
     fault(owners, error.what());
