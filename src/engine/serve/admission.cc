@@ -148,7 +148,7 @@ bool Admission::admit(Live& live, bool alone) {
   }
   if (live.taken > 0) {
     tree_.touch(head.entry);
-    live.entry = std::move(head.entry);
+    live.pin = head.entry->pin;
   }
   return true;
 }

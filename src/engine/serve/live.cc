@@ -76,7 +76,7 @@ void Live::clear_sequence() {
   sequence = new_sequence(request);
   sequence.account = std::move(account);
   taken = shared_bytes = lasting_shared_bytes = 0;
-  entry.reset();
+  pin.reset();
 }
 
 void Live::rewind() {

@@ -28,7 +28,7 @@ struct Live {
   // (of all rows, and of those that outlast the prompt), and what is held in the tree for that.
   int64_t taken = 0;
   int64_t shared_bytes = 0, lasting_shared_bytes = 0;
-  PrefixTree::Entry entry;
+  std::shared_ptr<const char> pin;
   int64_t cached_tokens = 0;         // those of the prompt's first run
   std::optional<WholePrompt> whole;  // until its entry is made, where it has one
   // What the tree had when it was last asked, while that is so.

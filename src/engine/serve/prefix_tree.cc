@@ -22,6 +22,10 @@ auto order_of(const TokenPrompt& prompt, int64_t i) {
                     shown.key.apply_exif, shown.begin, shown.end);
 }
 
+bool pinned(const PrefixTree::Entry& entry) {
+  return entry.use_count() > 1 || entry->pin.use_count() > 1;
+}
+
 }  // namespace
 
 void PrefixOptions::check() const {
@@ -145,7 +149,7 @@ PrefixTree::Entry PrefixTree::put(const std::shared_ptr<const Plans>& plans,
   while (at != order_.begin() && !kept->whole) {
     const Place before = *std::prev(at);
     const PrefixEntry& shorter = **before;
-    if (before->use_count() > 1 || common(*before, Less::key(*at)) < shorter.sequence.length) break;
+    if (pinned(*before) || common(*before, Less::key(*at)) < shorter.sequence.length) break;
     drop(before);
   }
   while (bytes_ > options_.bytes && drop_one()) {
@@ -164,7 +168,7 @@ void PrefixTree::touch(const Entry& entry) {
 bool PrefixTree::drop_one() {
   for (auto it = entries_.end(); it != entries_.begin();) {
     --it;
-    if (it->use_count() > 1) continue;
+    if (pinned(*it)) continue;
     drop(it);
     return true;
   }

@@ -49,13 +49,15 @@ struct PrefixEntry {
   TokenPrompt prompt;  // without image rows
   Sequence sequence;   // of its first sequence.length tokens
   std::optional<WholePrompt> whole;
+  // Who holds it pins the entry, but doesn't keep it alive when it is dropped all the same.
+  const std::shared_ptr<const char> pin = std::make_shared<const char>();
 
   PromptState state() const { return {plans.get(), &prompt, sequence.initial.get()}; }
 };
 
 class PrefixTree {
  public:
-  // Who holds an entry pins it.
+  // Who holds an entry pins it and keeps its pages.
   using Entry = std::shared_ptr<const PrefixEntry>;
   struct Found {
     Entry entry;  // null: nothing fits

@@ -52,7 +52,10 @@ bool Scheduler::take_head(Live& live) {
     preempt(live);
     return false;
   }
-  if (live.taken > 0) live.entry = std::move(found.entry);
+  if (live.taken > 0 && found.entry) {
+    admission_.tree().touch(found.entry);
+    live.pin = found.entry->pin;
+  }
   const bool whole = live.whole_prompt() && live.taken > 0;
   took(live, before);
   return !whole;
@@ -63,11 +66,10 @@ void Scheduler::took(Live& live, int64_t before) {
   moved_ = true;
   stats_.prefix_hits += before == 0;
   stats_.prefix_tokens += live.taken - before;
-  const PrefixTree::Entry entry = live.entry;
-  if (entry) admission_.tree().touch(entry);
   if (!live.whole_prompt()) return;
   live.prompt_done = true;
-  if (!live.answer.tokens().empty()) return;  // it is run again
+  if (!live.answer.tokens().empty()) return;                // it is run again
+  const PrefixTree::Entry entry = live.known_entry.lock();  // they come from nowhere else
   live.left_at = entry->whole->left_at;
   deliver(live, entry->whole->loop, entry->whole->logits);
 }
@@ -78,10 +80,11 @@ void Scheduler::keep_prompt(Live& live) {
   if (live.whole_prompt() && live.taken > 0) return;  // it is there
   // Of a prompt that left the deeper rows may still be to come: then it is not kept.
   if ((live.whole_prompt() && !live.whole) || !live.sequence.under_way.empty()) return;
-  live.entry.reset();  // shorter than this one: of no more use
+  live.pin.reset();  // shorter than this one: of no more use
   try {
-    live.entry = tree.put(live.request.plans, live.request.prompt, live.sequence,
-                          std::exchange(live.whole, std::nullopt));
+    const PrefixTree::Entry entry = tree.put(live.request.plans, live.request.prompt, live.sequence,
+                                             std::exchange(live.whole, std::nullopt));
+    if (entry) live.pin = entry->pin;
   } catch (const std::exception&) {
     // No memory for the copies: others compute it themselves.
   }
