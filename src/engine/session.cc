@@ -9,9 +9,9 @@ namespace reprise {
 
 namespace {
 
-bool same_initial(const Sequence& a, const Sequence& b) {
+bool same_initial(const InitialStates* a, const InitialStates* b) {
   const InitialStates drawn;
-  return (a.initial ? *a.initial : drawn) == (b.initial ? *b.initial : drawn);
+  return (a ? *a : drawn) == (b ? *b : drawn);
 }
 
 }  // namespace
@@ -21,13 +21,19 @@ std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& o
       Plans{model.prefill_plan(options), model.decode_plan(options)});
 }
 
+int64_t shared_tokens(const Model& model, const PromptState& run, const PromptState& next) {
+  const int64_t size = run.prompt->size(), wanted = next.prompt->size();
+  // A prompt of one token runs another plan than a longer one.
+  if (run.plans != next.plans || size < 2 || wanted < 2) return 0;
+  if (!same_rope(model.config().text, wanted, size)) return 0;
+  if (run.plans->prefill.initial() && !same_initial(run.initial, next.initial)) return 0;
+  return std::min(wanted - 1, common_tokens(*run.prompt, *next.prompt));
+}
+
 int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plans,
                           const TokenPrompt& prompt, Sequence& sequence) const {
-  // A prompt of one token runs another plan than a longer one.
-  if (plans_ == nullptr || plans_ != plans || prompt.size() < 2) return 0;
-  if (!same_rope(model.config().text, prompt.size(), prompt_.size())) return 0;
-  if (plans->prefill.initial() && !same_initial(sequence, sequence_)) return 0;
-  const int64_t common = std::min(prompt.size() - 1, common_tokens(prompt, prompt_));
+  const int64_t common = shared_tokens(model, {plans_.get(), &prompt_, sequence_.initial.get()},
+                                       {plans.get(), &prompt, sequence.initial.get()});
   if (common > 0) sequence = sequence_.fork(model.backend(), common);
   return common;
 }

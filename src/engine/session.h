@@ -20,10 +20,21 @@ struct Plans {
 };
 std::shared_ptr<const Plans> make_plans(const Model& model, const PlanOptions& options = {});
 
+// What the state of a prompt's first tokens depends on.
+struct PromptState {
+  const Plans* plans;
+  const TokenPrompt* prompt;
+  const InitialStates* initial;  // null: drawn with seed 0
+};
+// How many tokens `next` may take from the state of a prompt that has been run, bit for bit what it
+// would compute itself: those before the first that differs, pictures included, where plans, rope's
+// frequencies and initial states are the same. At least one is left to be run. What a whole prompt
+// (Plan::whole_prompts) has computed can't be taken in part.
+int64_t shared_tokens(const Model& model, const PromptState& run, const PromptState& next);
+
 // The KV of one earlier prompt, for prompts that begin the same way (several questions about one
 // image). Exact: it holds the prompt's state before rows of the prompt's lifetime are dropped, and
-// a prompt takes from it only what it would compute itself: same ids, same pictures, same rope
-// frequencies. Positions before the first difference are taken; at least one token is always run.
+// a prompt takes from it only what it would compute itself (shared_tokens).
 class PrefixCache {
  public:
   // Fills an empty sequence from the entry; returns the number of tokens taken (0: nothing fits).

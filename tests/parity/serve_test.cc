@@ -1,7 +1,8 @@
 // The scheduler under random arrivals, chunk sizes, exits, priorities, cancellations and KV budgets
-// so tight that requests lose their KV and are run again: every request's tokens, the logits they
-// were chosen from and the loops it left at are those it gets alone (Session and Answer), to the bit
-// on the cpu backend; KV rows and the budget are looked at after every sweep.
+// so tight that requests lose their KV and are run again, with prompts that begin alike (pictures
+// included) and a prefix tree that has room for all, for some or for none of them: every request's
+// tokens, the logits they were chosen from and the loops it left at are those it gets alone (Session
+// and Answer), to the bit on the cpu backend; KV rows and the budget are looked at after every sweep.
 //
 // REPRISE_SCHEDULES sets the number of schedules per model (default: a few, for CI).
 #include <gtest/gtest.h>
@@ -58,21 +59,71 @@ ExitConfig random_exit(const Kind& kind, int loops, Random& random) {
   return exit;
 }
 
-Asked make_asked(const Model& model, const Kind& kind, Random& random) {
+void add_text(Asked& asked, uint64_t count, Random& random) {
+  TokenPrompt& prompt = asked.prompt;
+  for (uint64_t i = 0; i < count; ++i)
+    prompt.ids.push_back(4 + static_cast<int32_t>(random.below(42)));
+  if (!prompt.is_image.empty()) prompt.is_image.resize(prompt.ids.size());
+}
+
+// One of two pictures, or one that isn't known again.
+void add_picture(Asked& asked, int64_t count, const Model& model, Random& random) {
+  TokenPrompt& prompt = asked.prompt;
+  const bool known = !random.chance(4);
+  const uint64_t seed = known ? random.below(2) : 100 + random.at++;
+  const int64_t begin = prompt.size();
+  prompt.ids.insert(prompt.ids.end(), static_cast<size_t>(count),
+                    static_cast<int32_t>(model.config().image_token));
+  prompt.is_image.resize(static_cast<size_t>(begin));
+  prompt.is_image.resize(prompt.ids.size(), 1);
+  if (known)
+    prompt.pictures.push_back({{.sha256 = {static_cast<uint8_t>(1 + seed)}}, begin, prompt.size()});
+  const Philox values(seed, 5);
+  for (int64_t i = 0; i < count * model.config().text.d; ++i)
+    asked.image_rows.push_back(static_cast<float>(values.normal(static_cast<uint64_t>(i))));
+}
+
+// The first tokens of a prompt, without a part of a picture that is known.
+void cut_prompt(Asked& asked, int64_t size, int64_t d) {
+  TokenPrompt& prompt = asked.prompt;
+  for (const PromptPicture& picture : prompt.pictures)
+    if (picture.begin < size && size < picture.end) size = picture.begin;
+  std::erase_if(prompt.pictures, [&](const auto& picture) { return picture.begin >= size; });
+  prompt.ids.resize(static_cast<size_t>(size));
+  if (prompt.is_image.empty()) return;
+  prompt.is_image.resize(static_cast<size_t>(size));
+  const int64_t images = std::count(prompt.is_image.begin(), prompt.is_image.end(), 1);
+  asked.image_rows.resize(static_cast<size_t>(images * d));
+}
+
+Asked make_asked(const Model& model, const Kind& kind, Random& random,
+                 std::span<const Asked> earlier) {
   Asked asked;
   asked.options = kind.plans[random.below(kind.plans.size())];
-  const auto size = static_cast<size_t>(1 + random.below(random.chance(3) ? 60 : 9));
-  for (size_t i = 0; i < size; ++i)
-    asked.prompt.ids.push_back(4 + static_cast<int32_t>(random.below(42)));
-  if (kind.config.contains("vision_config") && size > 5 && random.chance(2)) {
-    const size_t begin = random.below(3), count = 1 + random.below(size - 4);
-    asked.prompt.is_image.assign(size, 0);
-    for (size_t i = begin; i < begin + count; ++i) {
-      asked.prompt.ids[i] = static_cast<int32_t>(model.config().image_token);
-      asked.prompt.is_image[i] = 1;
+  const bool pictures = kind.config.contains("vision_config");
+  const Asked* like = nullptr;
+  if (!earlier.empty() && !random.chance(3)) {  // it begins as another one does, or is the same
+    like = &earlier[random.below(earlier.size())];
+    asked.prompt = like->prompt;
+    asked.image_rows = like->image_rows;
+    if (!random.chance(4)) asked.options = like->options;
+    if (!random.chance(3)) {
+      const auto size = static_cast<uint64_t>(like->prompt.size());
+      cut_prompt(asked, static_cast<int64_t>(1 + random.below(size)), model.config().text.d);
+      if (pictures && random.chance(2))
+        add_picture(asked, 1 + static_cast<int64_t>(random.below(3)), model, random);
+      add_text(asked, 1 + random.below(random.chance(4) ? 30 : 5), random);
     }
-    for (int64_t i = 0; i < static_cast<int64_t>(count) * model.config().text.d; ++i)
-      asked.image_rows.push_back(static_cast<float>(random.bits.normal(1000000 + random.at++)));
+  } else {
+    const uint64_t size = 1 + random.below(random.chance(3) ? 60 : 9);
+    if (pictures && size > 5 && random.chance(2)) {
+      const uint64_t begin = random.below(3), count = 1 + random.below(size - 4);
+      add_text(asked, begin, random);
+      add_picture(asked, static_cast<int64_t>(count), model, random);
+      add_text(asked, size - begin - count, random);
+    } else {
+      add_text(asked, size, random);
+    }
   }
   asked.exit = random_exit(kind, model.decode_plan(asked.options).loops(), random);
   if (asked.exit.active() && random.chance(4)) {
@@ -88,6 +139,11 @@ Asked make_asked(const Model& model, const Kind& kind, Random& random) {
     asked.rules.sampler = {.temperature = 0.9f, .top_k = 20, .seed = random.below(100)};
   if (random.chance(3)) asked.rules.ends = {static_cast<int32_t>(random.below(46))};
   asked.priority = static_cast<int>(random.below(3));
+  if (like && !random.chance(3)) {
+    if (asked.options == like->options) asked.exit = like->exit;
+    asked.initial = like->initial;
+    if (random.chance(2)) asked.rules.sampler.seed = like->rules.sampler.seed;
+  }
   return asked;
 }
 
@@ -100,6 +156,10 @@ SchedulerOptions random_options(Random& random, int64_t tightest) {
   options.admission.most_running = 1 + static_cast<int64_t>(random.below(8));
   options.admission.reserve_ahead = 1 + static_cast<int64_t>(random.below(12));
   options.admission.passed_over = static_cast<int64_t>(random.below(4));
+  if (!random.chance(4)) {
+    options.prefixes.bytes = tightest * static_cast<int64_t>(1 + random.below(300)) / 100;
+    options.prefixes.least_tokens = 1 + static_cast<int64_t>(random.below(6));
+  }
   if (random.chance(2))
     options.admission.kv_budget = tightest * (100 + static_cast<int64_t>(random.below(80))) / 100;
   return options;
@@ -117,7 +177,7 @@ TEST_P(Serve, TokensAreThoseOfEachAlone) {
   const bool emulated = machine.isa.ends_with("simde");
   const auto one = make_backend_of(machine, 1);
   const auto alone_model = make_model(kind, *one);
-  int64_t preemptions = 0, early = 0, shared = 0;
+  int64_t preemptions = 0, early = 0, shared = 0, prefixes = 0;
   for (uint64_t seed = 1; seed <= (emulated ? 2 : schedules()); ++seed) {
     SCOPED_TRACE(fmt::format("schedule {}", seed));
     Random random(1000 + seed);
@@ -127,7 +187,7 @@ TEST_P(Serve, TokensAreThoseOfEachAlone) {
     std::vector<Given> expected;
     int64_t tightest = 0;
     for (int i = 0; i < 6; ++i) {
-      asked.push_back(make_asked(*model, kind, random));
+      asked.push_back(make_asked(*model, kind, random, asked));
       expected.push_back(alone(*alone_model, asked.back()));
       const Plans plans{model->prefill_plan(asked.back().options),
                         model->decode_plan(asked.back().options)};
@@ -138,7 +198,8 @@ TEST_P(Serve, TokensAreThoseOfEachAlone) {
                                       asked.back().prompt.size() + asked.back().rules.max_tokens));
     }
     PlanStore plans(*model);
-    Scheduler scheduler(*model, random_options(random, tightest));
+    const SchedulerOptions options = random_options(random, tightest);
+    Scheduler scheduler(*model, options);
     std::vector<Given> found(asked.size());
     std::vector<RequestId> ids(asked.size());
     std::vector<bool> cancelled(asked.size());
@@ -157,10 +218,14 @@ TEST_P(Serve, TokensAreThoseOfEachAlone) {
       if (submitted > 0 && random.chance(12)) scheduler.preempt(ids[random.below(submitted)]);
       const bool busy = scheduler.sweep();
       ASSERT_NO_THROW(scheduler.check());
+      ASSERT_LE(scheduler.prefixes().bytes(), options.prefixes.bytes);
       if (!busy && submitted == asked.size()) break;
     }
-    EXPECT_EQ(scheduler.usage().used, 0);
+    EXPECT_LE(scheduler.usage().used, scheduler.prefixes().bytes());
     EXPECT_EQ(scheduler.usage().reserved, 0);
+    scheduler.forget_prefixes();
+    EXPECT_EQ(scheduler.usage().used, 0);
+    prefixes += scheduler.stats().prefix_tokens;
     for (size_t i = 0; i < asked.size(); ++i) {
       SCOPED_TRACE(fmt::format("request {}", i));
       EXPECT_TRUE(found[i].end.has_value());
@@ -177,6 +242,7 @@ TEST_P(Serve, TokensAreThoseOfEachAlone) {
   EXPECT_GT(shared, 0);
   if (!emulated) {
     EXPECT_GT(preemptions, 0);
+    EXPECT_GT(prefixes, 0);
   }
   if (kind.loops > 1) {
     EXPECT_GT(early, 0);

@@ -62,12 +62,30 @@ bool Live::must_wait() const {
                      [](const Cohort* cohort) { return cohort->mode() == Mode::Live; });
 }
 
-void Live::rewind() {
+bool Live::has_run(int64_t tokens) const {
+  return sequence.length >= tokens &&
+         std::ranges::none_of(sequence.under_way, [&](const Cohort* cohort) {
+           // Before the answer cohorts are of one request.
+           return cohort->rows().positions[0] < tokens;
+         });
+}
+
+void Live::clear_sequence() {
   REPRISE_CHECK(sequence.under_way.empty(), "rows of a request that starts again");
+  std::shared_ptr<KvAccount> account = std::move(sequence.account);
   sequence = new_sequence(request);
+  sequence.account = std::move(account);
+  taken = shared_bytes = lasting_shared_bytes = 0;
+  pin.reset();
+}
+
+void Live::rewind() {
+  clear_sequence();
+  sequence.account.reset();
   reservation.reset();
   room = 0;
   prompt_done = false;
+  whole.reset();
   memory = {};
   left_at = -1;
 }

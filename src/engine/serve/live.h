@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/exit_rule.h"
+#include "engine/serve/prefix_tree.h"
 #include "engine/serve/request.h"
 
 namespace reprise {
@@ -23,6 +24,17 @@ struct Live {
   std::optional<KvReservation> reservation;  // while it runs, under a budget
   int64_t room = 0;                          // tokens that it surely has KV for
   bool prompt_done = false;
+  // Of the prompt: its first tokens that others had run, the bytes of their pages that they share
+  // (of all rows, and of those that outlast the prompt), and what is held in the tree for that.
+  int64_t taken = 0;
+  int64_t shared_bytes = 0, lasting_shared_bytes = 0;
+  std::shared_ptr<const char> pin;
+  int64_t cached_tokens = 0;         // those of the prompt's first run
+  std::optional<WholePrompt> whole;  // until its entry is made, where it has one
+  // What the tree had when it was last asked, while that is so.
+  std::weak_ptr<const PrefixEntry> known_entry;
+  int64_t known_tokens = 0;
+  uint64_t known_version = 0;
   // By generated token that has been run, the loop it left at. Kept when its KV is dropped: it is
   // then run again up to here without being judged.
   std::vector<int> exits;
@@ -50,12 +62,23 @@ struct Live {
   bool one_by_one() const;
   // The whole prompt is one cohort: its plan's result depends on how it is cut, or it leaves.
   bool whole_prompt() const { return prompt_leaves || prompt_plan().whole_prompts(); }
+  PromptState prompt_state() const {
+    return {request.plans.get(), &request.prompt, sequence.initial.get()};
+  }
+  // Whether prompts that are equal may have it in common, or begin with it.
+  bool shares() const { return prompt_size() > 1 && !(prompt_leaves && request.forced_exits); }
+  // Whether nothing of it has been run that wasn't taken from others.
+  bool untouched() const { return sequence.length == taken && sequence.under_way.empty(); }
+  // Whether the first tokens have been run, and nothing of them is under way.
+  bool has_run(int64_t tokens) const;
   const Plan& prompt_plan() const {
     return prompt_size() > 1 ? request.plans->prefill : request.plans->decode;
   }
   const Plan& decode_plan() const { return request.plans->decode; }
   int last_loop() const { return std::max(decode_plan().loops() - 1, 0); }
   bool selects() const { return rule && rule->config().mode == ExitMode::Select; }
+  // An empty sequence, of the same account: nothing has been taken.
+  void clear_sequence();
   // Drops all KV; it starts again and comes to where it was.
   void rewind();
 };

@@ -32,6 +32,7 @@ struct ServeEvent {
   std::span<const float> logits;              // Token: [vocab], for as long as the call lasts
   StopReason reason = StopReason::Cancelled;  // End
   std::string error;                          // Error
+  int64_t cached_tokens = 0;                  // of the prompt: taken from earlier requests
 };
 
 struct ServeRequest {

@@ -28,13 +28,14 @@ Schedule parse_schedule(const std::string& name) {
 void SchedulerOptions::check() const {
   if (prompt_rows < 1) fail("prompt rows of a sweep: expected 1 or more, found {}", prompt_rows);
   admission.check();
+  prefixes.check();
 }
 
 Scheduler::Scheduler(const Model& model, const SchedulerOptions& options)
     : model_(model),
       runner_(model),
       options_((options.check(), options)),
-      admission_(model, options.admission),
+      admission_(model, options.admission, options.prefixes),
       crew_(model, runner_) {}
 
 Scheduler::~Scheduler() = default;
@@ -94,7 +95,7 @@ void Scheduler::run() {
 }
 
 void Scheduler::check() const {
-  std::vector<const KvRow*> rows;
+  std::vector<const KvRow*> rows = admission_.tree().rows();
   for (const auto& live : running_)
     for (const auto& [number, row] : live->sequence.kv) rows.push_back(&row);
   check_kv(rows, &admission_.budget());
@@ -127,13 +128,18 @@ void Scheduler::end_late() {
 }
 
 void Scheduler::admit() {
-  while (auto live = admission_.next(running_.size())) running_.push_back(std::move(live));
-  stats_.most_running = std::max(stats_.most_running, std::ssize(running_));
+  while (auto live = admission_.next(running_.size())) {
+    running_.push_back(std::move(live));
+    stats_.most_running = std::max(stats_.most_running, std::ssize(running_));
+    took(*running_.back(), 0);
+  }
 }
 
 void Scheduler::deliver(Live& live, int loop, std::span<const float> logits) {
-  ServeEvent event{.id = live.id, .loop = loop, .logits = logits};
   const bool first = live.answer.tokens().empty();  // what was run is the prompt
+  if (first) live.cached_tokens = live.taken;
+  ServeEvent event{
+      .id = live.id, .loop = loop, .logits = logits, .cached_tokens = live.cached_tokens};
   AnswerEvent next;
   try {
     check_logits(model_, logits, fmt::format("token {} of the request", live.sequence.length));
@@ -141,10 +147,13 @@ void Scheduler::deliver(Live& live, int loop, std::span<const float> logits) {
   } catch (const std::exception& error) {
     return fail_one(live, error.what());
   }
-  if (first)
+  if (first) {
     live.prompt_left = live.left_at;
-  else
+    if (live.whole_prompt() && admission_.tree().on())
+      live.whole = {live.request.exit, {logits.begin(), logits.end()}, loop, live.left_at};
+  } else {
     live.exits.push_back(loop);
+  }
   live.memory = {};
   live.left_at = -1;
   live.alone = false;
@@ -152,8 +161,12 @@ void Scheduler::deliver(Live& live, int loop, std::span<const float> logits) {
   event.text = std::move(next.text);
   live.request.on_event(event);
   if (!next.end) return;
-  live.request.on_event(
-      {.id = live.id, .kind = ServeEvent::Kind::End, .loop = loop, .reason = *next.end});
+  live.request.on_event({.id = live.id,
+                         .kind = ServeEvent::Kind::End,
+                         .loop = loop,
+                         .reason = *next.end,
+                         .cached_tokens = live.cached_tokens});
+  if (first) keep_prompt(live);
   drop(live);
 }
 
@@ -192,6 +205,7 @@ void Scheduler::end(Live& live, StopReason reason) {
   ServeEvent event{.id = live.id, .kind = ServeEvent::Kind::End};
   event.text = live.answer.finish(reason);
   event.reason = *live.answer.end();
+  event.cached_tokens = live.cached_tokens;
   live.request.on_event(event);
   drop(live);
 }

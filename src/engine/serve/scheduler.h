@@ -37,6 +37,7 @@ struct SchedulerOptions {
   int64_t prompt_rows = 512;  // most prompt tokens that start in one sweep, >= 1
   Schedule schedule = Schedule::Depthwise;
   AdmissionOptions admission;
+  PrefixOptions prefixes;
 
   void check() const;  // Throws Error naming the option that is out of range.
 };
@@ -45,6 +46,9 @@ struct SchedulerStats {
   int64_t sweeps = 0;
   int64_t visits = 0, visit_rows = 0;  // of blocks, and rows in them
   int64_t heads = 0, head_rows = 0;    // norm + head calls, and rows in them
+  int64_t prompt_tokens = 0;           // that were started
+  int64_t prefix_hits = 0;             // prompts that began with tokens others had run
+  int64_t prefix_tokens = 0;           // those
   int64_t preemptions = 0;
   int64_t most_running = 0;
 };
@@ -76,6 +80,9 @@ class Scheduler {
   bool preempt(RequestId id);
   // Throws InternalError unless all KV rows are in order (backend/kv/check.h). Between sweeps.
   void check() const;
+  // Drops all that is kept of prompts. Between sweeps.
+  void forget_prefixes() { admission_.tree().clear(); }
+  const PrefixTree& prefixes() const { return admission_.tree(); }
   const SchedulerStats& stats() const { return stats_; }
   // For measurements: from the next sweep on.
   void set_schedule(Schedule schedule) { options_.schedule = schedule; }
@@ -98,6 +105,17 @@ class Scheduler {
   void end(Live& live, StopReason reason);
   void fail_one(Live& live, const std::string& what);
   void drop(Live& live);  // forgets it
+
+  // prefixes.cc: what prompts have in common.
+  // Before a prompt's own rows start: takes the most that others have run of it. False: it doesn't
+  // start now, because another one is computing more of it, because that was all of it, or because
+  // it is no longer there.
+  bool take_head(Live& live);
+  // It began with tokens that others had run; `before`: so many were known. May end it.
+  void took(Live& live, int64_t before);
+  void keep_prompt(Live& live);  // for others
+  // Before the first token behind it is run.
+  void end_prompt(Live& live);
 
   // sweep.cc: rows.
   void start_rows();

@@ -52,6 +52,7 @@ void Scheduler::start_rows() {
 }
 
 int64_t Scheduler::start_prompt(Live& live, int64_t most) {
+  if (live.untouched() && !take_head(live)) return 0;
   const Plan& plan = live.prompt_plan();
   const int64_t begin = live.sequence.length, n = live.prompt_size();
   int64_t count = std::min(n - begin, most);
@@ -63,6 +64,7 @@ int64_t Scheduler::start_prompt(Live& live, int64_t most) {
   try {
     crew_.start(Group::Work::Prompt, plan, one, count,
                 embed_prompt(model_, live.request.prompt, begin, begin + count));
+    stats_.prompt_tokens += count;
     moved_ = true;
   } catch (const std::exception& error) {
     fault({&live}, error.what());
@@ -71,7 +73,7 @@ int64_t Scheduler::start_prompt(Live& live, int64_t most) {
 }
 
 int64_t Scheduler::start_rerun(Live& live, int64_t most) {
-  if (live.generated() == 0) live.sequence.end_prompt(live.prompt_plan());
+  if (live.generated() == 0) end_prompt(live);
   const auto first = static_cast<size_t>(live.generated());
   const int64_t length = live.sequence.length;
   const bool one_by_one = live.one_by_one();
@@ -104,7 +106,7 @@ void Scheduler::start_decode(std::vector<Live*> next) {
     next = std::move(others);
     std::vector<int32_t> ids;
     for (Live* live : together) {
-      if (live->generated() == 0) live->sequence.end_prompt(live->prompt_plan());
+      if (live->generated() == 0) end_prompt(*live);
       ids.push_back(live->answer.tokens()[static_cast<size_t>(live->generated())]);
     }
     try {
@@ -123,6 +125,9 @@ bool Scheduler::make_room(Live& live) {
       if (Admission::before(*least, *other)) least = other.get();
     if (least == &live) {
       if (running_.size() == 1) {
+        // What it uses itself is the last to go.
+        admission_.tree().clear();
+        if (admission_.grow(live, live.sequence.length + 1)) return true;
         const KvBudget::Usage usage = admission_.usage();
         fail_one(live, fmt::format("no KV left for token {} of the request: the KV budget has {} "
                                    "bytes, {} are in use",

@@ -5,17 +5,19 @@
 
 namespace reprise {
 
-Sequence Sequence::fork(Backend& be, int64_t tokens) const {
+Sequence Sequence::fork(Backend& be, int64_t tokens, std::shared_ptr<KvAccount> account) const {
   REPRISE_CHECK(tokens >= 0 && tokens <= length);
   Sequence copy;
   for (const auto& [number, row] : kv) {
     KvRow part = row;
     part.truncate(part.lower_bound(tokens));
+    if (account) part.account = account;
     copy.kv[number] = be.fork(part);
   }
   copy.scheme = scheme ? scheme->clone() : nullptr;
   if (copy.scheme) copy.scheme->truncate(tokens);
   copy.initial = initial;
+  copy.account = std::move(account);
   copy.length = tokens;
   return copy;
 }

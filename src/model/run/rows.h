@@ -44,8 +44,9 @@ struct Sequence {
 
   // A sequence that goes on by itself from this one's first `tokens` tokens. Full pages are shared,
   // a partial last one is copied, and so is the scheme's state: as it is now, so it must not depend
-  // on the tokens left out.
-  Sequence fork(Backend& be, int64_t tokens) const;
+  // on the tokens left out. account: of the copies and of what is added later; null: that of this
+  // one's rows.
+  Sequence fork(Backend& be, int64_t tokens, std::shared_ptr<KvAccount> account = nullptr) const;
   Sequence fork(Backend& be) const { return fork(be, length); }
   // Drops rows whose lifetime in `plan` is the prompt.
   void end_prompt(const Plan& plan);
