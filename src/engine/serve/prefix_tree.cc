@@ -134,6 +134,7 @@ PrefixTree::Entry PrefixTree::put(const std::shared_ptr<const Plans>& plans,
   entry->prompt.image_rows = Tensor();
   entry->sequence = sequence.fork(model_.backend(), tokens, reservation->account());
   entry->whole = std::move(whole);
+  if (entry->sequence.kv_bytes() > options_.bytes) return nullptr;  // others would go in vain
   // Only now: it may be that its pages could not be copied.
   const Entry kept = entry;
   entries_.push_front(kept);
