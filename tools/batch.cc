@@ -72,6 +72,9 @@ class BatchCommand : public Command {
     if (kv_budget_ > static_cast<uint64_t>(INT64_MAX))
       fail("--kv-budget: expected a size below 8 EB, as in 4GB");
     batch_.scheduler.admission.kv_budget = static_cast<int64_t>(kv_budget_);
+    if (prefix_cache_ > static_cast<uint64_t>(INT64_MAX))
+      fail("--prefix-cache: expected a size below 8 EB, as in 512MB");
+    batch_.scheduler.prefixes.bytes = static_cast<int64_t>(prefix_cache_);
     std::error_code none;
     if (std::filesystem::equivalent(in_, out_, none))
       fail("{}: is both input and output, expected two files", in_.string());
@@ -122,6 +125,12 @@ class BatchCommand : public Command {
         ->transform(cli::AsSizeValue(/*kb_is_1000=*/true))
         ->type_name("SIZE")
         ->default_str("0");
+    app.add_option("--prefix-cache", prefix_cache_,
+                   "Most memory for keys and values of prompts that are kept for those that begin "
+                   "the same way, of --kv-budget where there is one; 0: none are")
+        ->transform(cli::AsSizeValue(/*kb_is_1000=*/true))
+        ->type_name("SIZE")
+        ->default_str("512MB");
     app.add_option("--running", admission.most_running, "Most answers under way beside each other")
         ->check(cli::Range(int64_t{1}, kMostCount))
         ->capture_default_str();
@@ -190,6 +199,8 @@ class BatchCommand : public Command {
                    {"heads", scheduler.heads},
                    {"head_rows", scheduler.head_rows},
                    {"preemptions", scheduler.preemptions},
+                   {"prefix_hits", scheduler.prefix_hits},
+                   {"prefix_tokens", scheduler.prefix_tokens},
                    {"most_running", scheduler.most_running}}},
                  {"memory",
                   {{"weight_bytes", stats.weight_bytes},
@@ -207,7 +218,7 @@ class BatchCommand : public Command {
   BatchOptions batch_;
   std::filesystem::path in_, out_;
   int64_t context_ = 0;
-  uint64_t kv_budget_ = 0;
+  uint64_t kv_budget_ = 0, prefix_cache_ = 512'000'000;
   std::string schedule_ = "depthwise";
   bool json_ = false;
   bool quiet_ = false;
