@@ -126,7 +126,14 @@ Asked make_asked(const Model& model, const Kind& kind, Random& random,
     }
   }
   asked.exit = random_exit(kind, model.decode_plan(asked.options).loops(), random);
-  if (asked.exit.active() && random.chance(4)) {
+  if (asked.exit.active() && model.scheme().has_exit_gate() && random.chance(2)) {
+    const ExitKind gated[] = {ExitKind::Gate, ExitKind::Cdf, ExitKind::Weighted};
+    asked.exit.kind = gated[random.below(3)];
+    asked.exit.threshold = static_cast<double>(random.below(1000)) / 1000;
+    if (asked.exit.kind == ExitKind::Weighted)
+      asked.exit = {.kind = ExitKind::Weighted, .mode = ExitMode::Select};
+  }
+  if (asked.exit.active() && asked.exit.kind != ExitKind::Weighted && random.chance(4)) {
     asked.exit.mode = ExitMode::Select;
     if (!model.exit_problem(asked.exit, model.decode_plan(asked.options)).empty())
       asked.exit.mode = ExitMode::Skip;

@@ -80,7 +80,10 @@ std::vector<Kind> kinds() {
   dynamic["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
   list.push_back({"dynamic_rope", dynamic});
   list.push_back(
-      {"recursive", own(text("Llama"), "recursive", {{"loops", 3}, {"lora_rank", 5}}), {{}}, 3});
+      {"recursive",
+       own(text("Llama"), "recursive", {{"loops", 3}, {"lora_rank", 5}, {"exit_gate", true}}),
+       {{}},
+       3});
   list.push_back({"recursive_plain",
                   own(text("Phi3"), "recursive", {{"loops", 4}, {"lora_rank", 0}}),
                   {{}},
