@@ -10,7 +10,7 @@ the tables and plots of docs/claims.md. It goes on where it was stopped.
 Losses are nats a token on parts of the test texts that no model was trained on: of the same kinds as the training
 text (test.txt), and of another (out_of_domain.txt).
 
-Usage: scripts/run_recursive_claims.py [--dense runs/small-lm/model.gguf] [--tokens 1000000] [--seeds 3] [--jobs N]
+Usage: scripts/run_recursive_claims.py [--dense runs/small-lm/model.gguf] [--tokens 600000] [--seeds 3] [--jobs N]
                                        [--only PATTERN] [--report]
 The plots need matplotlib.
 """
@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORK = ROOT / "runs/recursive-claims"
 RESULTS = ROOT / "docs/recursive_claims.json"
 CORPUS = ROOT / "recipes/small-lm/corpus"
-CONTEXT, BATCH = 256, 16
+CONTEXT, BATCH = 256, 4  # of this few tokens, small batches make the most
 LOOPS = 2
 POINTS = 10  # of the curve of validation losses
 MIDDLE = ["--loops", str(LOOPS)]
@@ -187,8 +187,8 @@ data:
   validation_every: {max(1, steps // POINTS)}
   validation_limit: 64
   context: {CONTEXT}
-{extra}optimizer: {{lr: 1.0e-3, min_lr: 1.0e-4, warmup_steps: 10, clip: 1.0}}
-run: {{steps: {steps}, batch: {BATCH}, seed: {seed}, checkpoint_every: 50, log_every: 10{freeze}}}
+{extra}optimizer: {{lr: 1.0e-3, min_lr: 1.0e-4, warmup_steps: 20, clip: 1.0}}
+run: {{steps: {steps}, batch: {BATCH}, seed: {seed}, checkpoint_every: 150, log_every: 25{freeze}}}
 """
 
 
@@ -262,7 +262,7 @@ def draw(results: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dense", default=str(ROOT / "runs/small-lm/model.gguf"))
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="of training, a run")
+    parser.add_argument("--tokens", type=int, default=600_000, help="of training, a run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, a core each")
     parser.add_argument("--only", default="*")

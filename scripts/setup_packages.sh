@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build ccache pkg-config python3
   libfmt-dev nlohmann-json3-dev libcli11-dev libyaml-cpp-dev zlib1g-dev
-  libpcre2-dev libutf8proc-dev libpng-dev libjpeg62-turbo-dev libedit-dev
+  libpcre2-dev libutf8proc-dev libpng-dev libjpeg62-turbo-dev libwebp-dev libgif-dev libtiff-dev libedit-dev
   libsentencepiece-dev nettle-dev libopenblas0-pthread
   libgtest-dev libgmock-dev libsimde-dev qemu-user
 )

@@ -62,6 +62,7 @@ class BatchCommand : public Command {
         ->capture_default_str()
         ->check(cli::NonNegativeNumber());
     exit_.add(app, kRunDefaults);
+    add_picture_options(app, batch_.picture);
     app.add_flag("--json", json_, "Figures as a JSON object on stdout");
     app.add_flag("--quiet", quiet_, "No figures and no progress on stderr");
   }

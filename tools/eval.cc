@@ -58,8 +58,7 @@ class EvalCommand : public Command {
         ->needs(qa);
     for (cli::Option* option : add_beam_options(app, qa_.generation.beam, /*answers=*/false))
       option->needs(qa);
-    app.add_flag("--exif", qa_.apply_exif, "Turn pictures as their EXIF orientation says")
-        ->needs(qa);
+    for (cli::Option* option : add_picture_options(app, qa_.picture)) option->needs(qa);
     app.add_option("--predictions", predictions_, "Write questions with the answers given")
         ->type_name("OUT.jsonl")
         ->needs(qa);

@@ -59,6 +59,19 @@ LoadedModelOptions ModelFlags::options() const {
   return options;
 }
 
+std::vector<cli::Option*> add_picture_options(cli::App& app, PictureOptions& options) {
+  return {
+      app.add_flag("--exif", options.apply_exif,
+                   "Turn pictures as their EXIF orientation says (a TIFF is always turned)"),
+      app.add_option_function<std::string>(
+             "--alpha", [&options](const std::string& text) { options.alpha = parse_alpha(text); },
+             "Where a picture is transparent: official (the colour stored there, as the models' "
+             "own code does) or white")
+          ->check(parsed_by([](const std::string& text) { (void)parse_alpha(text); }))
+          ->type_name("official|white")
+          ->default_str("official")};
+}
+
 cli::Check parsed_by(std::function<void(const std::string&)> parse) {
   return cli::Check([parse = std::move(parse)](const std::string& text) -> std::string {
     try {

@@ -35,6 +35,8 @@ constexpr int64_t kMostCount = int64_t{1} << 40;
 // where they are used.
 void add_scheme_options(cli::App& app, SchemeOption::When when, SchemeOptions& options,
                         const std::string& prefix = "");
+// How pictures are read: --exif, --alpha.
+std::vector<cli::Option*> add_picture_options(cli::App& app, PictureOptions& options);
 // A text that `parse` takes; what it throws says what is wrong with others.
 cli::Check parsed_by(std::function<void(const std::string&)> parse);
 // Those for requests: how deep to run. Also as --option NAME=VALUE, under their own names.

@@ -42,7 +42,8 @@ class RunCommand : public Command {
     SamplerOptions& sampler = generation_.sampler;
     prompt_option_ = app.add_option("--prompt", prompt_, "The prompt")->type_name("TEXT");
     cli::Option* image_option =
-        app.add_option("--image", images_, "A picture (PNG or JPEG) to show; may be repeated")
+        app.add_option("--image", images_,
+                       "A picture (PNG, JPEG, WebP, GIF, BMP, TIFF) to show; may be repeated")
             ->type_name("FILE")
             ->repeatable();
     cli::Option* system_option =
@@ -82,7 +83,7 @@ class RunCommand : public Command {
     app.add_option("--chunk", generator_.chunk, "Prompt tokens of one forward call")
         ->check(cli::Range(1, 1 << 30))
         ->capture_default_str();
-    app.add_flag("--exif", exif_, "Turn pictures as their EXIF orientation says");
+    add_picture_options(app, picture_);
     app.add_option("--trace", trace_,
                    "Also write a page that shows, for every token and layer, where the model looks "
                    "twice: weights, gates, updates. OUT.html for a browser, OUT.json for programs")
@@ -130,11 +131,11 @@ class RunCommand : public Command {
 
     Prompt prompt;
     if (!turns.empty()) {
-      prompt = builder.chat(turns, exif_);  // Error where the model has no chat format
+      prompt = builder.chat(turns, picture_);  // Error where the model has no chat format
     } else if (plain) {
-      prompt = builder.raw(prompt_, pictures_, exif_);
+      prompt = builder.raw(prompt_, pictures_, picture_);
     } else {
-      prompt = builder.chat(Conversation(system_, pictures_).ask(prompt_), exif_);
+      prompt = builder.chat(Conversation(system_, pictures_).ask(prompt_), picture_);
     }
     const Generation result = generate(generator, prompt);
     if (json_) {
@@ -160,7 +161,7 @@ class RunCommand : public Command {
     request.chunk = generator_.chunk;
     request.exit = generation_.exit;
     request.pictures = pictures_;
-    request.apply_exif = exif_;
+    request.picture = picture_;
     TracePage page = collect_trace(*loaded_, prompt.tokens, result.tokens, request);
     page.program = "reprise " REPRISE_VERSION;
     page.answer = result.text;  // without the stop text
@@ -190,8 +191,8 @@ class RunCommand : public Command {
         const Conversation::Line entered = conversation.enter(*line);
         if (!entered.answer.empty()) fmt::print(stderr, "{}\n", entered.answer);
         if (!entered.question) continue;
-        const Prompt prompt = plain ? builder.raw(*line, conversation.pending_images(), exif_)
-                                    : builder.chat(conversation.ask(*line), exif_);
+        const Prompt prompt = plain ? builder.raw(*line, conversation.pending_images(), picture_)
+                                    : builder.chat(conversation.ask(*line), picture_);
         const Generation result = generate(generator, prompt);
         fmt::print("\n");
         print_beams(result);
@@ -302,7 +303,7 @@ class RunCommand : public Command {
   std::vector<Picture> pictures_;  // of the question, or of the whole conversation file
   std::string trace_;
   bool raw_ = false;
-  bool exif_ = false;
+  PictureOptions picture_;
   bool json_ = false;
   bool quiet_ = false;
   std::unique_ptr<LoadedModel> loaded_;

@@ -36,19 +36,21 @@ uint64_t hash_settings(LoadedModel& loaded, const BatchOptions& options) {
   const GenerationOptions& asked = options.defaults;
   const SamplerOptions& sampler = asked.sampler;
   const LoadedModelOptions& load = loaded.options();
-  const Json settings = {{"config", *model.config().source},
-                         {"prefill", plan_to_json(options.plans->prefill)},
-                         {"decode", plan_to_json(options.plans->decode)},
-                         {"sampler",
-                          {sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p,
-                           sampler.seed, asked.repetition_penalty}},
-                         {"tokens", {asked.max_tokens, asked.context_tokens}},
-                         {"exit",
-                          {exit_kind_name(asked.exit.kind), asked.exit.threshold,
-                           exit_kv_name(asked.exit.kv), exit_mode_name(asked.exit.mode)}},
-                         {"chat_template", load.chat_template},
-                         {"activations", static_cast<int>(load.compute.activations)},
-                         {"kv", std::string(dtype_name(load.load.kv_type))}};
+  const Json settings = {
+      {"config", *model.config().source},
+      {"prefill", plan_to_json(options.plans->prefill)},
+      {"decode", plan_to_json(options.plans->decode)},
+      {"sampler",
+       {sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p, sampler.seed,
+        asked.repetition_penalty}},
+      {"tokens", {asked.max_tokens, asked.context_tokens}},
+      {"exit",
+       {exit_kind_name(asked.exit.kind), asked.exit.threshold, exit_kv_name(asked.exit.kv),
+        exit_mode_name(asked.exit.mode)}},
+      {"picture", {options.picture.apply_exif, static_cast<int>(options.picture.alpha)}},
+      {"chat_template", load.chat_template},
+      {"activations", static_cast<int>(load.compute.activations)},
+      {"kv", std::string(dtype_name(load.load.kv_type))}};
   return hash_floats(model.backend().to_host(model.embed(ids)), hash_bytes(settings.dump()));
 }
 
@@ -193,7 +195,7 @@ Prompt Batch::build(const CompletionRequest& request) {
     if (loaded_.chat_format() == nullptr)
       fail("{}: the model has no chat format: expected {}, or a format's name (--chat-template)",
            loaded_.config().where, endpoint_url(Endpoint::Completions));
-    return builder_.chat(request.turns);
+    return builder_.chat(request.turns, options_.picture);
   }
   if (!request.ids) return builder_.raw(request.text, {});
   Prompt prompt;

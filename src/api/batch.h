@@ -28,6 +28,7 @@ struct BatchOptions {
   // What holds for requests that don't say. The seed of one that has none follows from this one and
   // its custom_id.
   GenerationOptions defaults;
+  PictureOptions picture;  // of all pictures
   std::string model_name;  // echoed where a request names no model
 };
 

@@ -88,7 +88,7 @@ Conversation::Conversation(std::string system, std::vector<Picture> images)
     : system_(std::move(system)), pending_(std::move(images)) {}
 
 std::string Conversation::help() {
-  return "/image FILE  shows a picture (PNG or JPEG) with the next question; may be repeated\n"
+  return "/image FILE  shows a picture (PNG, JPEG, WebP, ...) with the next question; may be repeated\n"
          "/clear       forgets the conversation\n"
          "/help        this list";
 }

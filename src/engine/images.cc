@@ -8,7 +8,7 @@
 
 namespace reprise {
 
-PreprocessConfig preprocess_config(const ImageConfig& config, bool apply_exif) {
+PreprocessConfig preprocess_config(const ImageConfig& config) {
   PreprocessConfig result;
   switch (config.kind) {
     case ImageConfig::Kind::Clip490:
@@ -26,7 +26,6 @@ PreprocessConfig preprocess_config(const ImageConfig& config, bool apply_exif) {
   result.max_tiles = config.max_tiles;
   std::copy_n(config.mean.begin(), 3, result.mean.begin());
   std::copy_n(config.std.begin(), 3, result.std.begin());
-  result.apply_exif = apply_exif;
   return result;
 }
 
@@ -65,7 +64,8 @@ void mark_placeholders(const ModelConfig& config, TokenPrompt& prompt, const std
   for (const int32_t id : prompt.ids) prompt.is_image.push_back(id == config.image_token);
 }
 
-std::shared_ptr<const EncodedImage> ImageEncoder::encode(const Picture& picture, bool apply_exif,
+std::shared_ptr<const EncodedImage> ImageEncoder::encode(const Picture& picture,
+                                                         const PictureOptions& options,
                                                          double* seconds) {
   *seconds = 0;
   const VisionTower* vision = model_.vision();
@@ -73,7 +73,7 @@ std::shared_ptr<const EncodedImage> ImageEncoder::encode(const Picture& picture,
     fail("{}: the model takes text only, picture {} can't be shown to it", model_.config().where,
          picture.name());
   }
-  const PictureKey key{picture.sha256(), apply_exif};
+  const PictureKey key{picture.sha256(), options};
   const auto hit =
       std::find_if(cache_.begin(), cache_.end(), [&](const auto& e) { return e->key == key; });
   if (hit != cache_.end()) {
@@ -83,9 +83,9 @@ std::shared_ptr<const EncodedImage> ImageEncoder::encode(const Picture& picture,
 
   const auto start = std::chrono::steady_clock::now();
   DecodeOptions decode;
-  decode.apply_exif = apply_exif;
+  decode.picture = options;
   const Image image = decode_image(picture.bytes(), picture.name(), decode);
-  const PreprocessConfig config = preprocess_config(model_.config().image, apply_exif);
+  const PreprocessConfig config = preprocess_config(model_.config().image);
   const Tiles tiles = preprocess(image, config);
   PixelTiles pixels;
   pixels.tiles = tiles.count;

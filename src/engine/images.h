@@ -19,7 +19,7 @@ struct PixelTiles {
   std::vector<float> values;
 };
 
-PreprocessConfig preprocess_config(const ImageConfig& config, bool apply_exif = false);
+PreprocessConfig preprocess_config(const ImageConfig& config);
 
 // Pixels -> [tiles * tokens_per_tile, d] rows. Throws Error when the model has no vision tower.
 Tensor encode_pixels(Model& model, const PixelTiles& pixels, Observer* observer = nullptr);
@@ -45,7 +45,7 @@ class ImageEncoder {
 
   // seconds: the time it took, 0 when the cache had it. Throws Error naming the picture when it
   // can't be decoded, or when the model takes none.
-  std::shared_ptr<const EncodedImage> encode(const Picture& picture, bool apply_exif,
+  std::shared_ptr<const EncodedImage> encode(const Picture& picture, const PictureOptions& options,
                                              double* seconds);
 
  private:

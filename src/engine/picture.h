@@ -1,4 +1,4 @@
-// A picture as it is given to a prompt: the bytes of a PNG or JPEG file, wherever they came from,
+// A picture as it is given to a prompt: the bytes of its file (image/decode.h), wherever they came from,
 // known by their SHA-256. Cheap to copy: copies share the bytes. Not decoded here.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/sha256.h"
+#include "image/decode.h"
 
 namespace reprise {
 
@@ -36,8 +37,8 @@ class Picture {
 
 // What a model's rows of a picture are known by: equal keys mean equal rows.
 struct PictureKey {
-  Sha256 sha256{};          // of the file's bytes
-  bool apply_exif = false;  // how it is read
+  Sha256 sha256{};         // of the file's bytes
+  PictureOptions options;  // how it is read
   bool operator==(const PictureKey&) const = default;
 };
 

@@ -45,19 +45,19 @@ class Assembler {
 }  // namespace
 
 std::vector<std::shared_ptr<const EncodedImage>> PromptBuilder::encode(
-    const std::vector<Picture>& images, bool apply_exif, Prompt& prompt) {
+    const std::vector<Picture>& images, const PictureOptions& options, Prompt& prompt) {
   std::vector<std::shared_ptr<const EncodedImage>> encoded;
   encoder_.keep_at_least(images.size());
   for (const Picture& picture : images) {
     double seconds = 0;
-    encoded.push_back(encoder_.encode(picture, apply_exif, &seconds));
+    encoded.push_back(encoder_.encode(picture, options, &seconds));
     prompt.vision_seconds += seconds;
     prompt.tiles += encoded.back()->tiles;
   }
   return encoded;
 }
 
-Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) {
+Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, const PictureOptions& options) {
   const ChatFormat* format = loaded_.chat_format();
   if (format == nullptr) {
     fail(
@@ -72,7 +72,7 @@ Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) 
     images.insert(images.end(), turn.images.begin(), turn.images.end());
   }
   Assembler assembler(loaded_);
-  const auto encoded = encode(images, apply_exif, assembler.prompt());
+  const auto encoded = encode(images, options, assembler.prompt());
   std::vector<int64_t> image_tokens;
   for (const auto& image : encoded) image_tokens.push_back(image->rows.dim(0));
   for (const PromptPart& part : render_chat(*format, messages, image_tokens)) {
@@ -88,9 +88,9 @@ Prompt PromptBuilder::chat(const std::vector<ChatTurn>& turns, bool apply_exif) 
 }
 
 Prompt PromptBuilder::raw(std::string_view text, const std::vector<Picture>& images,
-                          bool apply_exif) {
+                          const PictureOptions& options) {
   Assembler assembler(loaded_);
-  const auto encoded = encode(images, apply_exif, assembler.prompt());
+  const auto encoded = encode(images, options, assembler.prompt());
   if (const auto bos = loaded_.added_bos()) assembler.token(*bos);
   size_t used = 0;
   if (text.find(kRawImage) == std::string_view::npos) {

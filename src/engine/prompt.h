@@ -35,16 +35,18 @@ class PromptBuilder {
   // The conversation in the model's chat format, up to where the assistant's next answer begins.
   // Throws Error when the model has no chat format, a picture can't be decoded, or the model doesn't
   // take as many pictures.
-  Prompt chat(const std::vector<ChatTurn>& turns, bool apply_exif = false);
+  Prompt chat(const std::vector<ChatTurn>& turns, const PictureOptions& options = {});
 
   // Plain text, a beginning-of-text token in front where the model adds one. Each "<image>" in the
   // text is the place of a picture; without any, pictures go in front. Special tokens written out
   // are recognised.
-  Prompt raw(std::string_view text, const std::vector<Picture>& images, bool apply_exif = false);
+  Prompt raw(std::string_view text, const std::vector<Picture>& images,
+             const PictureOptions& options = {});
 
  private:
   std::vector<std::shared_ptr<const EncodedImage>> encode(const std::vector<Picture>& images,
-                                                          bool apply_exif, Prompt& prompt);
+                                                          const PictureOptions& options,
+                                                          Prompt& prompt);
 
   LoadedModel& loaded_;
   ImageEncoder encoder_;

@@ -94,13 +94,13 @@ QaResult answer_questions(LoadedModel& loaded, const GeneratorOptions& generator
     if (!options.blind && !question.image.empty()) {
       turn.images.push_back(Picture::read(question.image));
     }
-    const Prompt prompt = builder.chat({turn}, options.apply_exif);
+    const Prompt prompt = builder.chat({turn}, options.picture);
     const Generation answer = generator.generate(prompt, options.generation);
     if (answer.stop == StopReason::Cancelled) fail("interrupted");
     if (prompt.vision_seconds > 0) ++result.images_encoded;
     result.generated_tokens += static_cast<int64_t>(answer.tokens.size());
     if (exact) {
-      const Prompt same = exact_builder->chat({turn}, options.apply_exif);
+      const Prompt same = exact_builder->chat({turn}, options.picture);
       const Generation first = exact->generate(same, one_token);
       kl_sum += kl_divergence(first.first_logits, answer.first_logits);
     }

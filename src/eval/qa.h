@@ -41,7 +41,7 @@ std::string trim(std::string_view text);
 struct QaOptions {
   GenerationOptions generation;
   bool blind = false;  // the pictures are left out
-  bool apply_exif = false;
+  PictureOptions picture;
 };
 
 struct QaResult {

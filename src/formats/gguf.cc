@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "formats/byte_reader.h"
+#include "base/byte_reader.h"
 #include "formats/gguf_layout.h"
 
 namespace reprise {

@@ -6,7 +6,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
-#include "formats/byte_reader.h"
+#include "base/byte_reader.h"
 
 namespace reprise {
 namespace {

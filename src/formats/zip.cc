@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "base/error.h"
-#include "formats/byte_reader.h"
+#include "base/byte_reader.h"
 
 namespace reprise {
 namespace {

@@ -1,7 +1,9 @@
 #include "image/decode.h"
 
+#include <algorithm>
 #include <array>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -11,7 +13,7 @@
 namespace reprise {
 namespace {
 
-constexpr std::string_view kSupported = "PNG and JPEG";
+constexpr std::string_view kSupported = "PNG, JPEG, WebP, GIF, BMP and TIFF";
 
 // A format's signature: `bytes` at `offset`.
 struct Signature {
@@ -21,13 +23,15 @@ struct Signature {
 };
 
 using namespace std::string_view_literals;
-constexpr std::array<Signature, 13> kSignatures = {{{"PNG", 0, "\x89PNG\r\n\x1a\n"sv},
+constexpr std::array<Signature, 15> kSignatures = {{{"PNG", 0, "\x89PNG\r\n\x1a\n"sv},
                                                     {"JPEG", 0, "\xff\xd8\xff"sv},
                                                     {"GIF", 0, "GIF8"sv},
                                                     {"WebP", 8, "WEBP"sv},
                                                     {"BMP", 0, "BM"sv},
                                                     {"TIFF", 0, "II*\0"sv},
                                                     {"TIFF", 0, "MM\0*"sv},
+                                                    {"TIFF", 0, "II+\0"sv},  // BigTIFF
+                                                    {"TIFF", 0, "MM\0+"sv},
                                                     {"AVIF", 4, "ftypavif"sv},
                                                     {"HEIC", 4, "ftyphei"sv},
                                                     {"HEIC", 4, "ftypmif1"sv},
@@ -41,9 +45,32 @@ std::string_view recognise(std::string_view data) {
   return {};
 }
 
+using Decoder = internal::Decoded (*)(std::span<const std::byte>, const std::string&,
+                                      const DecodeOptions&);
+constexpr std::pair<std::string_view, Decoder> kDecoders[] = {
+    {"PNG", internal::decode_png},   {"JPEG", internal::decode_jpeg},
+    {"WebP", internal::decode_webp}, {"GIF", internal::decode_gif},
+    {"BMP", internal::decode_bmp},   {"TIFF", internal::decode_tiff}};
+
+void blend_over_white(const std::vector<uint8_t>& alpha, Image& image) {
+  uint8_t* to = image.pixels.data();
+  for (const uint8_t a : alpha)
+    for (int c = 0; c < 3; ++c, ++to) *to = internal::over_white(*to, a);
+}
+
 }  // namespace
 
+Alpha parse_alpha(const std::string& text) {
+  if (text == "official") return Alpha::Official;
+  if (text == "white") return Alpha::White;
+  fail("expected official or white, found '{}'", text);
+}
+
 namespace internal {
+
+void Decoded::keep_alpha(const DecodeOptions& options) {
+  if (options.picture.alpha != Alpha::Official) alpha.assign(image.pixels.size() / 3, 255);
+}
 
 void check_image_size(uint64_t width, uint64_t height, const std::string& name,
                       const DecodeOptions& options) {
@@ -66,18 +93,17 @@ Image decode_image(std::span<const std::byte> bytes, const std::string& name,
     fail("{}: has {} bytes, more than the limit of {}", name, bytes.size(), options.max_file_bytes);
   const std::string_view format =
       recognise({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-  int orientation = 1;
-  Image image;
-  if (format == "PNG") {
-    image = internal::decode_png(bytes, name, options, &orientation);
-  } else if (format == "JPEG") {
-    image = internal::decode_jpeg(bytes, name, options, &orientation);
-  } else if (format.empty()) {
+  const auto decoder = std::find_if(std::begin(kDecoders), std::end(kDecoders),
+                                    [&](const auto& entry) { return entry.first == format; });
+  if (format.empty())
     fail("{}: not a picture in a known format; supported are {}", name, kSupported);
-  } else {
+  if (decoder == std::end(kDecoders))
     fail("{}: {} pictures are not supported; supported are {}", name, format, kSupported);
-  }
-  return options.apply_exif ? apply_orientation(std::move(image), orientation) : image;
+  internal::Decoded found = decoder->second(bytes, name, options);
+  if (!found.alpha.empty()) blend_over_white(found.alpha, found.image);
+  return options.picture.apply_exif || found.always_turned
+             ? apply_orientation(std::move(found.image), found.orientation)
+             : std::move(found.image);
 }
 
 Image load_image(const std::filesystem::path& path, const DecodeOptions& options) {

@@ -114,12 +114,6 @@ class JpegReader {
   const std::string& name_;
 };
 
-// a * b / 255, rounded.
-int multiply_255(int a, int b) {
-  const int t = a * b + 128;
-  return ((t >> 8) + t) >> 8;
-}
-
 // Adobe's files store inverted ink: 255 is none. in: [width, 4], out: [width, 3].
 void convert_inverted_cmyk(const uint8_t* in, int width, uint8_t* out) {
   for (int x = 0; x < width; ++x, in += 4, out += 3)
@@ -139,14 +133,14 @@ int find_orientation(const jpeg_decompress_struct& jpeg) {
 
 }  // namespace
 
-Image decode_jpeg(std::span<const std::byte> bytes, const std::string& name,
-                  const DecodeOptions& options, int* orientation) {
+Decoded decode_jpeg(std::span<const std::byte> bytes, const std::string& name,
+                    const DecodeOptions& options) {
   JpegReader reader(name);
   JpegState* s = reader.state();
   reader.require(start(s, reinterpret_cast<const unsigned char*>(bytes.data()),
                        static_cast<unsigned long>(bytes.size())));
   check_image_size(s->jpeg.image_width, s->jpeg.image_height, name, options);
-  *orientation = find_orientation(s->jpeg);
+  Decoded result{.orientation = find_orientation(s->jpeg)};
   const int components = s->jpeg.num_components;
   if (components != 1 && components != 3 && components != 4)
     fail("{}: JPEG with {} components; expected 1 (grey), 3 (colour) or 4 (CMYK)", name,
@@ -154,7 +148,8 @@ Image decode_jpeg(std::span<const std::byte> bytes, const std::string& name,
   reader.require(
       start_rows(s, components == 1 ? JCS_GRAYSCALE : (components == 3 ? JCS_RGB : JCS_CMYK)));
 
-  Image image(static_cast<int>(s->jpeg.image_width), static_cast<int>(s->jpeg.image_height));
+  Image& image = result.image;
+  image = Image(static_cast<int>(s->jpeg.image_width), static_cast<int>(s->jpeg.image_height));
   std::vector<uint8_t> row(components == 3 ? 0 : size_t{4} * image.width);
   for (int y = 0; y < image.height; ++y) {
     uint8_t* out = image.row(y);
@@ -164,7 +159,7 @@ Image decode_jpeg(std::span<const std::byte> bytes, const std::string& name,
     if (components == 4) convert_inverted_cmyk(row.data(), image.width, out);
   }
   reader.require(finish(s));
-  return image;
+  return result;
 }
 
 }  // namespace reprise::internal

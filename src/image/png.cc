@@ -46,9 +46,9 @@ void on_read(png_structp png, png_bytep to, size_t count) {
 // instead of parsing untrusted data for nothing.
 constexpr const char* kSkippedChunks[] = {"bKGD", "cHRM", "gAMA", "hIST", "iCCP", "iTXt",
                                           "oFFs", "pCAL", "pHYs", "sBIT", "sCAL", "sPLT",
-                                          "sRGB", "tEXt", "tIME", "tRNS", "zTXt"};
+                                          "sRGB", "tEXt", "tIME", "zTXt"};
 
-bool start(PngState* s) {
+bool start(PngState* s, bool with_alpha) {
   s->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, s, on_error, on_warning);
   if (s->png != nullptr) s->info = png_create_info_struct(s->png);
   if (s->info == nullptr) {
@@ -61,6 +61,9 @@ bool start(PngState* s) {
   for (const char* chunk : kSkippedChunks)
     png_set_keep_unknown_chunks(s->png, PNG_HANDLE_CHUNK_NEVER,
                                 reinterpret_cast<png_const_bytep>(chunk), 1);
+  if (!with_alpha)
+    png_set_keep_unknown_chunks(s->png, PNG_HANDLE_CHUNK_NEVER,
+                                reinterpret_cast<png_const_bytep>("tRNS"), 1);
   png_read_info(s->png, s->info);
   return true;
 }
@@ -128,6 +131,24 @@ class RowConverter {
       for (int i = 0; i <= highest; ++i)
         palette_[i][0] = palette_[i][1] = palette_[i][2] = static_cast<uint8_t>(i * 255 / highest);
     }
+    read_transparency(s);
+  }
+
+  // in: `count` pixels; the alpha of pixel i goes to to[i * stride].
+  void convert_alpha(const uint8_t* in, int count, uint8_t* to, size_t stride) const {
+    const int sample = bits_ == 16 ? 2 : 1;
+    const int channels = colour_ == PNG_COLOR_TYPE_RGB_ALPHA    ? 4
+                         : colour_ == PNG_COLOR_TYPE_RGB        ? 3
+                         : colour_ == PNG_COLOR_TYPE_GRAY_ALPHA ? 2
+                                                                : 1;
+    for (int i = 0; i < count; ++i, to += stride, in += channels * sample) {
+      if (colour_ == PNG_COLOR_TYPE_PALETTE)
+        *to = palette_alpha_[in[0]];
+      else if (channels == 2 || channels == 4)
+        *to = in[(channels - 1) * sample];
+      else if (has_key_)
+        *to = std::memcmp(in, key_, static_cast<size_t>(channels * sample)) == 0 ? 0 : 255;
+    }
   }
 
   // in: `count` pixels; pixel i goes to to + i * stride.
@@ -159,18 +180,44 @@ class RowConverter {
   }
 
  private:
+  // The chunk tRNS: an alpha for colours of the palette, or the one colour that is transparent.
+  void read_transparency(const PngState& s) {
+    std::memset(palette_alpha_, 255, sizeof palette_alpha_);
+    png_bytep alpha = nullptr;
+    int count = 0;
+    png_color_16p key = nullptr;
+    if (!png_get_tRNS(s.png, s.info, &alpha, &count, &key)) return;
+    if (colour_ == PNG_COLOR_TYPE_PALETTE) {
+      if (alpha != nullptr)
+        std::memcpy(palette_alpha_, alpha, static_cast<size_t>(std::min(count, 256)));
+      return;
+    }
+    if (key == nullptr) return;
+    has_key_ = true;
+    const bool grey = colour_ == PNG_COLOR_TYPE_GRAY;
+    const png_uint_16 samples[] = {grey ? key->gray : key->red, key->green, key->blue};
+    uint8_t* to = key_;
+    for (int i = 0; i < (grey ? 1 : 3); ++i) {
+      if (bits_ == 16) *to++ = static_cast<uint8_t>(samples[i] >> 8);
+      *to++ = static_cast<uint8_t>(samples[i]);
+    }
+  }
+
   int colour_;
   int bits_;
   uint8_t palette_[256][3] = {};  // also the values of grey up to 8 bits
+  uint8_t palette_alpha_[256];
+  bool has_key_ = false;
+  uint8_t key_[6] = {};  // as a pixel of this colour is stored
 };
 
 }  // namespace
 
-Image decode_png(std::span<const std::byte> bytes, const std::string& name,
-                 const DecodeOptions& options, int* orientation) {
+Decoded decode_png(std::span<const std::byte> bytes, const std::string& name,
+                   const DecodeOptions& options) {
   PngReader reader(bytes, name);
   PngState* s = reader.state();
-  reader.require(start(s));
+  reader.require(start(s, options.picture.alpha != Alpha::Official));
   const png_uint_32 width = png_get_image_width(s->png, s->info);
   const png_uint_32 height = png_get_image_height(s->png, s->info);
   check_image_size(width, height, name, options);
@@ -178,15 +225,24 @@ Image decode_png(std::span<const std::byte> bytes, const std::string& name,
   const RowConverter converter(*s);
   reader.require(prepare_rows(s));
 
-  Image image(static_cast<int>(width), static_cast<int>(height));
+  Decoded result;
+  Image& image = result.image;
+  image = Image(static_cast<int>(width), static_cast<int>(height));
+  result.keep_alpha(options);
   // libpng writes whole rows, also for the narrower ones of an interlace pass; 8 bytes are the most
   // that a pixel can take.
   std::vector<uint8_t> row(size_t{width} * 8);
+  // `columns` pixels of the row, from column `first` of row y on, `step` columns apart.
+  const auto spread = [&](int columns, int y, int first, int step) {
+    reader.require(read_row(s, row.data()));
+    converter.convert(row.data(), columns, image.row(y) + 3 * first, size_t{3} * step);
+    if (!result.alpha.empty())
+      converter.convert_alpha(row.data(), columns,
+                              result.alpha.data() + static_cast<size_t>(y) * width + first,
+                              static_cast<size_t>(step));
+  };
   if (!interlaced) {
-    for (int y = 0; y < image.height; ++y) {
-      reader.require(read_row(s, row.data()));
-      converter.convert(row.data(), image.width, image.row(y), 3);
-    }
+    for (int y = 0; y < image.height; ++y) spread(image.width, y, 0, 1);
   } else {
     // Each pass is spread over the picture as it comes (PNG specification, 8.2, Adam7), so that no
     // copy of the picture in the file's pixel format is needed. libpng leaves out empty passes.
@@ -194,23 +250,18 @@ Image decode_png(std::span<const std::byte> bytes, const std::string& name,
       const int columns = static_cast<int>(PNG_PASS_COLS(width, pass));
       const int rows = static_cast<int>(PNG_PASS_ROWS(height, pass));
       if (columns == 0) continue;
-      const size_t stride = size_t{3} << PNG_PASS_COL_SHIFT(pass);
-      for (int r = 0; r < rows; ++r) {
-        reader.require(read_row(s, row.data()));
-        converter.convert(row.data(), columns,
-                          image.row(PNG_ROW_FROM_PASS_ROW(r, pass)) + 3 * PNG_PASS_START_COL(pass),
-                          stride);
-      }
+      for (int r = 0; r < rows; ++r)
+        spread(columns, static_cast<int>(PNG_ROW_FROM_PASS_ROW(r, pass)),
+               static_cast<int>(PNG_PASS_START_COL(pass)), 1 << PNG_PASS_COL_SHIFT(pass));
     }
   }
   reader.require(finish(s));  // checks the end of the data; eXIf may stand there
 
   png_bytep exif = nullptr;
   png_uint_32 exif_bytes = 0;
-  *orientation = 1;
   if (get_exif(s, &exif, &exif_bytes))
-    *orientation = exif_orientation(std::as_bytes(std::span(exif, exif_bytes)));
-  return image;
+    result.orientation = exif_orientation(std::as_bytes(std::span(exif, exif_bytes)));
+  return result;
 }
 
 }  // namespace reprise::internal

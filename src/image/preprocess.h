@@ -25,8 +25,6 @@ struct PreprocessConfig {
   int max_tiles = 1;  // of the grid, thumbnail not counted; Tiles only
   Rgb mean{};
   Rgb std{};
-  // For whoever decodes the picture: turn it by its EXIF orientation first.
-  bool apply_exif = false;
 };
 
 struct Tiles {

@@ -27,7 +27,7 @@ void add_to_tokenizer_json(const std::string& text, int64_t id, std::string& jso
 }
 
 // Beside a vocabulary without a tokenizer.json. Where the config has a list of added tokens that
-// list counts alone (slow_config.h).
+// list counts alone (tokenizer_config.h).
 void add_to_slow_files(const std::string& text, int64_t id, TokenizerFiles& files) {
   Json config = files.find_json("tokenizer_config.json").value_or(Json::object());
   if (config.contains("added_tokens_decoder"))

@@ -12,10 +12,16 @@
 
 namespace reprise::test {
 
-// As spec_from_json.
+// Of tokenizer.json and, where it is given, tokenizer_config.json.
 inline std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& tokenizer, const Json* config,
                                                       const std::string& where) {
-  return make_tokenizer(spec_from_json(tokenizer, config, where));
+  TokenizerFiles files;
+  files.where = where;
+  files.before_name = where + " (";
+  files.after_name = ")";
+  files.contents["tokenizer.json"] = tokenizer.dump();
+  if (config) files.contents["tokenizer_config.json"] = config->dump();
+  return make_tokenizer(spec_from_files(files));
 }
 
 inline void write_tokenizer_files(const TokenizerFiles& files,

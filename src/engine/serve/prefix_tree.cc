@@ -19,7 +19,7 @@ auto order_of(const TokenPrompt& prompt, int64_t i) {
   const PromptPicture* picture = image ? picture_at(prompt, i) : nullptr;
   const PromptPicture shown = picture ? *picture : PromptPicture{};
   return std::tuple(prompt.ids[static_cast<size_t>(i)], image, picture != nullptr, shown.key.sha256,
-                    shown.key.apply_exif, shown.begin, shown.end);
+                    shown.key.options, shown.begin, shown.end);
 }
 
 bool pinned(const PrefixTree::Entry& entry) {

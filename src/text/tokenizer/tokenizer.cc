@@ -247,9 +247,8 @@ void BpeTokenizer::encode_characters(std::string_view text, std::vector<int32_t>
     i += length;
     const int32_t id = vocabulary_.find(character);
     const auto byte_id = [&](char c) { return byte_ids_[static_cast<uint8_t>(c)]; };
-    const bool bytes =
-        id < 0 &&
-        std::all_of(character.begin(), character.end(), [&](char c) { return byte_id(c) >= 0; });
+    const bool bytes = id < 0 && std::all_of(character.begin(), character.end(),
+                                             [&](char c) { return byte_id(c) >= 0; });
     const bool unknown = id < 0 && !bytes;
     if (id >= 0) {
       tokens.push_back(id);

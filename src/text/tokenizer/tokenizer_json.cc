@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <functional>
-#include <unordered_map>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "text/tokenizer/metaspace_json.h"
-#include "text/tokenizer/slow_config.h"
+#include "text/tokenizer/tokenizer_config.h"
 #include "text/tokenizer/tokenizer_vocab.h"
 
 namespace reprise {
@@ -199,37 +198,9 @@ void read_post_processor(const JsonObject& step, TokenizerSpec& spec) {
   }
 }
 
-// "bos_token" and friends are a string, or an object with the string in "content".
-std::optional<std::string> token_text(const JsonObject& config, const std::string& key) {
-  const auto it = config.json().find(key);
-  if (it == config.json().end() || it->is_null()) return std::nullopt;
-  if (it->is_object()) return config.get_object(key).get_string("content");
-  return config.get_string(key);
-}
-
-void read_config(const Json& json, TokenizerSpec& spec) {
-  const JsonObject config(json, spec.where + " (tokenizer_config.json)");
-  std::unordered_map<std::string_view, int32_t> ids;
-  for (size_t i = 0; i < spec.tokens.size(); ++i)
-    if (!spec.tokens[i].empty()) ids.emplace(spec.tokens[i], static_cast<int32_t>(i));
-  for (const AddedToken& token : spec.added) ids[token.text] = token.id;
-  const auto role = [&](const std::string& key, std::optional<int32_t>& id) {
-    const auto text = token_text(config, key);
-    if (!text) return;
-    const auto it = ids.find(*text);
-    if (it == ids.end()) config.fail_at(key, "token '" + *text + "' is not in the vocabulary");
-    id = it->second;
-  };
-  role("bos_token", spec.ids.bos);
-  role("eos_token", spec.ids.eos);
-  role("unk_token", spec.ids.unknown);
-  role("pad_token", spec.ids.pad);
-  spec.chat_template = read_chat_template(config);
-}
-
 }  // namespace
 
-TokenizerSpec spec_from_json(const Json& tokenizer, const Json* config, const std::string& where) {
+TokenizerSpec spec_from_json(const Json& tokenizer, const std::string& where) {
   const JsonObject root(tokenizer, where);
   TokenizerSpec spec;
   spec.where = where;
@@ -247,16 +218,15 @@ TokenizerSpec spec_from_json(const Json& tokenizer, const Json* config, const st
     if (step && step->get_string("type") != "ByteLevel")
       step->fail_at("type", "expected 'ByteLevel', found '" + step->get_string("type") + "'");
   }
-  if (config) read_config(*config, spec);
   return spec;
 }
 
 TokenizerSpec spec_from_files(const TokenizerFiles& files) {
   const std::string where = files.path_of("tokenizer.json");
   const Json tokenizer = parse_json(files.get("tokenizer.json"), where);
-  const std::optional<Json> config = files.find_json("tokenizer_config.json");
-  TokenizerSpec spec = spec_from_json(tokenizer, config ? &*config : nullptr, where);
-  spec.chat_template = read_chat_template(files);
+  TokenizerSpec spec = spec_from_json(tokenizer, where);
+  const auto step = find_step(JsonObject(tokenizer, where), "pre_tokenizer");
+  apply_fast_config(files, step && step->get_string("type") == "ByteLevel", spec);
   return spec;
 }
 

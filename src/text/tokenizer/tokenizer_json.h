@@ -17,12 +17,11 @@
 
 namespace reprise {
 
-// `config` may be nullptr: then no BOS/EOS roles and no chat template are known. `where` names the
-// file in error messages.
-TokenizerSpec spec_from_json(const Json& tokenizer, const Json* config, const std::string& where);
+// tokenizer.json alone: no BOS/EOS roles and no chat template are known. `where` names the file in
+// error messages.
+TokenizerSpec spec_from_json(const Json& tokenizer, const std::string& where);
 
-// tokenizer.json with tokenizer_config.json and chat_template.jinja (which counts before the
-// config's own chat_template), where they are among the files.
+// tokenizer.json with what stands beside it (tokenizer_config.h).
 TokenizerSpec spec_from_files(const TokenizerFiles& files);
 
 }  // namespace reprise

@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "text/tokenizer/sentencepiece_model.h"
-#include "text/tokenizer/slow_config.h"
 #include "text/tokenizer/tokenizer_base.h"
+#include "text/tokenizer/tokenizer_config.h"
 #include "text/tokenizer/utf8.h"
 
 namespace reprise {

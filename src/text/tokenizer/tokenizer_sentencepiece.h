@@ -1,5 +1,5 @@
 // SentencePiece tokenizers (BPE and unigram, byte fallback, normalization), run by the
-// sentencepiece library: tokenizer.model with the files of slow_config.h, as the slow tokenizers
+// sentencepiece library: tokenizer.model with the files of tokenizer_config.h, as the slow tokenizers
 // LlamaTokenizer (TroL-3.8B and Phantom-3.8B, from Phi-3) and InternLM2Tokenizer (the other TroL
 // and Phantom models) of `transformers` read it; and vocabularies in GGUF files of llama.cpp.
 #pragma once

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "text/tokenizer/slow_config.h"
+#include "text/tokenizer/tokenizer_config.h"
 
 namespace reprise {
 namespace {

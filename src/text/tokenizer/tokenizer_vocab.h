@@ -1,5 +1,5 @@
 // Byte-level BPE as two files, vocab.json (token -> id) and merges.txt (a pair a line, the best
-// first; a first line "#version: ..." is left out), with the files of slow_config.h: what the slow
+// first; a first line "#version: ..." is left out), with the files of tokenizer_config.h: what the slow
 // tokenizers Qwen2Tokenizer (Phantom-0.5B) and GPT2Tokenizer of `transformers` read.
 #pragma once
 

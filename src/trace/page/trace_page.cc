@@ -46,10 +46,11 @@ TraceToken trace_token(const Tokenizer& tokenizer, int32_t id, TokenKind kind) {
   return token;
 }
 
-TracePicture trace_picture(const ModelConfig& config, const Picture& shown, bool apply_exif) {
-  const PreprocessConfig preprocess = preprocess_config(config.image, apply_exif);
+TracePicture trace_picture(const ModelConfig& config, const Picture& shown,
+                           const PictureOptions& options) {
+  const PreprocessConfig preprocess = preprocess_config(config.image);
   DecodeOptions decode;
-  decode.apply_exif = apply_exif;
+  decode.picture = options;
   Image image = decode_image(shown.bytes(), shown.name(), decode);
   TracePicture picture;
   picture.name = to_valid_utf8(std::filesystem::path(shown.name()).filename().string());
@@ -141,7 +142,7 @@ TracePage collect_trace(LoadedModel& loaded, const TokenPrompt& prompt,
 
   int64_t picture_tokens = 0;
   for (const Picture& shown : request.pictures) {
-    page.pictures.push_back(trace_picture(config, shown, request.apply_exif));
+    page.pictures.push_back(trace_picture(config, shown, request.picture));
     const TracePicture& picture = page.pictures.back();
     picture_tokens += int64_t{picture.tiles()} * picture.side * picture.side;
   }

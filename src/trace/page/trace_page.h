@@ -81,7 +81,7 @@ struct TraceRequest {
   PlanOptions plan;
   int64_t chunk = 512;
   std::vector<Picture> pictures;  // in the order of the prompt
-  bool apply_exif = false;
+  PictureOptions picture;
   ExitConfig exit;  // as the answer's tokens were run
 };
 

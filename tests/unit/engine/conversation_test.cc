@@ -170,7 +170,7 @@ TEST_F(ConversationTest, PicturesAreKnownByTheirBytes) {
   EXPECT_EQ(builder.chat({{"user", "x", {one_}}}).vision_seconds, 0);
   EXPECT_GT(builder.chat({{"user", "x", {two_}}}).vision_seconds, 0);
   // The same bytes turned as EXIF says are encoded for themselves.
-  EXPECT_GT(builder.chat({{"user", "x", {one_}}}, /*apply_exif=*/true).vision_seconds, 0);
+  EXPECT_GT(builder.chat({{"user", "x", {one_}}}, {.apply_exif = true}).vision_seconds, 0);
 }
 
 TEST_F(ConversationTest, LargePictureFilesAreRefusedUnread) {

@@ -143,10 +143,19 @@ TEST(TokenizerErrors, JsonChanges) {
   }
 }
 
-TEST(TokenizerErrors, ConfigNamesUnknownTokens) {
-  const Json config = parse_json(R"({"eos_token": "<nope>"})", "c");
-  EXPECT_THAT(error_of([&] { test::tokenizer_from_json(tiny(), &config, "t.json"); }),
-              AllOf(HasSubstr("t.json"), HasSubstr("eos_token"), HasSubstr("<nope>")));
+TEST(TokenizerErrors, ConfigBesideTokenizerJson) {
+  const auto message = [](const char* text) {
+    const Json config = parse_json(text, "c");
+    return error_of([&] { test::tokenizer_from_json(tiny(), &config, "t.json"); });
+  };
+  EXPECT_EQ(message(R"({"eos_token": "<new>"})"), "");
+  EXPECT_THAT(
+      message(R"({"added_tokens_decoder": {"700": {"content": "<new>", "special": true}}})"),
+      AllOf(HasSubstr("t.json"), HasSubstr("added_tokens_decoder.700"), HasSubstr("<new>"),
+            HasSubstr("expected 700")));
+  EXPECT_THAT(message(R"({"split_special_tokens": true})"), HasSubstr("split_special_tokens"));
+  EXPECT_THAT(message(R"({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": true})"),
+              HasSubstr("add_bos_token"));
   const Json list = parse_json(R"({"chat_template": [{"name": "rag", "template": "x"}]})", "c");
   EXPECT_THAT(error_of([&] { test::tokenizer_from_json(tiny(), &list, "t.json"); }),
               AllOf(HasSubstr("chat_template"), HasSubstr("default")));
@@ -157,7 +166,7 @@ TEST(TokenizerErrors, EveryTruncationOfAFile) {
   for (size_t n = 0; n < text.size(); ++n)
     EXPECT_THAT(error_of([&] {
                   test::tokenizer_from_json(parse_json(text.substr(0, n), "cut.json"), nullptr,
-                                      "cut.json");
+                                            "cut.json");
                 }),
                 HasSubstr("cut.json"))
         << n;
@@ -219,7 +228,9 @@ TEST(TokenizerErrors, IdsOutsideTheVocabulary) {
 TEST(PreTokenizer, RefusesWhatOnigurumaReadsDifferently) {
   for (const char* pattern :
        {R"(\h+)", R"([\w])", R"([a[bc]])", R"([a-z&&b])", R"([]a])", "(*UCP)a", R"(\R)"})
-    EXPECT_THAT(error_of([&] { PreTokenizer({{SplitStep::Kind::Pattern, pattern, false}}, "f"); }),
+    EXPECT_THAT(error_of([&] {
+                  PreTokenizer({{SplitStep::Kind::Pattern, pattern, false}}, "f");
+                }),
                 AllOf(HasSubstr("f: "), HasSubstr("not supported"), HasSubstr(pattern)));
 }
 
@@ -239,7 +250,7 @@ TEST(PreTokenizer, EmptyMatchesAreNoCuts) {
 
 GgufMetadata tiny_gguf() {
   GgufMetadata metadata("tiny.gguf");
-  write_tokenizer(spec_from_json(tiny(), nullptr, "tiny"), 0, metadata);
+  write_tokenizer(spec_from_json(tiny(), "tiny"), 0, metadata);
   return metadata;
 }
 
@@ -294,13 +305,11 @@ TEST(TokenizerErrors, Gguf) {
 TEST(TokenizerErrors, WhatGgufCannotHold) {
   GgufMetadata metadata;
   EXPECT_THAT(error_of([&] {
-                write_tokenizer(spec_from_json(tokenizer_json("gpt2"), nullptr, "gpt2"), 0,
-                                metadata);
+                write_tokenizer(spec_from_json(tokenizer_json("gpt2"), "gpt2"), 0, metadata);
               }),
               HasSubstr("<mask>"));
   EXPECT_THAT(error_of([&] {
-                write_tokenizer(spec_from_json(tokenizer_json("variants"), nullptr, "v"), 0,
-                                metadata);
+                write_tokenizer(spec_from_json(tokenizer_json("variants"), "v"), 0, metadata);
               }),
               HasSubstr("qwen2"));
 }

@@ -168,7 +168,7 @@ TEST(Tokenizer, InvalidUtf8IsReadAsReplacementCharacters) {
 
 TEST(TokenizerGguf, RoundTripThroughMetadata) {
   for (const char* name : {"qwen2", "llama3", "smollm2", "neox"}) {
-    TokenizerSpec spec = spec_from_json(tokenizer_json(name), nullptr, name);
+    TokenizerSpec spec = spec_from_json(tokenizer_json(name), name);
     std::erase_if(spec.added, [](const AddedToken& t) { return t.normalized && t.special; });
     if (std::string(name) == "qwen2") spec.added.pop_back();  // GGUF has no normalized tokens
     spec.ids.bos = spec.prefix.empty() ? std::nullopt : std::optional(spec.prefix[0]);
