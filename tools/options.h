@@ -6,6 +6,7 @@
 
 #include "base/json_fwd.h"
 #include "engine/loaded_model.h"
+#include "image/decode.h"
 #include "tools/cli.h"
 
 namespace reprise::tools {

@@ -111,6 +111,23 @@ TEST_F(RunTest, PicturesAreShownAndMatter) {
   EXPECT_NE(seen["tokens"], blind["tokens"]);
 }
 
+TEST_F(RunTest, EveryFormatOfAPictureIsTheSamePicture) {
+  const std::string folder = (test::data_dir() / "cases/picture-formats/p.").string();
+  const auto traced = [&](const std::string& picture, std::vector<std::string> more = {}) {
+    const std::string page = (folder_ / "page.json").string();
+    more.insert(more.begin(), {phantom_, "--prompt", "what is it", "--max-tokens", "3", "--image",
+                               picture, "--trace", page});
+    run_json(more);
+    return parse_json(read_file(page), page)["measures"];
+  };
+  const Json png = traced(folder + "png");
+  for (const char* format : {"webp", "gif", "bmp"})
+    EXPECT_EQ(traced(folder + format), png) << format;
+  const std::string clear = (test::data_dir() / "image/decode/rgba_lossless.webp").string();
+  EXPECT_NE(traced(clear, {"--alpha", "white"}), traced(clear));
+  EXPECT_EQ(traced(clear, {"--alpha", "official"}), traced(clear));
+}
+
 TEST_F(RunTest, PlansAndPassesChangeDepth) {
   const Json replay =
       run_json({llama_, "--prompt", "shape", "--max-tokens", "3", "--plan", "0-5,2-4"});
@@ -161,8 +178,10 @@ TEST(Run, StopTextThatIsASpecialTokenEndsTheAnswer) {
   const std::filesystem::path folder = test_data("cases/stop-special-token");
   const Json want = load_json(folder / "want.json");
   const auto run = [&](std::vector<std::string> more) {
-    std::vector<std::string> arguments = {"run", (folder / "model").string(), "--raw", "--json",
-                                          "--max-tokens", "16", "--prompt", want["prompt"]};
+    std::vector<std::string> arguments = {"run",          (folder / "model").string(),
+                                          "--raw",        "--json",
+                                          "--max-tokens", "16",
+                                          "--prompt",     want["prompt"]};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const ProgramResult result = run_program(arguments);
     EXPECT_EQ(result.exit_code, 0) << result.err;

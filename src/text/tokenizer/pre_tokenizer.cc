@@ -179,6 +179,16 @@ const std::string kGpt2Pattern =
 const std::string kWordsPattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|)";
 const std::string kRestPattern = R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+// Words are cut where small letters are followed by large ones (GPT-4o's o200k and its kin), with what
+// may hang on a word and how many digits make a piece.
+std::string case_pattern(const std::string& suffix, const std::string& digits) {
+  const std::string large = R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])",
+                    small = R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])";
+  const std::string before = R"([^\r\n\p{L}\p{N}]?)";
+  return before + large + "*" + small + "+" + suffix + "|" + before + large + "+" + small + "*" +
+         suffix + "|" + digits + R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+}
+
 std::vector<SplitStep> patterns(std::vector<std::string> list) {
   std::vector<SplitStep> steps;
   for (std::string& pattern : list)
@@ -186,25 +196,47 @@ std::vector<SplitStep> patterns(std::vector<std::string> list) {
   return steps;
 }
 
-// The first name of each kind is the one written to files; aliases follow.
+// The first name of each kind is the one written to files; aliases follow. The names are llama.cpp's,
+// the patterns those of the tokenizer.json files that its converter gives them to (and where it falls
+// back to "default", its own). NFC as those files have it.
 const std::vector<NamedPreTokenizer>& named_pre_tokenizers() {
   static const std::vector<NamedPreTokenizer> table = [] {
     const auto gpt2 = patterns({kGpt2Pattern});
     const auto qwen2 = patterns({kWordsPattern + R"(\p{N})" + kRestPattern});
     const auto llama3 = patterns({kWordsPattern + R"(\p{N}{1,3})" + kRestPattern});
     const auto smollm = patterns({R"(\p{N})", kGpt2Pattern});
-    return std::vector<NamedPreTokenizer>{
-        {"gpt-2", false, false, gpt2},
-        {"default", false, false, gpt2},
-        {"phi-2", false, false, gpt2},
-        {"olmo", true, false, gpt2},  // GPT-NeoX's, which OLMo took over
-        {"qwen2", true, false, qwen2},
-        {"deepseek-r1-qwen", true, false, qwen2},
-        {"llama-bpe", false, true, llama3},
-        {"llama3", false, true, llama3},
-        {"llama-v3", false, true, llama3},
-        {"smollm", false, false, smollm},
+    const auto gpt4o = patterns({case_pattern("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", R"(\p{N}{1,3})")});
+    const auto tekken = patterns({case_pattern("", R"(\p{N})")});
+    const auto fallback =
+        patterns({R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", R"([0-9][0-9][0-9])"});
+    using Names = std::vector<std::string_view>;
+    struct Kind {
+      Names names;
+      NamedPreTokenizer rules;
     };
+    const std::vector<Kind> kinds = {
+        {{"gpt-2", "phi-2", "mpt", "jais", "gigachat", "mellum", "exaone4", "trillion",
+          "granite-docling", "a.x-4.0", "modern-bert"},
+         {.splits = gpt2}},
+        {{"olmo"}, {.nfc = true, .splits = gpt2}},  // GPT-NeoX's, which OLMo took over
+        {{"qwen2", "deepseek-r1-qwen", "megrez", "kormo"}, {.nfc = true, .splits = qwen2}},
+        {{"stablelm2", "hunyuan"}, {.splits = qwen2}},
+        {{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "midm-2.0"},
+         {.ignore_merges = true, .adds_bos = true, .splits = llama3}},
+        {{"dbrx", "smaug-bpe", "chatglm-bpe", "glm4"}, {.splits = llama3}},
+        {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"},
+         {.splits = smollm}},
+        {{"gpt-4o", "llama4", "kanana2"}, {.splits = gpt4o}},
+        {{"tekken"}, {.ignore_merges = true, .adds_bos = true, .splits = tekken}},
+        {{"default"}, {.splits = fallback}},
+    };
+    std::vector<NamedPreTokenizer> all;
+    for (const Kind& kind : kinds)
+      for (const std::string_view name : kind.names) {
+        all.push_back(kind.rules);
+        all.back().name = name;
+      }
+    return all;
   }();
   return table;
 }

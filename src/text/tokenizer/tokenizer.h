@@ -146,8 +146,9 @@ constexpr int64_t max_vocab_size(int64_t entries) { return 2 * entries + (1 << 1
 // "smollm" and aliases); nullptr when the name is unknown.
 struct NamedPreTokenizer {
   std::string_view name;
-  bool nfc;
-  bool ignore_merges;
+  bool nfc = false;
+  bool ignore_merges = false;
+  bool adds_bos = false;  // where a file doesn't say (tokenizer.ggml.add_bos_token)
   std::vector<SplitStep> splits;
 };
 const NamedPreTokenizer* find_pre_tokenizer(std::string_view name);

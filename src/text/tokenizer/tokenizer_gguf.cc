@@ -87,13 +87,14 @@ TokenizerSpec spec_from_gguf(const GgufMetadata& metadata) {
   role(kUnknown, spec.ids.unknown);
   role(kPad, spec.ids.pad);
   const auto add = [&](const char* key, const char* id_key, const std::optional<int32_t>& id,
-                       std::vector<int32_t>& list) {
-    if (!metadata.find_bool(key).value_or(false)) return;
+                       bool unless_said, std::vector<int32_t>& list) {
+    const std::optional<bool> said = metadata.find_bool(key);
+    if (!said.value_or(unless_said) || (!said && !id)) return;
     if (!id) metadata.fail_at(key, fmt::format("is true, but key '{}' is missing", id_key));
     list.push_back(*id);
   };
-  add(kAddBos, kBos, spec.ids.bos, spec.prefix);
-  add(kAddEos, kEos, spec.ids.eos, spec.suffix);
+  add(kAddBos, kBos, spec.ids.bos, named->adds_bos, spec.prefix);
+  add(kAddEos, kEos, spec.ids.eos, false, spec.suffix);
   spec.chat_template = metadata.find_string(kTemplate);
   return spec;
 }

@@ -205,6 +205,7 @@ std::unique_ptr<Tokenizer> sentencepiece_from_gguf(const GgufMetadata& metadata)
   constexpr const char* kTokens = "tokenizer.ggml.tokens";
   constexpr const char* kScores = "tokenizer.ggml.scores";
   constexpr const char* kTypes = "tokenizer.ggml.token_type";
+  constexpr const char* kUnknown = "tokenizer.ggml.unknown_token_id";
   constexpr const char* kCharsmap = "tokenizer.ggml.precompiled_charsmap";
   SentencePieceSpec spec;
   spec.where = metadata.where();
@@ -228,14 +229,29 @@ std::unique_ptr<Tokenizer> sentencepiece_from_gguf(const GgufMetadata& metadata)
     for (const int64_t byte : metadata.get_ints(kCharsmap))
       model.precompiled_charsmap += static_cast<char>(byte);
   }
+  // llama.cpp's converter writes the unknown token as a control token today.
+  size_t unknown = tokens.size();
+  if (std::ranges::find(types, static_cast<int64_t>(Type::Unknown)) == types.end() &&
+      !tokens.empty())
+    unknown = static_cast<size_t>(
+        metadata.has(kUnknown) ? metadata.get_int(kUnknown, 0, std::ssize(tokens) - 1) : 0);
+  // Phi-3's role tokens take the white space on their right, which a GGUF file can't say; llama.cpp
+  // knows it by the model's name.
+  const bool phi3 = metadata.find_string("general.architecture") == "phi3";
+  const auto strips = [&](const std::string& text) {
+    return phi3 && text != "<unk>" && text != "<s>" && text != "<|endoftext|>";
+  };
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (types[i] < 1 || types[i] > 6)
       metadata.fail_at(kTypes, fmt::format("token {} '{}': expected a type from 1 to 6, found {}",
                                            i, tokens[i], types[i]));
-    Piece piece{tokens[i], scores[i], static_cast<Type>(types[i])};
+    Piece piece{tokens[i], scores[i], i == unknown ? Type::Unknown : static_cast<Type>(types[i])};
     const bool control = piece.type == Type::Control || piece.type == Type::Unknown;
     if (control || piece.type == Type::UserDefined)
-      spec.added.push_back({.id = static_cast<int32_t>(i), .text = tokens[i], .special = control});
+      spec.added.push_back({.id = static_cast<int32_t>(i),
+                            .text = tokens[i],
+                            .special = control,
+                            .rstrip = strips(tokens[i])});
     // Found before the library sees the text: to it they are names that never occur in a text.
     if (piece.type == Type::UserDefined) piece.type = Type::Control;
     model.byte_fallback = model.byte_fallback || piece.type == Type::Byte;
@@ -250,7 +266,7 @@ std::unique_ptr<Tokenizer> sentencepiece_from_gguf(const GgufMetadata& metadata)
   };
   role("tokenizer.ggml.bos_token_id", spec.ids.bos);
   role("tokenizer.ggml.eos_token_id", spec.ids.eos);
-  role("tokenizer.ggml.unknown_token_id", spec.ids.unknown);
+  role(kUnknown, spec.ids.unknown);
   role("tokenizer.ggml.padding_token_id", spec.ids.pad);
   if (metadata.find_bool("tokenizer.ggml.add_bos_token").value_or(true) && spec.ids.bos)
     spec.prefix = {*spec.ids.bos};

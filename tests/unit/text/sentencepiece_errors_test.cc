@@ -258,6 +258,35 @@ TEST(SentencePieceGguf, SameAsTheModelItIsMadeOf) {
   EXPECT_EQ(tokenizer->ids().eos, 2);
 }
 
+// As llama.cpp's converter writes files today.
+TEST(SentencePieceGguf, UnknownTokenTypedAsControl) {
+  const GgufMetadata typed = llama_metadata();
+  const auto direct = tokenizer_from_gguf_or_files(typed);
+  for (const bool named : {true, false}) {
+    GgufMetadata metadata("llama.gguf");
+    for (const auto& [key, value] : typed.entries())
+      if (named || key != "tokenizer.ggml.unknown_token_id") metadata.set(key, value);
+    std::vector<int32_t> types;
+    for (const int64_t type : typed.get_ints("tokenizer.ggml.token_type"))
+      types.push_back(type == 2 ? 3 : static_cast<int32_t>(type));
+    metadata.set("tokenizer.ggml.token_type", GgufValue(GgufArray{std::move(types)}));
+    const auto tokenizer = tokenizer_from_gguf_or_files(metadata);
+    for (const char* text : {"Hello world", "x <unk> \u2603 y", "", "<s> a</s>"})
+      EXPECT_EQ(tokenizer->encode(text), direct->encode(text)) << text;
+  }
+}
+
+TEST(SentencePieceGguf, RoleTokensOfPhi3TakeTheWhiteSpaceBehind) {
+  GgufMetadata metadata = llama_metadata();
+  const auto plain = tokenizer_from_gguf_or_files(metadata);
+  metadata.set("general.architecture", GgufValue(std::string("phi3")));
+  const auto tokenizer = tokenizer_from_gguf_or_files(metadata);
+  EXPECT_EQ(tokenizer->encode("<|im_start|> \n"), tokenizer->encode("<|im_start|>"));
+  EXPECT_EQ(tokenizer->encode("</s>\n<s>"), tokenizer->encode("</s><s>"));
+  EXPECT_NE(tokenizer->encode("<s> \n"), tokenizer->encode("<s>"));
+  EXPECT_NE(plain->encode("<|im_start|> \n"), plain->encode("<|im_start|>"));
+}
+
 TEST(SentencePieceGguf, Errors) {
   const auto with = [](const std::string& key, GgufValue value) {
     GgufMetadata metadata = llama_metadata();

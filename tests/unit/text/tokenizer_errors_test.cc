@@ -267,7 +267,7 @@ TEST(TokenizerErrors, Gguf) {
   const std::vector<GgufChange> changes = {
       {"tokenizer.ggml.model", std::string("llama"), {"llama", "gpt2"}},
       {"tokenizer.ggml.model", uint32_t{3}, {"string"}},
-      {"tokenizer.ggml.pre", std::string("tekken"), {"tekken", "gpt-2, ", "smollm"}},
+      {"tokenizer.ggml.pre", std::string("nope"), {"nope", "gpt-2, ", "smollm"}},
       {"tokenizer.ggml.tokens", GgufArray{Strings{"a", "b", "c"}}, {}},
       {"tokenizer.ggml.tokens", GgufArray{Strings{"a", "b", "c", "ab", "", "<x>"}}, {"token 4"}},
       {"tokenizer.ggml.tokens",

@@ -60,5 +60,14 @@ TEST(TokenizerOverlay, EqualsTransformers) {
   }
 }
 
+TEST(TokenizerOverlay, FlagsOfTheConfigCount) {
+  const std::filesystem::path folder = test::data_dir() / "cases/tokenizer-config-flags";
+  const auto tokenizer = tokenizer_from_model(folder / "model");
+  for (const Json& want : parse_json(read_file(folder / "want.json"), "want.json"))
+    EXPECT_EQ(tokenizer->encode(want["text"].get<std::string>()),
+              want["ids"].get<std::vector<int32_t>>())
+        << want["text"];
+}
+
 }  // namespace
 }  // namespace reprise

@@ -2,10 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <thread>
 
 #include "base/json.h"
 #include "test_files.h"
+#include "text/tokenizer/pre_tokenizer.h"
 #include "text/tokenizer/tokenizer_gguf.h"
 #include "text/tokenizer/utf8.h"
 
@@ -69,7 +71,8 @@ TEST_P(TokenizerParity, SameTextBack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerParity,
-                         ::testing::Values("gpt2", "qwen2", "llama3", "smollm2", "variants", "neox"),
+                         ::testing::Values("gpt2", "qwen2", "llama3", "smollm2", "variants",
+                                           "neox"),
                          [](const auto& info) { return std::string(info.param); });
 
 // Every text a tokenizer with all 256 bytes and no normalizer reads comes back as it was.
@@ -164,6 +167,49 @@ TEST(Tokenizer, InvalidUtf8IsReadAsReplacementCharacters) {
   std::string all;
   for (int i = 0; i < 256; ++i) all += static_cast<char>(i);
   EXPECT_EQ(tokenizer->decode(tokenizer->encode(all)), to_valid_utf8(all));
+}
+
+TEST(TokenizerGguf, NamedPreTokenizersCutAsPublishedPatterns) {
+  const Json data = load_json(data_path("pre_tokenizers.json"));
+  ASSERT_GE(data["pieces"].size(), 5u);
+  for (const auto& [name, pieces] : data["pieces"].items()) {
+    const NamedPreTokenizer* named = find_pre_tokenizer(name);
+    ASSERT_TRUE(named) << name;
+    const PreTokenizer splitter(named->splits, name);
+    for (size_t i = 0; i < data["texts"].size(); ++i) {
+      std::deque<std::string> storage;
+      const std::string text = data["texts"][i];
+      const auto found = splitter.split(text, storage);
+      EXPECT_EQ(std::vector<std::string>(found.begin(), found.end()),
+                pieces[i].get<std::vector<std::string>>())
+          << name << ": " << data["texts"][i];
+    }
+  }
+}
+
+// Files of llama.cpp may leave the switch out: what it means follows from the pre-tokenizer.
+TEST(TokenizerGguf, BosWhereTheSwitchIsMissing) {
+  TokenizerSpec spec = spec_from_json(tokenizer_json("gpt2"), "gpt2");
+  std::erase_if(spec.added, [](const AddedToken& token) { return token.text != "<|endoftext|>"; });
+  spec.ids.bos = 0;
+  GgufMetadata whole("m.gguf");
+  write_tokenizer(spec, 0, whole);
+  const auto first = [&](const char* pre, std::optional<bool> said) {
+    GgufMetadata metadata("m.gguf");
+    for (const auto& [key, value] : whole.entries())
+      if (key != "tokenizer.ggml.add_bos_token") metadata.set(key, value);
+    metadata.set("tokenizer.ggml.pre", GgufValue(std::string(pre)));
+    if (said) metadata.set("tokenizer.ggml.add_bos_token", GgufValue(*said));
+    return tokenizer_from_gguf(metadata)->encode("he", {.add_special = true}).front() == 0;
+  };
+  for (const char* pre : {"llama-bpe", "llama3", "pixtral", "tekken"}) {
+    EXPECT_TRUE(first(pre, {})) << pre;
+    EXPECT_FALSE(first(pre, false)) << pre;
+  }
+  for (const char* pre : {"gpt-2", "qwen2", "gpt-4o", "smollm"}) {
+    EXPECT_FALSE(first(pre, {})) << pre;
+    EXPECT_TRUE(first(pre, true)) << pre;
+  }
 }
 
 TEST(TokenizerGguf, RoundTripThroughMetadata) {
