@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "e2e/program.h"
+#include "support/paths.h"
 #include "support/test_models.h"
 
 namespace reprise::testing {

@@ -32,6 +32,7 @@ std::vector<std::pair<std::string, Json>> models() {
           {"qwen2", qwen},
           {"phi3 with a window", window},
           {"qwen3 with a window on one layer", some_windows},
+          {"mistral", tiny_text_config("MistralForCausalLM")},
           {"gemma", tiny_text_config("GemmaForCausalLM")},
           {"gpt_neox", tiny_neox_config()},
           {"trol", tiny_vision_language_config("trol", tiny_text_config("Phi3ForCausalLM"))},

@@ -4,6 +4,7 @@
 // clang-format off
 #define REPRISE_ARCHITECTURES(entry) \
   entry(llama)                       \
+  entry(mistral)                     \
   entry(qwen2)                       \
   entry(qwen3)                       \
   entry(phi3)                        \

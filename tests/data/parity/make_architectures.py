@@ -84,6 +84,17 @@ def variants(arch):
             ("parameters-theta-outside", (),
              dict(rope_parameters=dict(rope_type="linear", factor=2.0)), "own", False),
         ]
+    if arch == "mistral":  # whose GGUF files say llama
+        return [(*variant[:4], False) for variant in yarn[:2]] + [
+            ("plain", (), dict(head_dim=6), "own", False),
+            ("defaults", DEFAULTED, {}, "own", False),
+            ("kv-heads-absent", ("num_key_value_heads",), WIDE | dict(head_dim=2), "own", False),
+            ("head-dim-null", (), dict(head_dim=None), "own", False),
+            ("window", (), dict(sliding_window=5), "own", False),
+            ("window-one", (), dict(sliding_window=1), "own", False),
+            ("window-null", (), dict(sliding_window=None), "own", False),
+            ("tied", (), dict(tie_word_embeddings=True), "none", False),
+        ]
     if arch in ("qwen2", "qwen3"):
         return yarn[:3] + [
             ("plain", (), dict(head_dim=6), "own", True),
@@ -164,7 +175,7 @@ def variants(arch):
 
 NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
          "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM",
-         "gpt_neox": "GPTNeoXForCausalLM"}
+         "gpt_neox": "GPTNeoXForCausalLM", "mistral": "MistralForCausalLM"}
 HEADS = {arch: ("embed_out.weight", "gpt_neox.embed_in.weight") if arch == "gpt_neox" else
          ("lm_head.weight", "model.embed_tokens.weight") for arch in NAMES}
 

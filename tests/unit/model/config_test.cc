@@ -191,6 +191,7 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
   };
   const Expected all[] = {
       {"LlamaForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
+      {"MistralForCausalLM", 8, 2, 1e-6f, Unary::Silu, 131072, false},
       {"Qwen2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 32768, false},
       {"Qwen3ForCausalLM", 32, 128, 1e-6f, Unary::Silu, 32768, false},
       {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
