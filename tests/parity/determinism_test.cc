@@ -210,6 +210,7 @@ std::vector<Case> cases() {
   some_windows["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
   list.push_back({"qwen3", some_windows});
   list.push_back({"mistral", with(text("Mistral"), "sliding_window", 7)});
+  list.push_back({"gemma3", with(text("Gemma3"), "sliding_window", 7)});
   list.push_back({"gemma", with(text("Gemma"), "hidden_act", "gelu")});
   list.push_back({"internlm2", with(text("InternLM2"), "bias", false)});
   list.push_back({"gpt_neox", tiny_neox_config()});

@@ -22,6 +22,9 @@ std::vector<std::pair<std::string, Json>> models() {
   some_windows["use_sliding_window"] = true;
   some_windows["sliding_window"] = 6;
   some_windows["max_window_layers"] = 1;
+  Json gemma3 = tiny_text_config("Gemma3ForCausalLM");
+  gemma3["sliding_window"] = 6;
+  gemma3["sliding_window_pattern"] = 2;
   Json phantom = tiny_vision_language_config("phantom", qwen);
   phantom["reprise"] = {{"phantom", {{"eta", 0.5}}}};
   Json recursive = llama;
@@ -34,6 +37,7 @@ std::vector<std::pair<std::string, Json>> models() {
           {"qwen3 with a window on one layer", some_windows},
           {"mistral", tiny_text_config("MistralForCausalLM")},
           {"gemma", tiny_text_config("GemmaForCausalLM")},
+          {"gemma3", gemma3},
           {"gpt_neox", tiny_neox_config()},
           {"trol", tiny_vision_language_config("trol", tiny_text_config("Phi3ForCausalLM"))},
           {"phantom", phantom},

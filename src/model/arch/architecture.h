@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json_fwd.h"
 #include "model/config/config.h"
 #include "model/tensor_table.h"
 
@@ -36,6 +37,10 @@ struct RopeRules {
   bool yarn_is_long_rope = false;
   // original_max_position_embeddings where it is absent; 0: max_position_embeddings.
   int64_t original_max_position = 0;
+  // Layers with a window have a plain rope of their own: its base's key outside of rope_parameters,
+  // and what its absence means. Null: all layers have the same.
+  const char* windowed_theta_key = nullptr;
+  double windowed_theta = 0;
 };
 
 // What llama.cpp's files hold of it, and how their weights differ from a folder's.
@@ -46,6 +51,11 @@ struct GgufForm {
   bool optional_biases = false;    // attention_bias, mlp_bias: told by the tensors that are there
   const char* qkv = nullptr;       // "reprise.qkv", where not as in the architecture's folders
   std::vector<const char*> keys = {};  // flags and whole numbers of config.json that they may have
+  // Their key of the base of windowed layers' rope, which it may lack.
+  const char* windowed_theta = nullptr;
+  // Puts in the keys of config.json that they leave out and that don't mean what their absence there
+  // means; null: there are none.
+  void (*complete)(Json& json) = nullptr;
 };
 
 // The keys of one decoder.
@@ -66,6 +76,8 @@ struct Architecture {
   // Flags that `read` reads and that mean nothing this program knows elsewhere. GGUF files have
   // them under the same name, and must have them.
   std::vector<const char*> own_flags;
+  // Other keys that `read` reads and that are refused elsewhere.
+  std::vector<const char*> own_keys;
   // Ends of names of tensors that old files hold and nothing reads.
   std::vector<const char*> unread;
   const NameTable* names = &hugging_face_names();  // of a folder's tensors

@@ -9,6 +9,7 @@
   entry(qwen3)                       \
   entry(phi3)                        \
   entry(gemma)                       \
+  entry(gemma3)                      \
   entry(internlm2)                   \
   entry(gpt_neox)
 // clang-format on

@@ -56,7 +56,6 @@ void refuse_unknown_parts(const GgufKeys& keys, const Architecture& kind) {
                                                   {"attention.sliding_window_pattern", 0},
                                                   {"attention.shared_kv_layers", 0},
                                                   {"attention.key_length_mla", 0},
-                                                  {"rope.freq_base_swa", 0},
                                                   {"rope.dimension_sections", 0},
                                                   {"rope.scaling.alpha", 0},
                                                   {"use_parallel_residual", 0},
@@ -64,6 +63,9 @@ void refuse_unknown_parts(const GgufKeys& keys, const Architecture& kind) {
                                                   {"nextn_predict_layers", 0},
                                                   {"swin_norm", 0},
                                                   {"pooling_type", 0}};
+  const char* windowed_theta = "rope.freq_base_swa";
+  if (!kind.gguf.windowed_theta && keys.find_float(windowed_theta).value_or(0) != 0)
+    keys.meta.fail_at(keys.name(windowed_theta), "is not supported in this architecture");
   for (const auto& [suffix, neutral] : parts) {
     if (std::ranges::count(kind.own_flags, std::string_view(suffix)) > 0) continue;
     const GgufValue* value = keys.meta.find(keys.name(suffix));
@@ -170,6 +172,9 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
       json[key] = std::holds_alternative<bool>(*value) ? Json(std::get<bool>(*value))
                                                        : Json(*keys.find_int(key));
   json[kind.rope.theta_key] = keys.find_float("rope.freq_base").value_or(10000.0);
+  if (kind.gguf.windowed_theta)
+    if (const auto theta = keys.find_float(kind.gguf.windowed_theta))
+      json[kind.rope.windowed_theta_key] = *theta;
   const bool partial = kind.rope.partial_key;
   const int64_t dim = keys.find_int("rope.dimension_count").value_or(head_dim);
   if (dim < (partial ? 2 : head_dim) || dim > head_dim)
@@ -178,6 +183,7 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
   if (partial) json[kind.rope.partial_key] = partial_factor(dim, head_dim);
   if (const Json scaling = rope_scaling(keys, context); !scaling.is_null())
     json["rope_scaling"] = scaling;
+  if (kind.gguf.complete) kind.gguf.complete(json);
   for (const char* special : {"bos", "eos"})
     if (const auto id = meta.find_int(std::string("tokenizer.ggml.") + special + "_token_id"))
       json[std::string(special) + "_token_id"] = *id;

@@ -172,12 +172,13 @@ void read_llama3(const RopeKeys& keys, const TextConfig& text, const std::string
     scaling.fail_at(key, "factor, low_freq_factor and high_freq_factor contradict each other");
 }
 
-RopeConfig read_rope(const RopeKeys& keys, Dialect dialect, const TextConfig& text) {
+// theta_key: what the base is called outside of the keys; absent_theta: what its absence means.
+RopeConfig read_rope(const RopeKeys& keys, Dialect dialect, const TextConfig& text,
+                     const char* theta_key, double absent_theta) {
   const RopeRules& rules = text.kind->rope;
   RopeConfig rope;
   rope.max_position = text.max_position;
-  rope.theta =
-      keys.number("rope_theta", rules.theta_key, text.kind->defaults.rope_theta, 1, kMostTheta);
+  rope.theta = keys.number("rope_theta", theta_key, absent_theta, 1, kMostTheta);
   constexpr const char* kPartial = "partial_rotary_factor";
   const char* partial_key = rules.partial_key ? rules.partial_key : kPartial;
   const double partial = keys.number(kPartial, partial_key, rules.partial, 0, 1);
@@ -233,6 +234,14 @@ void check_agreement(const JsonObject& json, const JsonObject& parameters) {
 void read_ropes(const JsonObject& json, Dialect dialect, TextConfig& text) {
   const auto parameters = json.find_object("rope_parameters");  // transformers 5
   const auto scaling = parameters ? parameters : json.find_object("rope_scaling");
+  const RopeRules& rules = text.kind->rope;
+  const char* windowed_key = rules.windowed_theta_key;
+  const auto read = [&](const JsonObject* from, bool windowed) {
+    const bool own = windowed && windowed_key;
+    text.ropes.push_back(read_rope({json, from}, dialect, text,
+                                   own ? windowed_key : rules.theta_key,
+                                   own ? rules.windowed_theta : text.kind->defaults.rope_theta));
+  };
   text.ropes.clear();
   if (parameters && (parameters->has("full_attention") || parameters->has("sliding_attention"))) {
     // One object a kind of layer.
@@ -244,14 +253,17 @@ void read_ropes(const JsonObject& json, Dialect dialect, TextConfig& text) {
     for (const bool windowed : {false, true}) {
       const JsonObject own =
           parameters->get_object(windowed ? "sliding_attention" : "full_attention");
-      text.ropes.push_back(read_rope({json, &own}, dialect, text));
+      read(&own, windowed);
       for (size_t i = 0; types && i < text.blocks.size(); ++i)
         if ((*types)[i] == windowed) text.blocks[i].rope = windowed ? 1 : 0;
     }
     return;
   }
   if (parameters) check_agreement(json, *parameters);
-  text.ropes.push_back(read_rope({json, scaling ? &*scaling : nullptr}, dialect, text));
+  read(scaling ? &*scaling : nullptr, false);
+  if (!windowed_key) return;
+  read(nullptr, true);  // no scaling
+  for (BlockConfig& block : text.blocks) block.rope = block.window > 0 ? 1 : 0;
 }
 
 }  // namespace reprise

@@ -55,7 +55,10 @@ void refuse_unknown_parts(const JsonObject& json, const Architecture& kind) {
                                                  {"parallel_attn", 0},
                                                  {"use_parallel_residual", 0}};
   for (const auto& [key, neutral] : keys) {
-    if (!json.has(key) || std::ranges::count(kind.own_flags, std::string_view(key)) > 0) continue;
+    const auto own = [&](const std::vector<const char*>& list) {
+      return std::ranges::count(list, std::string_view(key)) > 0;
+    };
+    if (!json.has(key) || own(kind.own_flags) || own(kind.own_keys)) continue;
     const Json& value = json.json()[key];
     const bool nothing = (value.is_boolean() && !value.get<bool>()) ||
                          (value.is_number() && (value == 0 || value == neutral)) ||

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "base/json.h"
-
 #include "model/config/config_parts.h"
 
 namespace reprise {

@@ -160,6 +160,25 @@ def variants(arch):
             ("relu", (), dict(hidden_act="relu"), "own", False),
             ("buffers", (), {}, "own", False),
         ]
+    if arch == "gemma3":
+        own = dict(head_dim=6, query_pre_attn_scalar=6, sliding_window=5)
+        six = own | dict(num_hidden_layers=6)
+        kinds = dict(layer_types=[FULL, SLIDING])
+        return [
+            ("plain", ("tie_word_embeddings",), six, "none", True),
+            ("defaults", (*DEFAULTED, "head_dim"), dict(num_attention_heads=1, num_key_value_heads=1), "none", False),
+            ("kv-heads-absent", ("num_key_value_heads",), own | dict(num_hidden_layers=1), "own", False),
+            ("linear", ("tie_word_embeddings",), six | dict(rope_scaling=dict(rope_type="linear", factor=8.0)), "none", True),
+            ("pattern", (), own | dict(sliding_window_pattern=2, rope_local_base_freq=100.0), "own", False),
+            ("types", (), own | kinds | dict(query_pre_attn_scalar=9), "own", False),
+            ("parameters", ("rope_theta",), own | kinds | dict(rope_parameters=dict(
+                full_attention=dict(rope_type="linear", factor=2.0, rope_theta=700.0),
+                sliding_attention=dict(rope_type="default", rope_theta=30.0))), "own", False),
+            ("parameters-theta-absent", ("rope_theta",), own | kinds | dict(rope_parameters=dict(
+                full_attention=dict(rope_type="default"), sliding_attention=dict(rope_type="default"))), "own", False),
+            ("activation", (), own | dict(hidden_activation="silu"), "own", False),
+            ("biases", (), own | dict(attention_bias=True), "own", False),
+        ]
     tanh = dict(hidden_act="gelu_pytorch_tanh", head_dim=6)
     return [  # gemma
         ("plain", ("tie_word_embeddings",), tanh, "none", True),
@@ -175,7 +194,7 @@ def variants(arch):
 
 NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
          "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM",
-         "gpt_neox": "GPTNeoXForCausalLM", "mistral": "MistralForCausalLM"}
+         "gpt_neox": "GPTNeoXForCausalLM", "mistral": "MistralForCausalLM", "gemma3": "Gemma3ForCausalLM"}
 HEADS = {arch: ("embed_out.weight", "gpt_neox.embed_in.weight") if arch == "gpt_neox" else
          ("lm_head.weight", "model.embed_tokens.weight") for arch in NAMES}
 
@@ -186,7 +205,7 @@ def random_weights(model, arch, seed):
     for name, t in model.state_dict().items():
         x = torch.randn(t.shape, generator=g)
         if name.endswith("norm.weight"):
-            x = 0.3 * x if arch == "gemma" else 1 + 0.3 * x
+            x = 0.3 * x if arch.startswith("gemma") else 1 + 0.3 * x
         elif t.dim() == 1:
             x = 0.3 * x
         elif "embed" not in name:
@@ -273,7 +292,7 @@ def write_gguf(path, arch, config, weights):
             value = permute(value, heads)
         if arch == "llama" and ".k_proj." in name:
             value = permute(value, c["num_key_value_heads"])
-        if arch == "gemma" and name.endswith("norm.weight"):
+        if arch.startswith("gemma") and name.endswith("norm.weight"):
             value = value + 1
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")),
                           np.ascontiguousarray(value))
@@ -328,7 +347,7 @@ def make(arch):
     for name, absent, changes, head, as_gguf in variants(arch):
         usual = dict(head_dim=6) if arch == "qwen3" else {}
         base = NEOX if arch == "gpt_neox" else BASE
-        config = dict(model_type=arch, architectures=[NAMES[arch]]) | base | usual | changes
+        config = dict(model_type={"gemma3": "gemma3_text"}.get(arch, arch), architectures=[NAMES[arch]]) | base | usual | changes
         config = {k: v for k, v in config.items() if k not in absent}
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(config))

@@ -196,6 +196,7 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
       {"Qwen3ForCausalLM", 32, 128, 1e-6f, Unary::Silu, 32768, false},
       {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
       {"GemmaForCausalLM", 16, 256, 1e-6f, Unary::GeluTanh, 8192, true},
+      {"Gemma3ForCausalLM", 4, 256, 1e-6f, Unary::GeluTanh, 131072, true},
       {"InternLM2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
       {"GPTNeoXForCausalLM", 2, 32, 1e-5f, Unary::Gelu, 2048, false, 2, 8},
   };
