@@ -63,7 +63,7 @@ std::vector<cli::Option*> add_picture_options(cli::App& app, PictureOptions& opt
   return {
       app.add_flag("--exif", options.apply_exif,
                    "Turn pictures as their EXIF orientation says (a TIFF is always turned)"),
-      app.add_option_function<std::string>(
+      app.add_option_function(
              "--alpha", [&options](const std::string& text) { options.alpha = parse_alpha(text); },
              "Where a picture is transparent: official (the colour stored there, as the models' "
              "own code does) or white")

@@ -136,7 +136,7 @@ TEST(Session, ThePrefixGoesUpToTheFirstOtherPicture) {
     PromptBuilder builder(*loaded);
     const auto plans = make_plans(loaded->model());
     const auto prompt = [&](const Picture& second, bool exif = false) {
-      return builder.raw("a <image> b <image> c", {one, second}, exif).tokens;
+      return builder.raw("a <image> b <image> c", {one, second}, {.apply_exif = exif}).tokens;
     };
     const TokenPrompt same = prompt(one), other = prompt(two);
     ASSERT_EQ(same.pictures.size(), 2u);
