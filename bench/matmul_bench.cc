@@ -1,7 +1,8 @@
 // Matrix kernels against what this machine can do: products with one row of activations against
 // read bandwidth, products with many against the peak of integer dot products. Every kernel takes
 // turns with the peak it is held against, and the best time of each counts, so that other work on
-// the machine disturbs both alike. Options: --quick, --isa NAME.
+// the machine disturbs both alike. Options: --quick, --isa NAME, --type NAME (a quantized
+// type, repeatable; all without).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,7 +19,7 @@
 #include "backend/cpu/kernels/matmul_tables.h"
 #include "backend/cpu/memory/packing.h"
 #include "backend/factory.h"
-#include "base/half.h"
+#include "base/quant/type.h"
 #include "peaks.h"
 
 namespace reprise::bench {
@@ -58,12 +59,12 @@ std::vector<std::byte> random_rows(DType type, int64_t n, int64_t k) {
     const uint64_t word = rng();
     std::memcpy(&rows[at], &word, 8);
   }
-  const uint16_t scale = float_to_f16(0.01f);
-  if (is_quantized(type))
-    for (size_t at = 0; at < rows.size(); at += static_cast<size_t>(block)) {
-      std::memcpy(&rows[at], &scale, 2);
-      if (type == DType::Q4_1) std::memcpy(&rows[at + 2], &scale, 2);
-    }
+  // Any quants and codes, and no F16 number that is too large.
+  for (std::byte& byte : rows) byte &= std::byte{0x3f};
+  if (is_quantized(type) &&
+      quant_layout(type).code == ScaleCode::Exponent)  // nor too small a scale
+    for (size_t at = 0; at < rows.size(); at += static_cast<size_t>(block))
+      rows[at] |= std::byte{0x60};
   return rows;
 }
 
@@ -71,17 +72,22 @@ struct Activations {
   std::vector<float> x;
   std::vector<int8_t> q;
   std::vector<float> scale;
-  std::vector<int32_t> sum;
+  std::vector<int32_t> sum, half_sum;
 
   Activations(const MatmulKernels& kernels, int64_t m, int64_t k)
-      : x(static_cast<size_t>(m * k)), q(x.size()), scale(x.size() / 32), sum(x.size() / 32) {
+      : x(static_cast<size_t>(m * k)),
+        q(x.size()),
+        scale(x.size() / 32),
+        sum(x.size() / 32),
+        half_sum(x.size() / 16) {
     std::mt19937 rng(2);
     std::normal_distribution<float> normal;
     for (float& value : x) value = normal(rng);
-    kernels.quantize(x.data(), m, k, k, q.data(), scale.data(), sum.data());
+    kernels.quantize(x.data(), m, k, k, q.data(), scale.data(), sum.data(), half_sum.data());
   }
   cpu::QuantizedRows rows(int64_t row, int64_t k) const {
-    return {q.data() + row * k, scale.data() + row * k / 32, sum.data() + row * k / 32};
+    return {q.data() + row * k, scale.data() + row * k / 32, sum.data() + row * k / 32,
+            half_sum.data() + row * k / 16};
   }
 };
 
@@ -123,7 +129,8 @@ std::vector<Isa> instruction_sets(const std::string& wanted) {
 }
 
 // One row of activations: streams of weights, four times the cache.
-void gemv(const Isa& isa, ThreadPool& pool, int64_t bytes, int rounds) {
+void gemv(const Isa& isa, ThreadPool& pool, const std::vector<DType>& types, int64_t bytes,
+          int rounds) {
   const MatmulKernels& kernels = isa.kernels->matmul;
   std::vector<std::byte> memory(static_cast<size_t>(bytes), std::byte{1});
   const int64_t parts = 64, part = bytes / parts / 4096 * 4096;
@@ -137,9 +144,10 @@ void gemv(const Isa& isa, ThreadPool& pool, int64_t bytes, int rounds) {
                isa.name, dtype_name(type), k, pool.threads(), rate, bandwidth,
                100 * rate / bandwidth);
   };
-  for (DType type : {DType::Q4_1, DType::Q4_0, DType::Q8_0}) {
-    for (int64_t k : {576, 1536}) {
-      const int64_t row_bytes = k / 32 * block_bytes(type);
+  for (const DType type : types) {
+    for (int64_t k : {576, 2048}) {
+      if (k % block_values(type) != 0) continue;
+      const int64_t row_bytes = k / block_values(type) * block_bytes(type);
       const int64_t n = bytes / row_bytes / 64 * 64;
       const std::vector<std::byte> rows = random_rows(type, n, k);
       const PackedWeights w = cpu::pack(type, n, k, rows.data(), kernels.panel, &pool);
@@ -163,18 +171,18 @@ void gemv(const Isa& isa, ThreadPool& pool, int64_t bytes, int rounds) {
   report(DType::BF16, k, 2 * n * k, in_turns(rounds, dense_product, read));
 }
 
-// Many rows: the weights of one matrix of SmolLM2-135M, in the cache.
-void gemm(const Isa& isa, ThreadPool& pool, int rounds) {
+// Many rows: the weights of one MLP matrix of models of 135M, 0.5B and 1.8B weights.
+void gemm(const Isa& isa, ThreadPool& pool, const std::vector<DType>& types, int rounds) {
   const MatmulKernels& kernels = isa.kernels->matmul;
   const std::vector<DotPeak> peaks = dot_peaks(isa.name);
   struct Shape {
     DType type;
     int64_t n, k;
   };
-  const Shape shapes[] = {{DType::Q4_1, 576, 576},  {DType::Q4_1, 1536, 576},
-                          {DType::Q4_1, 576, 1536}, {DType::Q4_0, 1536, 576},
-                          {DType::Q8_0, 1536, 576}, {DType::Q8_0, 576, 1536},
-                          {DType::Q8_0, 4096, 4096}};
+  std::vector<Shape> shapes;
+  for (const DType type : types)
+    for (const auto& [n, k] : {std::pair{1536, 576}, {4864, 896}, {896, 4864}, {8192, 2048}})
+      if (k % block_values(type) == 0) shapes.push_back({type, n, k});
   for (const DotPeak& peak : peaks) {
     for (const Shape& s : shapes) {
       const std::vector<std::byte> rows = random_rows(s.type, s.n, s.k);
@@ -206,16 +214,27 @@ void gemm(const Isa& isa, ThreadPool& pool, int rounds) {
 int run(int argc, char** argv) {
   bool quick = false;
   std::string isa_name;
+  std::vector<DType> types;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) {
       quick = true;
     } else if (std::strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
       isa_name = argv[++i];
+    } else if (std::strcmp(argv[i], "--type") == 0 && i + 1 < argc) {
+      const std::string name = argv[++i];
+      const std::vector<DType> known = quantized_types();
+      const auto type = std::ranges::find(known, name, dtype_name);
+      if (type == known.end()) {
+        fmt::print(stderr, "--type {}: expected one of {}\n", name, type_names(known));
+        return 2;
+      }
+      types.push_back(*type);
     } else {
-      fmt::print(stderr, "usage: {} [--quick] [--isa NAME]\n", argv[0]);
+      fmt::print(stderr, "usage: {} [--quick] [--isa NAME] [--type NAME]\n", argv[0]);
       return 2;
     }
   }
+  if (types.empty()) types = quantized_types();
   const int64_t bytes = std::max<int64_t>(4 * last_level_cache_bytes(), int64_t{128} << 20);
   std::vector<int> threads = {1};
   if (ThreadPool::hardware_threads() > 1) threads.push_back(ThreadPool::hardware_threads());
@@ -223,8 +242,8 @@ int run(int argc, char** argv) {
     if (isa.name == "scalar") continue;  // the oracle is not meant to be fast
     for (int count : threads) {
       ThreadPool pool(count);
-      gemv(isa, pool, bytes, quick ? 5 : 20);
-      gemm(isa, pool, quick ? 5 : 20);
+      gemv(isa, pool, types, bytes, quick ? 5 : 20);
+      gemm(isa, pool, types, quick ? 5 : 20);
     }
   }
   return 0;

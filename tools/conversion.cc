@@ -41,7 +41,7 @@ void ConversionFlags::add(cli::App& app) {
 
 ConvertOptions ConversionFlags::options() const {
   ConvertOptions options;
-  options.types.type = parse_type(type, "--type");
+  set_type(options.types, type, "--type");
   options.types.delicate = parse_type(sensitive, "--sensitive");
   for (const std::string& text : overrides)
     options.types.overrides.push_back(parse_override(text, "--keep"));

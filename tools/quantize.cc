@@ -82,7 +82,7 @@ class QuantizeCommand : public Command {
     Json report = conversion_report(result, /*tensors=*/!report_.empty());
     report["source"] = flags_.source;
     report["target"] = flags_.target;
-    report["type"] = dtype_name(*options.types.type);
+    report["type"] = type_name(options.types);
     if (!flags_.json) {
       print_conversion(result);
       fmt::print("{}: {} of {}, {:.2f} bits a weight\n", flags_.target, human_bytes(result.bytes),

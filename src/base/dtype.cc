@@ -21,11 +21,13 @@ constexpr TypeInfo kTypes[] = {
 #include "base/quant/types.def"
 };
 
-// What types.def says of panels: blocks of 32 values that are all scales and quants.
-#define REPRISE_QUANT(name, values, bytes, gguf, scales, quads)                       \
-  static_assert(quads == 0 || (values == 32 && bytes == 2 * (scales) + 4 * (quads) && \
-                               (scales == 1 || scales == 2)),                         \
-                #name ": scales and quads don't make up the block");
+// The numbers, codes and quants of types.def make up the block. (Codes of 6 bits and halves count as
+// their files have them.)
+#define REPRISE_QUANT(name, values, bytes, gguf, bits, zero, table, part, code, numbers) \
+  static_assert((bits >= 2 && bits <= 6) || bits == 8, #name ": bits");                  \
+  static_assert(values == 32 || values == 256, #name ": values");                        \
+  static_assert(part == 16 || part == 32, #name ": part");                               \
+  static_assert(numbers <= 2 && 2 * (numbers) + (values) * (bits) / 8 <= bytes, #name ": bytes");
 #include "base/quant/types.def"
 
 const TypeInfo& info(DType type) { return kTypes[static_cast<size_t>(type)]; }

@@ -30,6 +30,14 @@ void check_overrides(const ConversionSource& source, const TypeRules& rules) {
   }
 }
 
+bool has_head(const ConversionSource& source) {
+  const auto& tensors = source.weights.tensors();
+  return std::ranges::any_of(tensors, [&](const TensorView& tensor) {
+    const TensorSlot* slot = source.slot(tensor.name);
+    return slot && slot->role == Role::Head;
+  });
+}
+
 // What is to be written, and what is known about it once it has been.
 class Conversion {
  public:
@@ -134,8 +142,10 @@ ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesys
   Conversion conversion(source, options);
   std::vector<OutputTensor> tensors;
   OrderedJson forms = OrderedJson::object();
+  TypeRules rules = options.types;
+  if (source.config) rules.model = mix_model(source.config->text, has_head(source));
   for (const TensorView& tensor : source.weights.tensors()) {
-    const TypeChoice choice = choose_type(tensor, source.slot(tensor.name), options.types);
+    const TypeChoice choice = choose_type(tensor, source.slot(tensor.name), rules);
     conversion.add(tensor, choice.type, choice.note);
     const TensorView view = gguf_form(tensor, forms);
     tensors.push_back({view, view.type == tensor.type ? choice.type : view.type});
@@ -151,7 +161,7 @@ ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesys
   }
   for (const auto& [key, text] : options.keys) metadata.set(key, text);
   if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
-  set_file_type(metadata, tensors, options.types.type.has_value());
+  set_file_type(metadata, tensors, options.types.mix, options.types.type.has_value());
   write_gguf(target, metadata, tensors, conversion.writer());
   return std::move(conversion).result();
 }

@@ -60,6 +60,10 @@ std::vector<std::string> conversion_notes(const ConvertResult& result) {
   };
   std::vector<std::string> notes = list(
       TypeNote::OddRows, "have rows whose length is no multiple of 32, so they stay in 16 bits");
+  for (std::string& note :
+       list(TypeNote::SmallerBlocks,
+            "have rows whose length is no multiple of 256; they have a type with smaller blocks"))
+    notes.push_back(std::move(note));
   for (std::string& note : list(TypeNote::AlreadySmaller,
                                 "are quantized already and no larger than asked for; they stay"))
     notes.push_back(std::move(note));

@@ -52,16 +52,16 @@ GgufMetadata own_metadata(const ConversionSource& source, const std::string& con
   return metadata;
 }
 
-void set_file_type(GgufMetadata& metadata, const std::vector<OutputTensor>& tensors, bool always) {
+void set_file_type(GgufMetadata& metadata, const std::vector<OutputTensor>& tensors,
+                   const TypeMix* mix, bool always) {
   std::map<DType, int64_t> values;
   for (const OutputTensor& tensor : tensors)
     values[tensor.type] += num_elements(tensor.source.shape);
   const auto most = std::ranges::max_element(
       values, [](const auto& a, const auto& b) { return a.second < b.second; });
-  if (most != values.end() && gguf_file_type(most->first) >= 0 &&
-      (always || metadata.has("general.file_type")))
-    metadata.set("general.file_type",
-                 GgufValue(static_cast<uint32_t>(gguf_file_type(most->first))));
+  const int type = mix ? mix->file_type : most == values.end() ? -1 : gguf_file_type(most->first);
+  if (type >= 0 && (always || metadata.has("general.file_type")))
+    metadata.set("general.file_type", GgufValue(static_cast<uint32_t>(type)));
   if (std::ranges::any_of(tensors, [](const OutputTensor& t) { return is_quantized(t.type); }))
     metadata.set("general.quantization_version", GgufValue(uint32_t{2}));  // of ggml's blocks
 }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "convert/mixes.h"
 #include "convert/source.h"
 #include "formats/gguf.h"
 #include "formats/output_tensor.h"
@@ -25,8 +26,9 @@ void check_target_gguf(const ConversionSource& source, const std::filesystem::pa
 // model that is written.
 GgufMetadata own_metadata(const ConversionSource& source, const std::string& config_text,
                           const std::string& scheme, const StoredFiles& files);
-// Says in llama.cpp's keys what most weights are stored as. `always`: else only where the keys are
-// there already or something is quantized.
-void set_file_type(GgufMetadata& metadata, const std::vector<OutputTensor>& tensors, bool always);
+// Says in llama.cpp's keys which mix the file has, or what most weights are stored as. `always`: else
+// only where the keys are there already or something is quantized.
+void set_file_type(GgufMetadata& metadata, const std::vector<OutputTensor>& tensors,
+                   const TypeMix* mix, bool always);
 
 }  // namespace reprise

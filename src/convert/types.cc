@@ -50,9 +50,11 @@ std::optional<DType> wanted_type(const TensorView& tensor, const TensorSlot* slo
   switch (slot->role) {
     case Role::Attention:
     case Role::Mlp:
-      return type;
     case Role::Embedding:
     case Role::Head:
+      if (rules.mix) return mixed_type(*rules.mix, *slot, tensor.shape.back(), rules.model);
+      if (slot->role == Role::Attention || slot->role == Role::Mlp) return type;
+      return DType::Q8_0;
     case Role::Adapter:
       return DType::Q8_0;
     default:
@@ -63,34 +65,71 @@ std::optional<DType> wanted_type(const TensorView& tensor, const TensorSlot* slo
 }  // namespace
 
 TypeChoice choose_type(const TensorView& tensor, const TensorSlot* slot, const TypeRules& rules) {
-  const std::optional<DType> wanted = wanted_type(tensor, slot, rules);
+  std::optional<DType> wanted = wanted_type(tensor, slot, rules);
   if (!wanted || !has_values(tensor.type) || *wanted == tensor.type) return {tensor.type};
   if (is_quantized(*wanted)) {
     if (is_vector(tensor, slot)) return {tensor.type, TypeNote::Vector};
+    const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
+    TypeNote note = TypeNote::None;
+    if (const auto other = type_for_odd_rows(*wanted); other && row % block_values(*wanted) != 0) {
+      wanted = other;
+      note = TypeNote::SmallerBlocks;
+    }
     if (is_quantized(tensor.type) && bits_per_value(*wanted) >= bits_per_value(tensor.type))
       return {tensor.type, TypeNote::AlreadySmaller};
-    const int64_t row = tensor.shape.empty() ? 1 : tensor.shape.back();
     if (row % block_values(*wanted) != 0) {
       const bool half = tensor.type == DType::F16 || tensor.type == DType::BF16;
       return {half ? tensor.type : DType::F16, TypeNote::OddRows};
     }
+    return {*wanted, note};
   }
   return {*wanted};
 }
 
 std::string type_options(bool quantized_only) {
   std::string options = quantized_only ? "" : "keep";
-  for (const DType type : all_types())
-    if (can_quantize(type) && (is_quantized(type) || !quantized_only))
-      options += (options.empty() ? "" : ", ") + lower(dtype_name(type));
+  const auto add = [&](std::string_view name) {
+    options += (options.empty() ? "" : ", ") + std::string(name);
+  };
+  for (const DType type : all_types()) {
+    const std::string name = lower(dtype_name(type));
+    if (can_quantize(type) && (is_quantized(type) || !quantized_only) && !find_mix(name)) add(name);
+  }
+  for (const TypeMix& mix : type_mixes()) add(mix.name);
   return options;
+}
+
+void set_type(TypeRules& rules, const std::string& text, const std::string& option) {
+  rules.mix = find_mix(lower(text));
+  rules.type = std::nullopt;
+  if (rules.mix) {
+    rules.type = rules.mix->base;
+    return;
+  }
+  if (lower(text) == "keep") return;
+  for (const DType type : all_types())
+    if (can_quantize(type) && lower(dtype_name(type)) == lower(text)) rules.type = type;
+  if (!rules.type) fail("{}: unknown type '{}', expected one of {}", option, text, type_options());
+}
+
+std::string type_name(const TypeRules& rules) {
+  std::string name(rules.mix ? rules.mix->name : rules.type ? dtype_name(*rules.type) : "keep");
+  if (rules.mix)
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](unsigned char c) { return std::toupper(c); });
+  return name;
 }
 
 std::optional<DType> parse_type(const std::string& text, const std::string& option) {
   if (lower(text) == "keep") return std::nullopt;
-  for (const DType type : all_types())
-    if (can_quantize(type) && lower(dtype_name(type)) == lower(text)) return type;
-  fail("{}: unknown type '{}', expected one of {}", option, text, type_options());
+  std::string known = "keep";
+  for (const DType type : all_types()) {
+    if (!can_quantize(type)) continue;
+    const std::string name = lower(dtype_name(type));
+    if (name == lower(text)) return type;
+    known += ", " + name;
+  }
+  fail("{}: unknown type '{}', expected one of {}", option, text, known);
 }
 
 std::pair<std::string, std::optional<DType>> parse_override(const std::string& text,
@@ -102,14 +141,15 @@ std::pair<std::string, std::optional<DType>> parse_override(const std::string& t
 }
 
 void check_folder_types(const TypeRules& rules, const std::string& target) {
-  const auto check = [&](const std::string& option, std::optional<DType> type) {
+  const auto check = [&](const std::string& option, std::optional<DType> type,
+                         std::string_view name = {}) {
     if (type && is_quantized(*type))
       fail(
           "{}{}: {} is to be a folder, which holds no quantized tensors; expected keep, f32, f16 or "
           "bf16, or a target that ends in .gguf",
-          option, lower(dtype_name(*type)), target);
+          option, lower(name.empty() ? dtype_name(*type) : name), target);
   };
-  check("--type ", rules.type);
+  check("--type ", rules.type, type_name(rules));
   check("--sensitive ", rules.delicate);
   for (const auto& [pattern, type] : rules.overrides) check("--keep " + pattern + "=", type);
 }

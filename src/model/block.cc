@@ -35,7 +35,13 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   };
   const auto matrix = [&](const char* key, LinearWeight& w, Shape shape, Role role, bool bias) {
     const std::string name = names.of(key, layer) + names.matrix_suffix;
-    visitor({name + ".weight", shape, WeightUse::Matrix, role, &w.weight});
+    visitor({.name = name + ".weight",
+             .shape = shape,
+             .use = WeightUse::Matrix,
+             .role = role,
+             .tensor = &w.weight,
+             .key = key,
+             .layer = layer});
     if (bias) visitor({name + ".bias", {shape[0]}, WeightUse::Vector, Role::Bias, &w.bias});
   };
   const auto attention = [&](const char* key, LinearWeight& w, bool bias) {

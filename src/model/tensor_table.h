@@ -36,6 +36,9 @@ struct TensorSlot {
   bool flatten = false;
   const char* scheme_role = "";  // Role::Scheme: in words, for people
   float offset = 0;              // added to the values where they are used: NormWeight::offset
+  // A block's matrices: which one (a key of NameTable::names), and the layer's number in the file.
+  const char* key = "";
+  int layer = -1;
 };
 
 using TensorVisitor = std::function<void(const TensorSlot&)>;

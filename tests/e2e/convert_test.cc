@@ -141,12 +141,14 @@ TEST_F(ConvertTest, WrongTargetsAndOptions) {
   expect_error({"convert", model_.string(), path("out")}, HasSubstr(".gguf"));
   expect_error({"convert", path("none"), path("m.gguf")}, HasSubstr("none"));
   expect_error({"convert", model_.string(), path("no/such/m.gguf")}, HasSubstr("no/such"));
-  expect_error({"convert", model_.string(), path("m.gguf"), "--type", "q4_k"},
-               AllOf(HasSubstr("--type"), HasSubstr("q4_k"), HasSubstr("q4_0")));
+  expect_error({"convert", model_.string(), path("m.gguf"), "--type", "iq4_nl"},
+               AllOf(HasSubstr("--type"), HasSubstr("iq4_nl"), HasSubstr("q4_0")));
   expect_error({"convert", model_.string(), path("m.gguf"), "--keep", "x"},
                AllOf(HasSubstr("--keep"), HasSubstr("PATTERN=TYPE")));
   expect_error({"convert", model_.string(), path("f"), "--to", "folder", "--type", "q8_0"},
                HasSubstr("--type q8_0: "));
+  expect_error({"convert", model_.string(), path("f"), "--to", "folder", "--type", "Q5_K"},
+               HasSubstr("--type q5_k_m: "));
   expect_error({"quantize", model_.string(), path("m.gguf"), "--type", "f16"}, HasSubstr("q8_0"));
   expect_error({"quantize", model_.string(), path("m.gguf"), "--type", "q8_0", "--inputs",
                 path("nothing.safetensors")},
@@ -271,6 +273,30 @@ TEST_F(ConvertTest, QuantizeReportsWhatItCosts) {
   const Json again = Json::parse(
       expect_ok({"quantize", path("q8.gguf"), path("again.gguf"), "--type", "q8_0", "--json"}).out);
   EXPECT_EQ(again["bytes"], q8["bytes"]);
+}
+
+TEST_F(ConvertTest, MixesOfTypes) {
+  // 64 values a row: types with smaller blocks stand in.
+  const std::string inputs = test_data("golden/trol/phi3-vit/case-image.safetensors").string();
+  const ProgramResult result = expect_ok({"quantize", model_.string(), path("q.gguf"), "--type",
+                                          "Q4_K_M", "--inputs", inputs, "--json"});
+  const Json report = Json::parse(result.out);
+  EXPECT_EQ(report["type"], "Q4_K_M");
+  std::map<std::string, std::string> types;
+  for (const Json& role : report["roles"]) types[role["role"]] = role["types"];
+  EXPECT_THAT(types["attention"], AllOf(HasSubstr("Q5_0"), HasSubstr("Q8_0")));
+  EXPECT_EQ(types["head"], "Q8_0");
+  EXPECT_LT(report["comparison"]["kl_divergence"], 0.1);
+  EXPECT_NEAR(report["comparison"]["perplexity"].get<double>() /
+                  report["comparison"]["source_perplexity"].get<double>(),
+              1, 0.1);
+  EXPECT_EQ(open_gguf(path("q.gguf")).metadata.get_u32("general.file_type"), 15u);
+  EXPECT_THAT(expect_ok({"inspect", path("q.gguf")}).out,
+              AllOf(HasSubstr("Q5_0"), HasSubstr("Q8_0")));
+  EXPECT_THAT(expect_ok({"quantize", model_.string(), path("notes.gguf"), "--type", "q6_k"}).out,
+              HasSubstr("no multiple of 256"));
+  expect_error({"quantize", model_.string(), path("m.gguf"), "--type", "q4_k_xl"},
+               AllOf(HasSubstr("--type"), HasSubstr("q4_k_xl"), HasSubstr("q4_k_m, q5_k_s")));
 }
 
 TEST_F(ConvertTest, OverridesOfTypes) {

@@ -109,7 +109,6 @@ class CpuBackend final : public Backend, public HeadOperations {
 
   Tensor bind_vector(const HostTensor& source);
   Tensor bind_quantized(const HostTensor& source);
-  Tensor bind_dequantized(const HostTensor& source);
   // Appends k, v [rows, heads, ...] to the segments' rows; `append` may still undo it.
   void store_kv(KvAppend& append, const Tensor& k, const Tensor& v,
                 std::span<const AttentionSegment> segments);

@@ -1,8 +1,10 @@
-// What the types with one scale for 32 values share: Q8_0, Q4_0, Q4_1. For their files only.
-//   Q8_0  x = d * q           d = amax / 127,           q = round(x / d), half away from zero
-//   Q4_0  x = d * (q - 8)     d = (x with amax) / -8,   q = min(15, floor(x / d + 8.5))
-//   Q4_1  x = d * q + m       d = (max - min) / 15,     q = min(15, floor((x - m) / d + 0.5)),
-//                             m = min
+// What the types with F16 numbers for 32 values share: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1. For their
+// files only.
+//   Q8_0  x = d * q          d = amax / 127,             q = round(x / d), half away from zero
+//   Q4_0  x = d * (q - 8)    d = (x with amax) / -8,     q = min(15, floor(x / d + 8.5))
+//   Q4_1  x = d * q + m      d = (max - min) / 15,       q = min(15, floor((x - m) / d + 0.5)),
+//                            m = min
+//   Q5_0, Q5_1               the same with 16 and 31 in place of 8 and 15
 // d and m are stored as F16, while q is computed with the unrounded ones; amax is the largest
 // magnitude of the block.
 #pragma once
@@ -18,8 +20,6 @@ namespace reprise::block32 {
 
 constexpr int kValues = 32;
 
-inline float load_scale(const std::byte* from) { return f16_to_float(load_at<uint16_t>(from)); }
-
 // The scale as it is stored.
 inline uint16_t half_scale(float scale) {
   const uint16_t half = float_to_f16(scale);
@@ -34,32 +34,73 @@ inline float inverse(float d) {
   return std::isfinite(value) ? value : 0.0f;
 }
 
-inline void check_finite(const float* x) {
-  for (int i = 0; i < kValues; ++i)
+inline void check_finite(const float* x, int count = kValues) {
+  for (int i = 0; i < count; ++i)
     if (!std::isfinite(x[i])) fail("value {} can't be quantized", x[i]);
 }
 
-// Byte j holds value j in its low half and value j + 16 in its high half; `offset` is taken off.
-inline void load_nibbles(const std::byte* from, int offset, int8_t* q) {
-  for (int j = 0; j < kValues / 2; ++j) {
-    const int byte = std::to_integer<int>(from[j]);
-    q[j] = static_cast<int8_t>((byte & 15) - offset);
-    q[j + kValues / 2] = static_cast<int8_t>((byte >> 4) - offset);
-  }
-}
-template <class Quantize>
-void store_nibbles(const float* x, std::byte* out, Quantize quantize) {
-  for (int j = 0; j < kValues / 2; ++j)
-    out[j] = static_cast<std::byte>(quantize(x[j]) | (quantize(x[j + kValues / 2]) << 4));
+// A block: kNumbers F16 numbers, for 5 bits the highest ones of all values as bits of a word, then
+// the low halves of values 0 to 15 and, in the same bytes, of 16 to 31.
+template <int kNumbers, int kBits>
+void split(const std::byte* block, QuantBlock& to) {
+  for (int i = 0; i < kNumbers; ++i) to.numbers[i] = load_at<uint16_t>(block + 2 * i);
+  block += 2 * kNumbers;
+  const auto high = kBits == 5 ? load_at<uint32_t>(block) : 0;
+  split_halves(block + (kBits == 5 ? 4 : 0), kValues / 2, to.quants);
+  if constexpr (kBits == 5)
+    for (int i = 0; i < kValues; ++i)
+      to.quants[i] = static_cast<uint8_t>(to.quants[i] | ((high >> i) & 1) << 4);
 }
 
-// Dequantizes by way of the integers.
-template <QuantIntegers (*kSplit)(const std::byte*), bool kMinimum>
-void dequantize(const std::byte* block, float* out) {
-  const QuantIntegers parts = kSplit(block);
-  for (int i = 0; i < kValues; ++i) {
-    out[i] = parts.scale * static_cast<float>(parts.q[i]);
-    if constexpr (kMinimum) out[i] += parts.minimum;
+template <int kBits>
+void store_quants(const uint8_t* q, std::byte* out) {
+  if constexpr (kBits == 5) {
+    uint32_t high = 0;
+    for (int i = 0; i < kValues; ++i) high |= static_cast<uint32_t>(q[i] >> 4) << i;
+    store_at(out, high);
+    out += 4;
+  }
+  for (int i = 0; i < kValues / 2; ++i)
+    out[i] = static_cast<std::byte>((q[i] & 15) | (q[i + kValues / 2] & 15) << 4);
+}
+
+// Around 0, with the value of the largest magnitude at the lowest quant.
+template <int kBits>
+void quantize_symmetric(const float* x, std::byte* out, int64_t blocks) {
+  constexpr int kHalf = 1 << (kBits - 1);
+  for (; blocks > 0; --blocks, x += kValues, out += 2 + 4 * kBits) {
+    check_finite(x);
+    float extreme = 0.0f;  // the largest magnitude with its sign; the first of equals
+    for (int i = 0; i < kValues; ++i)
+      if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
+    const float d = extreme / static_cast<float>(-kHalf);
+    const float scale = inverse(d);
+    store_at(out, half_scale(d));
+    uint8_t q[kValues];
+    for (int i = 0; i < kValues; ++i)
+      q[i] = static_cast<uint8_t>(
+          std::min(2 * kHalf - 1, static_cast<int>(x[i] * scale + (kHalf + 0.5f))));
+    store_quants<kBits>(q, out + 2);
+  }
+}
+
+// From the smallest value up.
+template <int kBits>
+void quantize_from_minimum(const float* x, std::byte* out, int64_t blocks) {
+  constexpr int kMost = (1 << kBits) - 1;
+  for (; blocks > 0; --blocks, x += kValues, out += 4 + 4 * kBits) {
+    check_finite(x);
+    const auto [low, high] = std::minmax_element(x, x + kValues);
+    const float min = *low;
+    const float d = (*high - min) / static_cast<float>(kMost);
+    const uint16_t stored_scale = half_scale(d);
+    const float scale = inverse(d);
+    store_at(out, stored_scale);
+    store_at(out + 2, half_scale(min));
+    uint8_t q[kValues];
+    for (int i = 0; i < kValues; ++i)
+      q[i] = static_cast<uint8_t>(std::min(kMost, static_cast<int>((x[i] - min) * scale + 0.5f)));
+    store_quants<kBits>(q, out + 4);
   }
 }
 

@@ -3,27 +3,38 @@
 //    64 bytes of the high 2 bits:     32 bytes for 128 values, 32 in each pair of bits, low to high
 //    16 bytes of s
 //   d        F16
-#include "base/half.h"
-#include "base/quant/type.h"
+#include "base/quant/search.h"
 
 namespace reprise {
 namespace {
 
-void dequantize(const std::byte* block, float* out) {
-  const float d = f16_to_float(load_at<uint16_t>(block + 208));
-  const auto byte = [&](int at) { return std::to_integer<int>(block[at]); };
+void split(const std::byte* block, QuantBlock& to) {
+  to.numbers[0] = load_at<uint16_t>(block + 208);
+  std::memcpy(to.codes, block + 192, 16);
   for (int half = 0; half < 2; ++half) {
-    for (int i = 0; i < 128; ++i) {
-      const int low = (byte(64 * half + i % 64) >> (i / 64 * 4)) & 15;
-      const int high = (byte(128 + 32 * half + i % 32) >> (i / 32 * 2)) & 3;
-      const auto s = load_at<int8_t>(block + 192 + 8 * half + i / 16);
-      *out++ = d * static_cast<float>(s) * static_cast<float>((low | high << 4) - 32);
-    }
+    uint8_t* q = to.quants + 128 * half;
+    split_halves(block + 64 * half, 64, q);
+    for (int i = 0; i < 4; ++i) split_bits(block + 128 + 32 * half, 2 * i, 2, 4, q + 32 * i);
   }
+}
+
+void join(const QuantBlock& block, std::byte* out) {
+  std::memset(out + 128, 0, 64);
+  for (int half = 0; half < 2; ++half) {
+    const uint8_t* q = block.quants + 128 * half;
+    join_halves(q, 64, out + 64 * half);
+    for (int i = 0; i < 4; ++i) join_bits(q + 32 * i, 2 * i, 2, 4, out + 128 + 32 * half);
+  }
+  std::memcpy(out + 192, block.codes, 16);
+  store_at(out + 208, block.numbers[0]);
 }
 
 }  // namespace
 
-constinit const QuantCode quant_Q6_K = {.dequantize = dequantize_each<DType::Q6_K, dequantize>};
+constinit const QuantCode quant_Q6_K = {
+    .split = split,
+    .quantize =
+        quant_search::quantize_each<DType::Q6_K, quant_search::symmetric<DType::Q6_K, 128>, join>,
+    .file_type = 18};
 
 }  // namespace reprise

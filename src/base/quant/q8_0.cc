@@ -4,12 +4,12 @@
 namespace reprise {
 namespace {
 
-constexpr int kBytes = kQuantSize<DType::Q8_0>.bytes;
+constexpr int kBytes = kQuantLayout<DType::Q8_0>.bytes;
 
-QuantIntegers split(const std::byte* block) {
-  QuantIntegers parts = {block32::load_scale(block), 0, {}};
-  std::memcpy(parts.q, block + 2, sizeof(parts.q));
-  return parts;
+void split(const std::byte* block, QuantBlock& to) {
+  to.numbers[0] = load_at<uint16_t>(block);
+  for (int i = 0; i < block32::kValues; ++i)  // 128 more than the signed byte
+    to.quants[i] = std::to_integer<uint8_t>(block[2 + i] ^ std::byte{128});
 }
 
 void quantize(const float* x, std::byte* out, int64_t blocks) {
@@ -27,10 +27,6 @@ void quantize(const float* x, std::byte* out, int64_t blocks) {
 
 }  // namespace
 
-constinit const QuantCode quant_Q8_0 = {
-    .dequantize = dequantize_each<DType::Q8_0, block32::dequantize<split, false>>,
-    .quantize = quantize,
-    .file_type = 7,
-    .split = split};
+constinit const QuantCode quant_Q8_0 = {.split = split, .quantize = quantize, .file_type = 7};
 
 }  // namespace reprise

@@ -16,6 +16,24 @@ void convert_plain(const std::byte* bytes, float* out, int64_t n) {
     out[i] = static_cast<float>(load_at<T>(bytes + i * static_cast<int64_t>(sizeof(T))));
 }
 
+void dequantize_blocks(DType type, const std::byte* from, float* out, int64_t blocks) {
+  const QuantLayout& layout = quant_layout(type);
+  const auto split = quant_code(type).split;
+  const int step = code_bytes(layout.code);
+  QuantBlock block;
+  for (; blocks > 0; --blocks, from += layout.bytes) {
+    split(from, block);
+    for (int part = 0; part < layout.values / layout.part; ++part, out += layout.part) {
+      const auto [scale, minimum] = part_scale(layout, block.numbers, block.codes + part * step);
+      const uint8_t* q = block.quants + part * layout.part;
+      for (int i = 0; i < layout.part; ++i)
+        out[i] = scale * static_cast<float>(quant_level(layout, q[i]));
+      if (layout.numbers > 1)
+        for (int i = 0; i < layout.part; ++i) out[i] += minimum;
+    }
+  }
+}
+
 }  // namespace
 
 const QuantCode& quant_code(DType type) {
@@ -28,6 +46,36 @@ const QuantCode& quant_code(DType type) {
       break;
   }
   throw InternalError(fmt::format("{} is not a quantized type", dtype_name(type)));
+}
+
+const QuantLayout& quant_layout(DType type) {
+  switch (type) {
+#define REPRISE_QUANT(name, ...) \
+  case DType::name:              \
+    return kQuantLayout<DType::name>;
+#include "base/quant/types.def"
+    default:
+      break;
+  }
+  throw InternalError(fmt::format("{} is not a quantized type", dtype_name(type)));
+}
+
+PartScale part_scale(const QuantLayout& layout, const uint16_t* numbers, const uint8_t* code) {
+  const float d = layout.numbers > 0 ? f16_to_float(numbers[0]) : 0;
+  const float e = layout.numbers > 1 ? f16_to_float(numbers[1]) : 0;
+  switch (layout.code) {
+    case ScaleCode::None:
+      return {d, e};
+    case ScaleCode::Signed:
+      return {d * static_cast<float>(static_cast<int8_t>(code[0])), 0};
+    case ScaleCode::Pair:
+      return {d * static_cast<float>(code[0]), -(e * static_cast<float>(code[1]))};
+    case ScaleCode::Nibbles:
+      return {d * static_cast<float>(code[0] & 15), -(e * static_cast<float>(code[0] >> 4))};
+    case ScaleCode::Exponent:
+      return {std::ldexp(1.0f, code[0] - 128), 0};
+  }
+  throw InternalError("a scale's code");
 }
 
 void dequantize_row(DType type, const std::byte* bytes, float* out, int64_t n) {
@@ -58,7 +106,7 @@ void dequantize_row(DType type, const std::byte* bytes, float* out, int64_t n) {
       for (int64_t i = 0; i < n; ++i) out[i] = bytes[i] != std::byte{0} ? 1.0f : 0.0f;
       return;
     default:
-      quant_code(type).dequantize(bytes, out, n / block_values(type));
+      dequantize_blocks(type, bytes, out, n / block_values(type));
   }
 }
 

@@ -116,8 +116,17 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
   LoopedResult all;
   std::vector<OutputTensor> tensors;
   std::map<std::string, size_t> index;
+  TypeRules rules = options.types;
+  bool has_head = false;
+  int layers = 0;
   for (const LoopedModel::Output& output : model.outputs()) {
-    TypeChoice choice = choose_type(output.view, &output.slot, options.types);
+    has_head = has_head || output.slot.role == Role::Head;
+    layers = std::max(layers, output.slot.layer + 1);
+  }
+  rules.model = mix_model(source.config->text, has_head);
+  rules.model.layers = layers;
+  for (const LoopedModel::Output& output : model.outputs()) {
+    TypeChoice choice = choose_type(output.view, &output.slot, rules);
     if (is_quantized(choice.type) && !gguf) choice.type = DType::F32;
     index[output.view.name] = tensors.size();
     tensors.push_back({output.view, choice.type});
@@ -158,7 +167,7 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
     GgufMetadata metadata =
         others ? looped_metadata(source, model)
                : own_metadata(source, looped_config(source, model), looping_scheme().name, files);
-    set_file_type(metadata, tensors, others);
+    set_file_type(metadata, tensors, rules.mix, others);
     write_gguf(target, metadata, tensors, writer);
   } else {
     std::map<std::string, std::string> metadata = source.weights_metadata;

@@ -253,6 +253,7 @@ void LoopedModel::list_outputs() {
       const DType type = source_.weights.get(name_in(tensor.source, like)).type;
       TensorSlot slot = tensor.slot;
       slot.name = name_in(tensor.target, layer);
+      slot.layer = layer;
       add_output(slot, type, {.layer = layer, .tensor = i});
       const int64_t rank = rank_of(i);
       if (!layout_.looped(layer) || rank == 0) continue;

@@ -42,7 +42,7 @@ def quantization():
     x[11] = -np.abs(x[11])
     x[12, ::2] = 0
     tensors = {"x": torch.from_numpy(x)}
-    for name in ["Q8_0", "Q4_0", "Q4_1", "BF16", "F16"]:
+    for name in ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "BF16", "F16"]:
         kind = gguf.GGMLQuantizationType[name]
         packed = gguf.quants.quantize(x, kind)
         tensors[name] = torch.from_numpy(packed.view(np.uint8).reshape(x.shape[0], -1).copy())

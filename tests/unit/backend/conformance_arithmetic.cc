@@ -119,11 +119,14 @@ Operation ropes() {
 
 Operation embeddings() {
   Operation op = {"embed", 1e-6, {}};
-  for (const DType type :
-       {DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1})
+  std::vector<DType> types = quantized_types();
+  types.insert(types.begin(), {DType::F32, DType::F16, DType::BF16});
+  for (const DType type : types)
     op.cases.push_back({std::string(dtype_name(type)), [=](Backend& be) -> Results {
                           Inputs in(15);
-                          const Tensor table = be.bind(in.host(type, {37, 96}), WeightUse::Table);
+                          const Tensor table = be.bind(
+                              in.host(type, {37, std::max<int64_t>(96, block_values(type))}),
+                              WeightUse::Table);
                           const int32_t ids[] = {36, 0, 5, 5, 17};
                           const Tensor x = be.embed(table, ids);
                           return {be.to_host(x), be.to_host(table)};

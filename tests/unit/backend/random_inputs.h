@@ -4,12 +4,14 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
 #include "base/half.h"
 #include "base/rng.h"
+#include "support/quant_blocks.h"
 
 namespace reprise::testing {
 
@@ -32,8 +34,15 @@ class Inputs {
     auto bytes = std::make_shared<std::vector<std::byte>>(
         static_cast<size_t>(tensor_bytes(type, shape)) + 1);
     std::byte* at = bytes->data() + 1;  // files don't align their tensors
+    std::optional<test::QuantBlocks> quantized;
+    if (is_quantized(type)) quantized.emplace(type);
     const int64_t blocks = num_elements(shape) / block_values(type);
-    for (int64_t i = 0; i < blocks; ++i, at += block_bytes(type)) fill_block(type, at);
+    for (int64_t i = 0; i < blocks; ++i, at += block_bytes(type)) {
+      if (quantized)
+        quantized->fill(at, 1, [&] { return random_.next_below(256); });
+      else
+        fill_block(type, at);
+    }
     HostTensor out;
     out.type = type;
     out.shape = shape;
@@ -59,17 +68,7 @@ class Inputs {
     if (type == DType::F64) return put(at, static_cast<double>(value));
     if (type == DType::I64) return put(at, static_cast<int64_t>(value * 100));
     if (type == DType::F16) return put(at, float_to_f16(value));
-    if (type == DType::BF16) return put(at, float_to_bf16(value));
-    // Quantized: scale (and minimum) in F16, then the quants.
-    const float steps = type == DType::Q8_0 ? 127 : 8;
-    put(at, float_to_f16((1 + value / 2) / steps));
-    int64_t head = 2;
-    if (type == DType::Q4_1) {
-      put(at + 2, float_to_f16(-1 + value / 4));
-      head = 4;
-    }
-    for (int64_t i = head; i < block_bytes(type); ++i)
-      at[i] = static_cast<std::byte>(random_.next_below(256));
+    put(at, float_to_bf16(value));
   }
   Philox random_;
 };

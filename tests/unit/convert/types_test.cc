@@ -85,6 +85,23 @@ TEST(ChooseType, RowsThatDontDivideStayIn16Bits) {
   }
 }
 
+TEST(ChooseType, RowsOfOddBlocksTakeSmallerOnes) {
+  const TensorSlot matrix = slot(Role::Mlp);
+  TypeRules rules;
+  for (const auto& [type, instead] : {std::pair{DType::Q2_K, DType::Q4_0},
+                                      {DType::Q3_K, DType::Q4_0},
+                                      {DType::Q4_K, DType::Q5_0},
+                                      {DType::Q5_K, DType::Q5_1},
+                                      {DType::Q6_K, DType::Q8_0}}) {
+    rules.type = type;
+    EXPECT_EQ(choose_type(tensor("m", DType::F32, {4, 512}), &matrix, rules).type, type);
+    const TypeChoice choice = choose_type(tensor("m", DType::F32, {4, 576}), &matrix, rules);
+    EXPECT_EQ(choice.type, instead);
+    EXPECT_EQ(choice.note, TypeNote::SmallerBlocks);
+    EXPECT_EQ(choose_type(tensor("m", DType::F32, {4, 48}), &matrix, rules).type, DType::F16);
+  }
+}
+
 TEST(ChooseType, QuantizedBefore) {
   const TensorSlot matrix = slot(Role::Mlp);
   TypeRules rules;
@@ -133,9 +150,27 @@ TEST(ParseType, NamesAndErrors) {
   EXPECT_EQ(parse_type("keep", "--type"), std::nullopt);
   EXPECT_EQ(parse_type("Q4_0", "--type"), DType::Q4_0);
   EXPECT_EQ(parse_type("bf16", "--type"), DType::BF16);
-  for (const char* bad : {"q4_k", "", "i8", "f64"})
-    EXPECT_THAT(error_of([&] { parse_type(bad, "--type"); }),
-                ::testing::AllOf(HasSubstr("--type"), HasSubstr("q8_0"), HasSubstr("bf16")))
+  for (const char* bad : {"q4_k_m", "", "i8", "f64"})
+    EXPECT_THAT(error_of([&] { parse_type(bad, "--keep"); }),
+                ::testing::AllOf(HasSubstr("--keep"), HasSubstr("q8_0"), HasSubstr("bf16")))
+        << bad;
+  TypeRules rules;
+  for (const auto& [text, type, name] : {std::tuple{"Q4_K_M", DType::Q4_K, "Q4_K_M"},
+                                         {"q4_k", DType::Q4_K, "Q4_K_M"},
+                                         {"q6_k", DType::Q6_K, "Q6_K"},
+                                         {"q5_0", DType::Q5_0, "Q5_0"},
+                                         {"F32", DType::F32, "F32"}}) {
+    set_type(rules, text, "--type");
+    EXPECT_EQ(rules.type, type) << text;
+    EXPECT_EQ(type_name(rules), name) << text;
+    EXPECT_EQ(rules.mix != nullptr, block_values(type) == 256) << text;
+  }
+  set_type(rules, "keep", "--type");
+  EXPECT_EQ(rules.type, std::nullopt);
+  EXPECT_EQ(type_name(rules), "keep");
+  for (const char* bad : {"q4_k_l", "", "iq4_nl", "mxfp4"})
+    EXPECT_THAT(error_of([&] { set_type(rules, bad, "--type"); }),
+                ::testing::AllOf(HasSubstr("--type"), HasSubstr("q8_0"), HasSubstr("q4_k_m")))
         << bad;
   EXPECT_EQ(parse_override("a=b=q8_0", "--keep").first, "a=b");
   for (const char* bad : {"q8_0", "=q8_0", "a=", "a=q9"})

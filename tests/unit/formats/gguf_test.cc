@@ -264,8 +264,12 @@ TEST(Gguf, RefusesBadTensors) {
               HasSubstr("not inside the data"));
   EXPECT_THAT(refusal(file(tensor_entry("q", {48}, 8, 0), 1, 64)),
               AllOf(HasSubstr("'q'"), HasSubstr("multiple of 32")));
-  EXPECT_THAT(refusal(file(tensor_entry("k", {256}, 10, 0), 1, 64)),
-              AllOf(HasSubstr("'k'"), HasSubstr("Q2_K"), HasSubstr("not supported"),
+  EXPECT_THAT(refusal(file(tensor_entry("q", {288}, 12, 0), 1, 192)),
+              AllOf(HasSubstr("'q'"), HasSubstr("multiple of 256"), HasSubstr("Q4_K")));
+  EXPECT_THAT(refusal(file(tensor_entry("q", {512}, 14, 0), 1, 416)),
+              AllOf(HasSubstr("'q'"), HasSubstr("not inside the data")));
+  EXPECT_THAT(refusal(file(tensor_entry("k", {256}, 16, 0), 1, 96)),
+              AllOf(HasSubstr("'k'"), HasSubstr("IQ2_XXS"), HasSubstr("not supported"),
                     HasSubstr(names_with_quantized({DType::I64}))));
   EXPECT_THAT(refusal(file(tensor_entry("k", {256}, 4, 0), 1, 64)), HasSubstr("type number 4"));
   EXPECT_THAT(refusal(file(tensor_entry("d", {1, 1, 1, 1, 1}, 0, 0), 1, 64)),

@@ -13,59 +13,55 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "base/dtype.h"
+#include "base/quant/layout.h"
 
 namespace reprise::cpu {
 
 // Activations of m rows, quantized in blocks of 32 along k: value = scale * q, scale = max|x| /
-// 127. sum is the integer sum of q over the block, for weights with an offset.
+// 127. Sums are those of the integers q, for weights with a zero or a minimum.
 struct QuantizedRows {
-  const int8_t* q;     // [m, k] in -127..127, k a multiple of 32
-  const float* scale;  // [m, k / 32]
-  const int32_t* sum;  // [m, k / 32]
+  const int8_t* q;          // [m, k] in -127..127, k a multiple of 32
+  const float* scale;       // [m, k / 32]
+  const int32_t* sum;       // [m, k / 32]
+  const int32_t* half_sum;  // [m, k / 16]
 };
 
-// How a block of 32 values of a file is laid out where kernels read the type (types.def): first
-// `scales` F16 numbers, the scale and, where there are two, the minimum; then `quads` groups of 4
-// bytes of quants.
-struct PanelLayout {
-  int scales = 0;
-  int quads = 0;  // 0: no kernels read the type
-};
-template <DType kType>
-inline constexpr PanelLayout kPanelLayout = {};
-#define REPRISE_QUANT(name, values, bytes, gguf, scales, quads) \
-  template <>                                                   \
-  inline constexpr PanelLayout kPanelLayout<DType::name> = {scales, quads};
-#include "base/quant/types.def"
-
-// Weights in panels: rows are grouped by `panel`, the last group filled up with zero rows. For each
-// group and each block of 32 values along k there are `quads` x [panel][4] bytes: quad j of every
-// row, as it is in the file. Which values it holds is the type's: 4j .. 4j+3 (Q8_0), or these in
-// the low nibbles and 16 + 4j .. 16 + 4j+3 in the high ones (Q4_0, Q4_1). Beside them, as F16 like
-// in the file (fewer bytes to stream), the block's scales [panel], then its minima [panel].
+// Weights in panels: rows are grouped by `panel`, the last group filled up with zero rows, and for
+// each group and each 32 values along k there are `bits` x [panel][4] bytes ("quads" of 4 bytes of
+// every row) that hold the quants of the type (QuantLayout):
+//   8 bits     quad j: values 4j .. 4j+3
+//   4, 5, 6    quads 0 to 3: values 4j .. 4j+3 in the low halves, 16 + 4j .. in the high ones
+//   2, 3       quads 0, 1:   values 4j .. 4j+3, and 8, 16, 24 more, in the pairs of bits from low
+//              to high
+//   3, 5       one more quad with the highest bits: of values 4i .. 4i+3 in bit i
+//   6          two more quads with the high pairs of bits, in the order of 2 bits
+// What scales them is one record for a group and a block of the file: its F16 numbers
+// [numbers][panel], then the codes of its parts, [part][code_bytes][panel]. The file's bits, that
+// is, in the order in which they are needed; 6-bit codes take a byte (of Q4_K's 144 bytes 4 more).
+// The second number of a type with codes is negated, so that minima are added in every type.
 struct PackedMatrix {
-  DType type;  // one with a PanelLayout
-  int panel;   // rows per group: the kernel's width
+  DType type;
+  int panel;  // rows per group: the kernel's width
   int64_t n, k;
-  const std::byte* quants;  // [groups][k / 32][quads][panel][4], aligned to 64 bytes
-  const uint16_t* scales;   // F16 [groups][k / 32][scales][panel]
+  const std::byte* quants;   // [groups][k / 32][bits][panel][4], aligned to 64 bytes
+  const std::byte* records;  // [groups][k / values]
 };
 
 struct MatmulKernels {
   int panel;  // the panel height packed_* need: 8 or 16; 0: any
 
-  // q [m, k], scale, sum from x [m, k] (row stride ldx); k a multiple of 32. q is x * (127 /
-  // max|x|), round half to even. A block whose max|x| is too small for 127 / max|x| (below 3.8e-37)
-  // counts as zero; one that holds an infinity or NaN gets the scale NaN, so that it shows.
+  // q [m, k] and what belongs to it from x [m, k] (row stride ldx); k a multiple of 32. q is x *
+  // (127 / max|x|), round half to even. A block whose max|x| is too small for 127 / max|x| (below
+  // 3.8e-37) counts as zero; one that holds an infinity or NaN gets the scale NaN, so that it shows.
   void (*quantize)(const float* x, int64_t m, int64_t k, int64_t ldx, int8_t* q, float* scale,
-                   int32_t* sum);
+                   int32_t* sum, int32_t* half_sum);
 
   // out[i, j] for rows i of x and columns j in [n0, n1), n0 a multiple of panel. out has row stride
   // ldo and is indexed from column 0.
   //
-  // With d, m the weight block's scale and minimum, q_w its integers (QuantCode::split), s the
-  // activation block's scale, S its sum, the blocks in order of k, every operation rounded once:
+  // With d, m the scale and minimum of a part of the weights (16 or 32 values), q_w its levels, s
+  // the activation block's scale, S the sum of the activations' integers over the part, the parts
+  // in order of k, every operation rounded once:
   //   dot = sum of q_w q_x, exact
   //   t   = d * dot                  with a minimum:  t = fma(d, dot, m * S)
   //   out = fma(s, t, out)           starting from 0

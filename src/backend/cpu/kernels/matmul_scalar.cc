@@ -7,12 +7,11 @@
 #include "backend/cpu/kernels/matmul_tables.h"
 #include "backend/cpu/memory/packing.h"
 #include "base/half.h"
-#include "base/quant/type.h"
 
 namespace reprise::cpu {
 namespace {
 
-constexpr int64_t kBlock = 32;
+constexpr int kBlock = 32;
 
 float round_half_even(float x) {  // |x| < 2^22, in the default rounding mode
   constexpr float kMagic = 0x1.8p23f;
@@ -20,9 +19,9 @@ float round_half_even(float x) {  // |x| < 2^22, in the default rounding mode
 }
 
 void quantize(const float* x, int64_t m, int64_t k, int64_t ldx, int8_t* q, float* scale,
-              int32_t* sum) {
+              int32_t* sum, int32_t* half_sum) {
   for (int64_t i = 0; i < m; ++i) {
-    for (int64_t b = 0; b < k / kBlock; ++b, ++scale, ++sum, q += kBlock) {
+    for (int64_t b = 0; b < k / kBlock; ++b, ++scale, ++sum, half_sum += 2, q += kBlock) {
       const float* in = x + i * ldx + b * kBlock;
       float largest = 0;
       bool finite = true;
@@ -31,7 +30,7 @@ void quantize(const float* x, int64_t m, int64_t k, int64_t ldx, int8_t* q, floa
         largest = std::max(largest, std::fabs(in[j]));
       }
       const float inverse = 127.0f / largest;
-      *sum = 0;
+      *sum = half_sum[0] = half_sum[1] = 0;
       if (!finite || !std::isfinite(inverse)) {
         *scale = finite ? 0.0f : std::bit_cast<float>(0x7fc00000u);
         std::memset(q, 0, kBlock);
@@ -41,21 +40,10 @@ void quantize(const float* x, int64_t m, int64_t k, int64_t ldx, int8_t* q, floa
       for (int64_t j = 0; j < kBlock; ++j) {
         q[j] = static_cast<int8_t>(round_half_even(in[j] * inverse));
         *sum += q[j];
+        half_sum[j / 16] += q[j];
       }
     }
   }
-}
-
-// One block of 32 weights of one row of a packed matrix, by way of the type's own file.
-struct Block {
-  QuantIntegers parts;
-  bool has_minimum;
-};
-
-Block read_block(const PackedMatrix& w, int64_t row, int64_t b) {
-  std::byte bytes[kMostBlockBytes];
-  unpack_block(w, row, b, bytes);
-  return {quant_code(w.type).split(bytes), panel_layout(w.type).scales == 2};
 }
 
 void packed_int8(const QuantizedRows& x, int64_t m, const PackedMatrix& w, int64_t n0, int64_t n1,
@@ -64,16 +52,22 @@ void packed_int8(const QuantizedRows& x, int64_t m, const PackedMatrix& w, int64
   for (int64_t n = n0; n < n1; ++n) {
     for (int64_t i = 0; i < m; ++i) out[i * ldo + n] = 0;
     for (int64_t b = 0; b < blocks; ++b) {
-      const auto [parts, has_minimum] = read_block(w, n, b);
+      const PanelBlock weights = read_block(w, n, b);
+      const int width = kBlock / weights.parts;
       for (int64_t i = 0; i < m; ++i) {
-        const int8_t* q = x.q + i * w.k + b * kBlock;
-        int dot = 0;
-        for (int64_t k = 0; k < kBlock; ++k) dot += parts.q[k] * q[k];
-        const int64_t at = i * blocks + b;
-        const float t = has_minimum ? std::fmaf(parts.scale, static_cast<float>(dot),
-                                                parts.minimum * static_cast<float>(x.sum[at]))
-                                    : parts.scale * static_cast<float>(dot);
-        out[i * ldo + n] = std::fmaf(x.scale[at], t, out[i * ldo + n]);
+        for (int part = 0; part < weights.parts; ++part) {
+          const int8_t* q = x.q + i * w.k + b * kBlock + part * width;
+          int dot = 0, sum = 0;
+          for (int k = 0; k < width; ++k) {
+            dot += weights.level[part * width + k] * q[k];
+            sum += q[k];
+          }
+          const auto [scale, minimum] = weights.scale[part];
+          const float t = weights.has_minimum ? std::fmaf(scale, static_cast<float>(dot),
+                                                          minimum * static_cast<float>(sum))
+                                              : scale * static_cast<float>(dot);
+          out[i * ldo + n] = std::fmaf(x.scale[i * blocks + b], t, out[i * ldo + n]);
+        }
       }
     }
   }
@@ -84,12 +78,8 @@ void packed_f32(const float* x, int64_t m, int64_t ldx, const PackedMatrix& w, i
   for (int64_t n = n0; n < n1; ++n) {
     for (int64_t i = 0; i < m; ++i) out[i * ldo + n] = 0;
     for (int64_t b = 0; b < w.k / kBlock; ++b) {
-      const auto [parts, has_minimum] = read_block(w, n, b);
       float value[kBlock];
-      for (int64_t k = 0; k < kBlock; ++k) {
-        value[k] = parts.scale * static_cast<float>(parts.q[k]);
-        if (has_minimum) value[k] += parts.minimum;
-      }
+      values_of(read_block(w, n, b), value);
       for (int64_t i = 0; i < m; ++i) {
         float acc = out[i * ldo + n];
         for (int64_t k = 0; k < kBlock; ++k)

@@ -7,13 +7,13 @@
 
 #include "backend/cpu/memory/huge_pages.h"
 #include "base/error.h"
-#include "base/quant/type.h"
 
 namespace reprise::cpu {
 namespace {
 
-constexpr int64_t kBlock = 32;     // values per quantization block
-constexpr size_t kAlignment = 64;  // one cache line, one AVX-512 vector
+constexpr int kBlock = 32;          // values of a run of quads
+constexpr uint16_t kSign = 0x8000;  // of an F16
+constexpr size_t kAlignment = 64;   // one cache line, one AVX-512 vector
 constexpr size_t kSmallestHuge = 2 * kHugePage;
 
 std::byte* allocate(size_t bytes) {
@@ -25,9 +25,61 @@ std::byte* allocate(size_t bytes) {
   return memory;
 }
 
-#define REPRISE_QUANT(name, values, bytes, gguf, scales, quads) \
-  static_assert(quads == 0 || bytes <= kMostBlockBytes);
-#include "base/quant/types.def"
+// A record of PackedMatrix: numbers, then codes.
+struct RecordLayout {
+  int64_t numbers;  // bytes
+  int64_t codes;
+  int64_t bytes() const { return numbers + codes; }
+};
+RecordLayout record_layout(const QuantLayout& layout, int64_t panel) {
+  return {2 * layout.numbers * panel,
+          layout.values / layout.part * code_bytes(layout.code) * panel};
+}
+
+// Whether the second number is negated in records.
+bool is_negated(const QuantLayout& layout) {
+  return layout.numbers == 2 && layout.code != ScaleCode::None;
+}
+
+// Pairs of bits of 32 values in two quads.
+void put_pairs(const uint8_t* q, int shift, std::byte* quads) {
+  for (int i = 0; i < 8; ++i) {
+    int byte = 0;
+    for (int pair = 0; pair < 4; ++pair) byte |= (q[8 * pair + i] >> shift & 3) << 2 * pair;
+    quads[i] = static_cast<std::byte>(byte);
+  }
+}
+void put_highest(const uint8_t* q, int shift, std::byte* quad) {
+  for (int i = 0; i < 4; ++i) {
+    int byte = 0;
+    for (int bit = 0; bit < 8; ++bit) byte |= (q[4 * bit + i] >> shift & 1) << bit;
+    quad[i] = static_cast<std::byte>(byte);
+  }
+}
+
+// The quads of 32 quants, one row of a panel, and back.
+void make_quads(int bits, const uint8_t* q, std::byte* quads) {
+  if (bits == 8) {
+    std::memcpy(quads, q, kBlock);
+  } else if (bits >= 4) {
+    for (int i = 0; i < 16; ++i) quads[i] = static_cast<std::byte>((q[i] & 15) | q[16 + i] << 4);
+    if (bits == 5) put_highest(q, 4, quads + 16);
+    if (bits == 6) put_pairs(q, 4, quads + 16);
+  } else {
+    put_pairs(q, 0, quads);
+    if (bits == 3) put_highest(q, 2, quads + 8);
+  }
+}
+uint8_t quant_of(int bits, const std::byte* quads, int i) {
+  const auto byte = [&](int at) { return std::to_integer<int>(quads[at]); };
+  const auto highest = [&](int from) { return byte(from + i % 4) >> (i / 4) & 1; };
+  const auto pair = [&](int from) { return byte(from + i % 8) >> (i / 8 * 2) & 3; };
+  if (bits == 8) return static_cast<uint8_t>(byte(i));
+  if (bits <= 3) return static_cast<uint8_t>(pair(0) | (bits == 3 ? highest(8) << 2 : 0));
+  const int low = byte(i % 16) >> (i / 16 * 4) & 15;
+  const int high = bits == 5 ? highest(16) : bits == 6 ? pair(16) : 0;
+  return static_cast<uint8_t>(low | high << 4);
+}
 
 }  // namespace
 
@@ -38,55 +90,55 @@ void PackedWeights::Free::operator()(std::byte* memory) const {
     std::free(memory);
 }
 
-PanelLayout panel_layout(DType type) {
-  switch (type) {
-#define REPRISE_QUANT(name, ...) \
-  case DType::name:              \
-    return kPanelLayout<DType::name>;
-#include "base/quant/types.def"
-    default:
-      return {};
-  }
-}
-
 PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows, int panel,
                    ThreadPool* pool) {
-  REPRISE_CHECK(k % kBlock == 0 && n >= 0 && panel >= 0, "n {}, k {}, panel {}", n, k, panel);
   if (panel == 0) panel = 16;
-  const PanelLayout layout = panel_layout(type);
-  REPRISE_CHECK(layout.quads > 0, "type {} can't be packed", dtype_name(type));
-  const int64_t blocks = k / kBlock;
+  const QuantLayout& layout = quant_layout(type);
+  REPRISE_CHECK(k % layout.values == 0 && n >= 0 && panel >= 0, "n {}, k {}, panel {}", n, k,
+                panel);
+  const auto split = quant_code(type).split;
+  const int64_t blocks = k / layout.values, runs = layout.values / kBlock;
   const int64_t groups = (n + panel - 1) / panel;
-  const int64_t file_block = block_bytes(type);
-  const int64_t quad_bytes = 4 * panel;
-  const int64_t group_quants = blocks * layout.quads * quad_bytes;
-  const int64_t group_scales = blocks * layout.scales * panel;  // numbers
+  const int64_t quad_bytes = 4 * panel, run_bytes = layout.bits * quad_bytes;
+  const int64_t group_quants = blocks * runs * run_bytes;
+  const RecordLayout record = record_layout(layout, panel);
+  const int64_t codes = record.codes / panel;  // of a row's block
 
   PackedWeights packed;
   const size_t quant_bytes = round_up(static_cast<size_t>(groups * group_quants), kAlignment);
-  packed.bytes_ = static_cast<int64_t>(quant_bytes) + groups * group_scales * 2;
+  packed.bytes_ = static_cast<int64_t>(quant_bytes) + groups * blocks * record.bytes();
   const auto bytes = static_cast<size_t>(packed.bytes_);
   packed.memory_ = {allocate(bytes), PackedWeights::Free{bytes}};
   std::byte* const quants = packed.memory_.get();
-  uint16_t* const scales = reinterpret_cast<uint16_t*>(quants + quant_bytes);
-  packed.matrix_ = {type, panel, n, k, quants, scales};
+  std::byte* const records = quants + quant_bytes;
+  packed.matrix_ = {type, panel, n, k, quants, records};
 
   const auto pack_group = [&](int64_t group) {
     std::byte* const group_q = quants + group * group_quants;
-    uint16_t* const group_s = scales + group * group_scales;
+    std::byte* const group_r = records + group * blocks * record.bytes();
     const int64_t rows = std::min<int64_t>(panel, n - group * panel);
     if (rows < panel) {
       std::memset(group_q, 0, static_cast<size_t>(group_quants));
-      std::memset(group_s, 0, static_cast<size_t>(group_scales) * 2);
+      std::memset(group_r, 0, static_cast<size_t>(blocks * record.bytes()));
     }
+    QuantBlock block;
+    std::byte quads[kBlock];
     for (int64_t r = 0; r < rows; ++r) {
-      const std::byte* source = file_rows + (group * panel + r) * blocks * file_block;
-      for (int64_t b = 0; b < blocks; ++b, source += file_block) {
-        for (int64_t s = 0; s < layout.scales; ++s)
-          std::memcpy(group_s + (b * layout.scales + s) * panel + r, source + 2 * s, 2);
-        for (int64_t j = 0; j < layout.quads; ++j)
-          std::memcpy(group_q + (b * layout.quads + j) * quad_bytes + 4 * r,
-                      source + 2 * layout.scales + 4 * j, 4);
+      const std::byte* source = file_rows + (group * panel + r) * blocks * layout.bytes;
+      for (int64_t b = 0; b < blocks; ++b, source += layout.bytes) {
+        split(source, block);
+        if (is_negated(layout)) block.numbers[1] ^= kSign;
+        std::byte* const to = group_r + b * record.bytes();
+        for (int64_t i = 0; i < layout.numbers; ++i)
+          std::memcpy(to + 2 * (i * panel + r), &block.numbers[i], 2);
+        for (int64_t i = 0; i < codes; ++i)
+          to[record.numbers + i * panel + r] = static_cast<std::byte>(block.codes[i]);
+        for (int64_t run = 0; run < runs; ++run) {
+          make_quads(layout.bits, block.quants + run * kBlock, quads);
+          std::byte* const q = group_q + (b * runs + run) * run_bytes + 4 * r;
+          for (int64_t j = 0; j < layout.bits; ++j)
+            std::memcpy(q + j * quad_bytes, quads + 4 * j, 4);
+        }
       }
     }
   };
@@ -98,24 +150,50 @@ PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows,
   return packed;
 }
 
-void unpack_block(const PackedMatrix& w, int64_t row, int64_t block, std::byte* out) {
-  const PanelLayout layout = panel_layout(w.type);
-  const int64_t at = row / w.panel * (w.k / kBlock) + block;
-  const int64_t lane = row % w.panel;
-  for (int64_t s = 0; s < layout.scales; ++s, out += 2)
-    std::memcpy(out, w.scales + (at * layout.scales + s) * w.panel + lane, 2);
-  for (int64_t j = 0; j < layout.quads; ++j, out += 4)
-    std::memcpy(out, w.quants + ((at * layout.quads + j) * w.panel + lane) * 4, 4);
+PanelBlock read_block(const PackedMatrix& w, int64_t row, int64_t block) {
+  const QuantLayout& layout = quant_layout(w.type);
+  const RecordLayout record = record_layout(layout, w.panel);
+  const int64_t runs = layout.values / kBlock;
+  const int64_t group = row / w.panel, lane = row % w.panel;
+  PanelBlock out;
+  out.parts = kBlock / layout.part;
+  out.has_minimum = layout.numbers == 2;
+
+  const std::byte* from =
+      w.records + (group * (w.k / layout.values) + block / runs) * record.bytes();
+  uint16_t numbers[2] = {};
+  for (int64_t i = 0; i < layout.numbers; ++i)
+    std::memcpy(&numbers[i], from + 2 * (i * w.panel + lane), 2);
+  if (is_negated(layout)) numbers[1] ^= kSign;
+  const int64_t width = code_bytes(layout.code);
+  for (int64_t part = 0; part < out.parts; ++part) {
+    uint8_t code[2] = {};
+    for (int64_t i = 0; i < width; ++i)
+      code[i] = std::to_integer<uint8_t>(
+          from[record.numbers + ((block % runs * out.parts + part) * width + i) * w.panel + lane]);
+    out.scale[part] = part_scale(layout, numbers, code);
+  }
+
+  std::byte quads[kBlock];
+  const int64_t at = (group * (w.k / kBlock) + block) * layout.bits;
+  for (int64_t j = 0; j < layout.bits; ++j)
+    std::memcpy(quads + 4 * j, w.quants + ((at + j) * w.panel + lane) * 4, 4);
+  for (int i = 0; i < kBlock; ++i)
+    out.level[i] = static_cast<int16_t>(quant_level(layout, quant_of(layout.bits, quads, i)));
+  return out;
+}
+
+void values_of(const PanelBlock& block, float* out) {
+  for (int i = 0; i < kBlock; ++i) {
+    const auto [scale, minimum] = block.scale[block.parts == 2 ? i / 16 : 0];
+    out[i] = scale * static_cast<float>(block.level[i]);
+    if (block.has_minimum) out[i] += minimum;
+  }
 }
 
 void unpack_row(const PackedMatrix& w, int64_t row, float* out) {
   REPRISE_CHECK(row >= 0 && row < w.n, "row {} of {}", row, w.n);
-  std::byte file_block[kMostBlockBytes];
-  const QuantCode& code = quant_code(w.type);
-  for (int64_t b = 0; b < w.k / kBlock; ++b) {
-    unpack_block(w, row, b, file_block);
-    code.dequantize(file_block, out + b * kBlock, 1);
-  }
+  for (int64_t b = 0; b < w.k / kBlock; ++b) values_of(read_block(w, row, b), out + b * kBlock);
 }
 
 }  // namespace reprise::cpu

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "backend/cpu/kernels/matmul.h"
+#include "base/quant/type.h"
 #include "base/thread_pool.h"
 
 namespace reprise::cpu {
@@ -30,19 +31,20 @@ class PackedWeights {
   int64_t bytes_ = 0;
 };
 
-// How the type is packed; quads = 0 where no kernels read it.
-PanelLayout panel_layout(DType type);
-
-// Packs file_rows [n, k] of a type that has a layout (its file's blocks, unaligned). k a multiple
-// of 32. A panel of 0 (a kernel that takes any) packs with 16. pool may be null.
+// Packs file_rows [n, k] of a quantized type (its file's blocks, unaligned). k a multiple of its
+// block. A panel of 0 (a kernel that takes any) packs with 16. pool may be null.
 PackedWeights pack(DType type, int64_t n, int64_t k, const std::byte* file_rows, int panel,
                    ThreadPool* pool);
 
-// More than any file block of a type with a layout takes.
-inline constexpr size_t kMostBlockBytes = 64;
-
-// Block `block` of row `row` as it was in the file.
-void unpack_block(const PackedMatrix& w, int64_t row, int64_t block, std::byte* out);
+// 32 values of one row, read back.
+struct PanelBlock {
+  int parts;           // 1, or 2 where scales belong to 16 values
+  PartScale scale[2];  // of each part
+  bool has_minimum;
+  int16_t level[32];
+};
+PanelBlock read_block(const PackedMatrix& w, int64_t row, int64_t block);
+void values_of(const PanelBlock& block, float* out);  // [32]
 
 // Row `row` as floats: out [k], the same values as dequantizing the file's row.
 void unpack_row(const PackedMatrix& w, int64_t row, float* out);

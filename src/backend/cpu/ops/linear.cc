@@ -28,19 +28,21 @@ CpuBackend::Quantized CpuBackend::quantize(const float* x, int64_t m, int64_t k,
   const auto aligned = [](int64_t bytes) { return ceil_div(bytes, kRowAlignment) * kRowAlignment; };
   const int64_t q_bytes = aligned(m * k), scale_bytes = aligned(m * blocks * 4);
   Quantized out;
-  out.memory = memory_->allocate(q_bytes + 2 * scale_bytes, Account::Workspace);
+  out.memory = memory_->allocate(q_bytes + 4 * scale_bytes, Account::Workspace);
   auto* q = reinterpret_cast<int8_t*>(out.memory.get());
   auto* scale = reinterpret_cast<float*>(out.memory.get() + q_bytes);
   auto* sum = reinterpret_cast<int32_t*>(out.memory.get() + q_bytes + scale_bytes);
+  auto* half_sum = reinterpret_cast<int32_t*>(out.memory.get() + q_bytes + 2 * scale_bytes);
   const auto rows = [&](int64_t begin, int64_t end) {
     kernels_.matmul.quantize(x + begin * k, end - begin, k, k, q + begin * k,
-                             scale + begin * blocks, sum + begin * blocks);
+                             scale + begin * blocks, sum + begin * blocks,
+                             half_sum + 2 * begin * blocks);
   };
   if (here)
     rows(0, m);
   else
     run_chunks(m, k, rows);
-  out.rows = {q, scale, sum};
+  out.rows = {q, scale, sum, half_sum};
   return out;
 }
 
@@ -76,7 +78,8 @@ void CpuBackend::multiply(const float* x, int64_t m, int64_t k, std::span<const 
     } else if (quantized) {
       const int64_t blocks = k / 32;
       const QuantizedRows part = {input.rows.q + row * k, input.rows.scale + row * blocks,
-                                  input.rows.sum + row * blocks};
+                                  input.rows.sum + row * blocks,
+                                  input.rows.half_sum + 2 * row * blocks};
       kernels.packed_int8(part, rows, p.weight->packed->matrix(), n0, n1, out, p.n);
     } else {
       kernels.packed_f32(x + row * k, rows, k, p.weight->packed->matrix(), n0, n1, out, p.n);

@@ -18,8 +18,7 @@ Tensor CpuBackend::bind(const HostTensor& source, WeightUse use) {
       "{} bytes for {} {}", source.bytes.size(), dtype_name(source.type),
       shape_string(source.shape));
   if (use == WeightUse::Vector) return bind_vector(source);
-  if (is_quantized(source.type))
-    return panel_layout(source.type).quads > 0 ? bind_quantized(source) : bind_dequantized(source);
+  if (is_quantized(source.type)) return bind_quantized(source);
   if (source.type != DType::F32 && source.type != DType::F16 && source.type != DType::BF16)
     fail("cpu backend: a matrix of type {} isn't supported, expected {}", dtype_name(source.type),
          names_with_quantized({DType::F32, DType::F16, DType::BF16}));
@@ -55,24 +54,6 @@ Tensor CpuBackend::bind_vector(const HostTensor& source) {
   data->owner = values;
   data->count = std::make_shared<WeightCount>(weight_bytes_, bytes);
   if (source.release) source.release();
-  return Tensor(std::move(data), source.shape);
-}
-
-// A matrix of a type without kernels of its own, as F32: the same values in more memory.
-Tensor CpuBackend::bind_dequantized(const HostTensor& source) {
-  const int64_t unit = block_values(source.type), unit_bytes = block_bytes(source.type);
-  const int64_t count = num_elements(source.shape);
-  const std::shared_ptr<float[]> values(new float[static_cast<size_t>(count)]);
-  run_chunks(count / unit, unit, [&](int64_t begin, int64_t end) {
-    dequantize_row(source.type, source.bytes.data() + begin * unit_bytes,
-                   values.get() + begin * unit, (end - begin) * unit);
-  });
-  if (source.release) source.release();
-  auto data = std::make_shared<CpuData>();
-  data->bytes = reinterpret_cast<std::byte*>(values.get());
-  data->owner = values;
-  data->count =
-      std::make_shared<WeightCount>(weight_bytes_, count * static_cast<int64_t>(sizeof(float)));
   return Tensor(std::move(data), source.shape);
 }
 

@@ -1,5 +1,4 @@
-// Models with weights of types that are read but never written (Q4_K, Q6_K): they run as their F32
-// values do, and convert to them.
+// Models with weights of every quantized type: they run as their F32 values do, and convert to them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -12,6 +11,7 @@
 #include "formats/gguf_writer.h"
 #include "support/error_of.h"
 #include "support/golden.h"
+#include "support/quant_blocks.h"
 #include "support/test_models.h"
 #include "support/tiny_models.h"
 
@@ -26,33 +26,10 @@ std::vector<std::string> names_of(const WeightFile& file) {
 
 using ::testing::HasSubstr;
 
-std::vector<DType> read_only_types() {
-  std::vector<DType> types = quantized_types();
-  std::erase_if(types, can_quantize);
-  return types;
-}
-
-// Blocks whose values are of the size of weights: random bytes, again and again until they are.
-std::vector<std::byte> random_blocks(DType type, int64_t values, Philox& random) {
-  std::vector<std::byte> bytes;
-  std::vector<std::byte> block(static_cast<size_t>(block_bytes(type)));
-  std::vector<float> x(static_cast<size_t>(block_values(type)));
-  for (int64_t done = 0; done < values;) {
-    for (std::byte& b : block) b = static_cast<std::byte>(random.next_below(256));
-    dequantize_row(type, block.data(), x.data(), block_values(type));
-    float most = 0;
-    for (const float value : x) most = std::isfinite(value) ? std::max(most, std::fabs(value)) : 9;
-    if (most < 0.01f || most > 0.3f) continue;
-    bytes.insert(bytes.end(), block.begin(), block.end());
-    done += block_values(type);
-  }
-  return bytes;
-}
-
-class ReadOnlyTypes : public ::testing::TestWithParam<DType> {
+class QuantizedFiles : public ::testing::TestWithParam<DType> {
  protected:
   // A GGUF file whose matrices and tables are all of the type.
-  ReadOnlyTypes() {
+  QuantizedFiles() {
     const DType type = GetParam();
     const auto width = static_cast<int>(block_values(type));
     const Json config = test::tiny_text_config("LlamaForCausalLM", {.d = width,
@@ -68,14 +45,17 @@ class ReadOnlyTypes : public ::testing::TestWithParam<DType> {
     Philox random(5, 0);
     model->visit_tensors([&](const TensorSlot& slot) {
       if (slot.use == WeightUse::Vector) {
+        vectors_ += 4 * num_elements(slot.shape);
         tensors.push_back({make_view(slot.name, slot.shape, test::tiny_values(slot)), DType::F32});
         return;
       }
       stored_ += tensor_bytes(type, slot.shape);
       values_ += num_elements(slot.shape);
-      tensors.push_back({make_view(slot.name, type, slot.shape,
-                                   random_blocks(type, num_elements(slot.shape), random)),
-                         type});
+      std::vector<std::byte> bytes(static_cast<size_t>(tensor_bytes(type, slot.shape)));
+      const test::QuantBlocks blocks(type);
+      for (size_t at = 0; at < bytes.size(); at += static_cast<size_t>(block_bytes(type)))
+        blocks.fill(&bytes[at], 0.2f, [&] { return random.next_below(256); });
+      tensors.push_back({make_view(slot.name, type, slot.shape, std::move(bytes)), type});
     });
     GgufMetadata metadata;
     metadata.set("general.architecture", std::string("reprise"));
@@ -91,19 +71,24 @@ class ReadOnlyTypes : public ::testing::TestWithParam<DType> {
     if (weight_bytes) *weight_bytes = loaded->backend().stats().weight_bytes;
     return WeightFile(path.string(), trace(*loaded, inputs, {.steps = 2}));
   }
-  static void expect_same(const WeightFile& found, const WeightFile& expected) {
+  // kernels of the type add in another order than those of F32
+  static void expect_close(const WeightFile& found, const WeightFile& expected) {
     ASSERT_EQ(names_of(found), names_of(expected));
-    for (const TensorView& tensor : expected.tensors())
-      EXPECT_TRUE(std::ranges::equal(found.get(tensor.name).data, tensor.data))
-          << found.where() << ": " << tensor.name;
+    for (const TensorView& tensor : expected.tensors()) {
+      if (!is_float(tensor.type)) continue;
+      const std::vector<float> a = to_floats(found.get(tensor.name)), b = to_floats(tensor);
+      float most = 1;
+      for (const float x : b) most = std::max(most, std::fabs(x));
+      EXPECT_LE(test::distance(a, b), 2e-5 * most) << found.where() << ": " << tensor.name;
+    }
   }
 
   testing::TempFolder folder_;
   const std::filesystem::path gguf_ = folder_ / "m.gguf";
-  int64_t stored_ = 0, values_ = 0;
+  int64_t stored_ = 0, values_ = 0, vectors_ = 0;
 };
 
-TEST_P(ReadOnlyTypes, RunsAsItsValuesInF32) {
+TEST_P(QuantizedFiles, RunsAsItsValuesInF32) {
   const DType type = GetParam();
   const ConversionSource source = open_source(gguf_);
   ConvertOptions options;
@@ -119,9 +104,11 @@ TEST_P(ReadOnlyTypes, RunsAsItsValuesInF32) {
     int64_t held = 0;
     const WeightFile expected = run(folder_ / "f32.gguf", machine);
     for (const float x : to_floats(expected.get("logits"))) ASSERT_TRUE(std::isfinite(x));
-    expect_same(run(gguf_, machine, &held), expected);
-    expect_same(run(folder_ / "folder", machine), expected);
-    EXPECT_GE(held, 4 * values_) << machine.name();
+    expect_close(run(gguf_, machine, &held), expected);
+    expect_close(run(folder_ / "folder", machine), expected);
+    if (machine.backend == "cpu") {  // as in the file, but for padding and codes of 6 bits
+      EXPECT_LE(held, stored_ * 11 / 10 + vectors_) << machine.name();
+    }
   }
 
   // As it is: the same blocks.
@@ -131,14 +118,14 @@ TEST_P(ReadOnlyTypes, RunsAsItsValuesInF32) {
     EXPECT_EQ(b.get(tensor.name).type, tensor.type) << tensor.name;
     EXPECT_TRUE(std::ranges::equal(b.get(tensor.name).data, tensor.data)) << tensor.name;
   }
-  // It can be made smaller or larger in a type that is written, but is not written anew itself.
   options.types.type = DType::BF16;
   EXPECT_NO_THROW(convert_to_gguf(source, folder_ / "bf16.gguf", options));
+  if (can_quantize(type)) return;
   EXPECT_THAT(test::error_of([&] { parse_type(std::string(dtype_name(type)), "--type"); }),
               HasSubstr("expected one of keep, f32"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, ReadOnlyTypes, ::testing::ValuesIn(read_only_types()),
+INSTANTIATE_TEST_SUITE_P(Types, QuantizedFiles, ::testing::ValuesIn(quantized_types()),
                          [](const auto& info) { return std::string(dtype_name(info.param)); });
 
 }  // namespace
