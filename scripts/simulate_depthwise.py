@@ -5,8 +5,8 @@
   scripts/simulate_depthwise.py --check BENCH.json
 
 TIMES.json is what bench_depthwise --json prints, or by hand {"loops": 3, "times": {"embed": [[rows,
-seconds], ...], "core": ..., "head": ...}}: the embedding, one loop over the blocks and norm + head, by
-rows. Between measured row counts times are interpolated, beyond them they go on as the last two do.
+seconds], ...], "core": ..., "head": ..., "rest": ...}}: the embedding, one loop over the blocks, norm +
+head, and a loop for keys and values alone of tokens that left (may be missing: no time), by rows. Between measured row counts times are interpolated, beyond them they go on as the last two do.
 
 Time goes in sweeps, as in the scheduler: everybody who is under way runs one loop. Schedules:
   sequence   every token runs all loops; all requests go from token to token together
@@ -67,6 +67,7 @@ class Machine:
         if not isinstance(times, dict):
             fail(f"{where}: key 'times': expected embed, core and head, as bench_depthwise --json prints them")
         self.embed, self.core, self.head = (Times(times.get(k), k) for k in ("embed", "core", "head"))
+        self.rest = Times(times["rest"], "rest") if times.get("rest") else lambda rows: 0.0
         self.loops = model.get("loops")
         if not isinstance(self.loops, int) or self.loops < 1:
             fail(f"{where}: key 'loops': expected 1 or more, found {self.loops}")
@@ -119,7 +120,7 @@ class Result:
 def simulate(machine, schedule, rows, depths, lengths, requests, rest=0.0):
     """Answers `requests` requests, more than the `rows` that run at a time. depths.request(n): the
     depths of n tokens; lengths(): n of the next request. rest: what a deeper row of a token that
-    left costs, as a share of a row (0: keys and values only, about; 1: --exit-kv exact)."""
+    left costs as a share of a row (1: --exit-kv exact); 0: the machine's time for its keys and values."""
     loops = machine.loops
     waiting = requests
     live = []  # tokens under way: [loops run, its depth, its request]
@@ -146,6 +147,8 @@ def simulate(machine, schedule, rows, depths, lengths, requests, rest=0.0):
         deeper = sum(behind)
         judged = len(live) if machine.reads_logits and schedule != "sequence" else 0
         seconds = machine.embed(len(started)) + machine.core(len(live) + rest * deeper)
+        if rest == 0:
+            seconds += machine.rest(deeper)
         behind = [0] + behind[:-1]
         leave, stay = [], []
         for token in live:
@@ -249,8 +252,8 @@ def main():
     parser.add_argument("--tokens", type=int, default=256, help="of an answer, on average")
     parser.add_argument("--spread", type=float, default=0.0, help="answers' lengths differ by up to this share")
     parser.add_argument("--requests", type=int, default=8, help="for each row")
-    parser.add_argument("--rest", type=float, default=0.0, help="cost of a deeper row of a token that left, as a "
-                        "share of a row (1: --exit-kv exact)")
+    parser.add_argument("--rest", type=float, default=0.0, help="cost of a deeper row of a token that left as a "
+                        "share of a row (1: --exit-kv exact) instead of TIMES.json's")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()

@@ -91,6 +91,35 @@ double head_seconds(const Model& model, int64_t rows) {
   return seconds_of(5, [&] { (void)model.backend().to_host(model.logits(model.final_norm(x))); });
 }
 
+// One loop for tokens that left at the first one, without those that go on beside them.
+double rest_seconds(const Model& model, int64_t rows, ExitKv policy) {
+  const Plan plan = model.decode_plan();
+  const std::vector<int32_t> ids(static_cast<size_t>(rows), 1);
+  std::vector<double> seconds;
+  for (int i = 0; i < 5; ++i) {
+    const Runner runner(model);
+    std::vector<Sequence> sequences(ids.size());
+    Rows all;
+    for (Sequence& sequence : sequences) {
+      sequence.initial = std::make_shared<const InitialStates>();
+      all.append(sequence, 1, 1);
+    }
+    const auto cohort = runner.start(plan, std::move(all), model.embed(ids));
+    while (!cohort->loop_end()) runner.visit(*cohort);
+    const auto rest = runner.leave(*cohort, policy);
+    if (!rest) return 0;
+    const Clock::time_point begin = Clock::now();
+    while (!rest->done()) {
+      if (rest->loop_end())
+        runner.pass(*rest);
+      else
+        runner.visit(*rest);
+    }
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  return median(seconds) / (plan.loops() - 1);
+}
+
 // Rows of a window's length whose keys and values fit, as asked for or fewer.
 int64_t fitting_prompt(const Model& model, const Options& options, int64_t rows) {
   constexpr double kMostBytes = 10e9;
@@ -120,7 +149,8 @@ struct Cell {
 // Seconds by rows.
 using RowTimes = std::map<int64_t, double>;
 struct Times {
-  RowTimes embed, core, head;  // core: one loop over the blocks
+  // core: one loop over the blocks; rest: that of tokens that left, for their keys and values alone.
+  RowTimes embed, core, head, rest;
 };
 
 double at_rows(const RowTimes& times, double rows) {
@@ -149,6 +179,8 @@ Cell measure_cell(const Model& model, const Options& options, const LoadOptions&
   leaving.start();
   const auto rows = static_cast<double>(cell.rows);
   const double embed = times.embed[cell.rows] = embed_seconds(model, cell.rows);
+  if (!exact && loops > 1)
+    times.rest[cell.rows] = rest_seconds(model, cell.rows, with_exits.exit.kv);
   const auto head_of = [&](double n) {
     const int64_t whole = std::max<int64_t>(1, std::llround(n));
     if (!times.head.contains(whole)) times.head[whole] = head_seconds(model, whole);
@@ -331,7 +363,8 @@ Json measure_model(const Model& model, const std::string& name, const Options& o
           {"times",
            {{"embed", to_json(times.embed)},
             {"core", to_json(times.core)},
-            {"head", to_json(times.head)}}},
+            {"head", to_json(times.head)},
+            {"rest", to_json(times.rest)}}},
           {"cells", cells},
           {"latency", stalls}};
 }
