@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BUILD ?= build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: all build $(BUILD)/reprise demo test bench format deps deps-torch test-asan test-tsan test-asan-quick clean help
+.PHONY: all build $(BUILD)/reprise demo test bench format deps deps-torch test-asan test-tsan test-asan-quick test-asan-serve test-tsan-serve clean help
 
 all: build
 
@@ -44,7 +44,13 @@ ASAN_QUICK := base formats text image model engine eval trace
 test-asan-quick: deps
 	@cmake --preset asan -Wno-dev -DREPRISE_SIMDE=OFF > /dev/null
 	@cmake --build build/asan -j $(JOBS) --target $(ASAN_QUICK:%=test_%)
-	@ctest --preset asan -j $(JOBS) -L '^(fast|model|engine)$$' -E '^(layering|add_subdirectory)$$'
+	@ctest --preset asan -j $(JOBS) -L '^(fast|model|engine)$$' -E '^(layering|add_subdirectory|simulate_depthwise)$$'
+
+# The scheduler's alone: minutes instead of an hour. REPRISE_SCHEDULES=N runs more random schedules.
+test-asan-serve test-tsan-serve: test-%-serve: deps
+	@cmake --preset $* -Wno-dev -DREPRISE_SIMDE=OFF > /dev/null
+	@cmake --build build/$* -j $(JOBS) --target test_serve
+	@ctest --preset $* -j $(JOBS) -L '^serve$$'
 
 bench: build
 	@cmake --build $(BUILD) -j $(JOBS) --target bench_matmul bench_attention
@@ -63,3 +69,4 @@ help:
 	@echo "make bench   run the benchmarks (bench/)"
 	@echo "make format  clang-format all sources"
 	@echo "make test-asan, make test-tsan   tests under sanitizers; FILTER='-L fast' limits them"
+	@echo "make test-asan-serve, make test-tsan-serve   the scheduler's alone"

@@ -14,7 +14,7 @@
 
 #include "base/json.h"
 #include "engine/images.h"
-#include "engine/session.h"
+#include "engine/serve/prefix_tree.h"
 #include "tools/commands.h"
 #include "tools/exit_options.h"
 #include "tools/options.h"
@@ -203,7 +203,10 @@ class BenchCommand : public Command {
     const TokenPrompt prompt = {random_ids(context), {}, {}, {}};
     const std::vector<int32_t> next = random_ids(tokens_);
     Measurement& m = add_measurement(fmt::format("decode at {}", context), 1);
-    std::vector<PrefixCache> prefixes(subjects_.size());
+    std::deque<PrefixTree> prefixes;
+    for (const Subject& s : subjects_)
+      prefixes.emplace_back(s.loaded->model(),
+                            PrefixOptions{.bytes = kMostCount, .least_tokens = 1});
     for (int r = 0; r < repeat_; ++r) {
       std::deque<Session> sessions;  // they stay where they are made
       for (size_t i = 0; i < subjects_.size(); ++i) {

@@ -76,12 +76,11 @@ Depths independent_depths(std::vector<double> shares, uint64_t seed) {
 }
 
 Depths correlated_depths(std::vector<double> shares, uint64_t seed) {
-  constexpr double kChange = 0.1;
   return [shares = std::move(shares), draw = Philox(seed, 0), change = Philox(seed, 1)](
              int64_t request, int64_t token) {
     const uint64_t first = static_cast<uint64_t>(request) * kMostTokens;
     auto at = static_cast<uint64_t>(token);
-    while (at > 0 && change.uniform(first + at) >= kChange) --at;  // where it last changed
+    while (at > 0 && change.uniform(first + at) >= 1 - kKept) --at;  // where it last changed
     return loop_of(shares, draw.uniform(first + at));
   };
 }
@@ -101,7 +100,8 @@ double Window::rows_per_visit() const {
 Load::Load(const Model& model, const LoadOptions& options)
     : decode_(options.decode),
       scheduler_(model, scheduler_options(options)),
-      made_(static_cast<size_t>(options.rows)) {
+      made_(static_cast<size_t>(options.rows)),
+      exits_(static_cast<size_t>(model.decode_plan().loops())) {
   const std::shared_ptr<const Plans> plans = make_plans(model);
   for (int64_t r = 0; r < options.rows; ++r) {
     ServeRequest request = make_request(model, options, plans, r, options.prompt);
@@ -110,7 +110,7 @@ Load::Load(const Model& model, const LoadOptions& options)
       if (event.kind != ServeEvent::Kind::Token) return;
       ++made_[static_cast<size_t>(r)];
       ++tokens_;
-      loops_ += event.loop + 1;
+      ++exits_[static_cast<size_t>(event.loop)];
     };
     scheduler_.submit(std::move(request));
   }
@@ -142,7 +142,8 @@ Window Load::measure(Schedule schedule, int64_t tokens) {
   sweep_until_each_has(2);
   Window window;
   const SchedulerStats before = scheduler_.stats();
-  const int64_t tokens_before = tokens_, loops_before = loops_;
+  const int64_t tokens_before = tokens_;
+  const std::vector<int64_t> exits_before = exits_;
   const Clock::time_point begin = Clock::now();
   if (schedule == Schedule::Depthwise) {
     // Requests are at different depths and go on at different paces: all together make this many.
@@ -156,7 +157,10 @@ Window Load::measure(Schedule schedule, int64_t tokens) {
   }
   window.seconds = seconds_since(begin);
   window.tokens = tokens_ - tokens_before;
-  window.loops = loops_ - loops_before;
+  for (size_t loop = 0; loop < exits_.size(); ++loop) {
+    window.exits.push_back(exits_[loop] - exits_before[loop]);
+    window.loops += window.exits.back() * static_cast<int64_t>(loop + 1);
+  }
   window.stats = difference(scheduler_.stats(), before);
   return window;
 }

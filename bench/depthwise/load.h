@@ -19,7 +19,8 @@ using Depths = std::function<int(int64_t request, int64_t token)>;
 
 // Drawn for every token anew: shares[l] leave at loop l.
 Depths independent_depths(std::vector<double> shares, uint64_t seed);
-// The same shares, but a request's token leaves where the one before it left, nine times of ten.
+// The same shares, but a request's token leaves where the one before it left, so often.
+inline constexpr double kKept = 0.9;
 Depths correlated_depths(std::vector<double> shares, uint64_t seed);
 
 struct LoadOptions {
@@ -37,7 +38,8 @@ struct LoadOptions {
 struct Window {
   double seconds = 0;
   int64_t tokens = 0;
-  int64_t loops = 0;  // that these tokens ran live
+  int64_t loops = 0;           // that these tokens ran live
+  std::vector<int64_t> exits;  // by loop how many left there
   SchedulerStats stats;
 
   double rate() const { return static_cast<double>(tokens) / seconds; }
@@ -68,7 +70,8 @@ class Load {
   const int64_t decode_;
   Scheduler scheduler_;
   std::vector<int64_t> made_;  // tokens by request
-  int64_t tokens_ = 0, loops_ = 0;
+  int64_t tokens_ = 0;
+  std::vector<int64_t> exits_;  // by loop
   std::vector<std::string> errors_;
 };
 

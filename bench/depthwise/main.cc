@@ -91,6 +91,35 @@ double head_seconds(const Model& model, int64_t rows) {
   return seconds_of(5, [&] { (void)model.backend().to_host(model.logits(model.final_norm(x))); });
 }
 
+// One loop for tokens that left at the first one, without those that go on beside them.
+double rest_seconds(const Model& model, int64_t rows, ExitKv policy) {
+  const Plan plan = model.decode_plan();
+  const std::vector<int32_t> ids(static_cast<size_t>(rows), 1);
+  std::vector<double> seconds;
+  for (int i = 0; i < 5; ++i) {
+    const Runner runner(model);
+    std::vector<Sequence> sequences(ids.size());
+    Rows all;
+    for (Sequence& sequence : sequences) {
+      sequence.initial = std::make_shared<const InitialStates>();
+      all.append(sequence, 1, 1);
+    }
+    const auto cohort = runner.start(plan, std::move(all), model.embed(ids));
+    while (!cohort->loop_end()) runner.visit(*cohort);
+    const auto rest = runner.leave(*cohort, policy);
+    if (!rest) return 0;
+    const Clock::time_point begin = Clock::now();
+    while (!rest->done()) {
+      if (rest->loop_end())
+        runner.pass(*rest);
+      else
+        runner.visit(*rest);
+    }
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  return median(seconds) / (plan.loops() - 1);
+}
+
 // Rows of a window's length whose keys and values fit, as asked for or fewer.
 int64_t fitting_prompt(const Model& model, const Options& options, int64_t rows) {
   constexpr double kMostBytes = 10e9;
@@ -108,15 +137,23 @@ struct Cell {
   std::string depths;
   int64_t rows = 0, prompt = 0;
   Window full, cohort, depthwise;  // of the last pair
+  // Of all pairs, by schedule.
+  std::map<std::string, double> rates;  // tokens a second, the median
+  double core_seconds = 0;              // of one loop over the blocks, all rows
+  std::map<std::string, std::vector<double>> exits;
   Ratio over_by_sequence, over_by_cohort, cohort_over_by_sequence, without_exits;
   double bound_over_by_sequence = 0, bound_over_by_cohort = 0, bound_rate = 0;
   Ratio share_of_bound;
 };
 
-// By rows the seconds of one loop over the blocks.
-using CoreTimes = std::map<int64_t, double>;
+// Seconds by rows.
+using RowTimes = std::map<int64_t, double>;
+struct Times {
+  // core: one loop over the blocks; rest: that of tokens that left, for their keys and values alone.
+  RowTimes embed, core, head, rest;
+};
 
-double at_rows(const CoreTimes& times, double rows) {
+double at_rows(const RowTimes& times, double rows) {
   const auto above = std::find_if(times.begin(), times.end(), [&](const auto& entry) {
     return static_cast<double>(entry.first) >= rows;
   });
@@ -130,7 +167,7 @@ double at_rows(const CoreTimes& times, double rows) {
 }
 
 Cell measure_cell(const Model& model, const Options& options, const LoadOptions& with_exits,
-                  const std::string& name, CoreTimes& core) {
+                  const std::string& name, Times& times) {
   const int loops = model.decode_plan().loops();
   const bool exact = with_exits.exit.kv == ExitKv::Exact;
   LoadOptions without = with_exits;
@@ -141,13 +178,15 @@ Cell measure_cell(const Model& model, const Options& options, const LoadOptions&
   full.start();
   leaving.start();
   const auto rows = static_cast<double>(cell.rows);
-  const double embed = embed_seconds(model, cell.rows);
-  std::map<int64_t, double> head;  // by rows
+  const double embed = times.embed[cell.rows] = embed_seconds(model, cell.rows);
+  if (!exact && loops > 1)
+    times.rest[cell.rows] = rest_seconds(model, cell.rows, with_exits.exit.kv);
   const auto head_of = [&](double n) {
     const int64_t whole = std::max<int64_t>(1, std::llround(n));
-    if (!head.contains(whole)) head[whole] = head_seconds(model, whole);
-    return head[whole];
+    if (!times.head.contains(whole)) times.head[whole] = head_seconds(model, whole);
+    return times.head[whole];
   };
+  std::map<std::string, std::vector<double>> rates;
   std::vector<double> over_sequence, over_cohort, cohort_over, no_exits, shares, passes;
   for (int pair = 0; pair < options.pairs; ++pair) {
     const auto run = [&](bool with, Schedule schedule) {
@@ -167,7 +206,16 @@ Cell measure_cell(const Model& model, const Options& options, const LoadOptions&
     }
     const double pass = rows / cell.full.rate();  // all rows a token
     passes.push_back(pass);
-    core[cell.rows] = (median(passes) - embed - head_of(rows)) / loops;
+    for (const auto& [schedule, window] : {std::pair(Schedule::Cohort, &cell.cohort),
+                                           std::pair(Schedule::Depthwise, &cell.depthwise)}) {
+      std::vector<double>& exits = cell.exits[schedule_name(schedule)];
+      exits.resize(window->exits.size());
+      for (size_t loop = 0; loop < exits.size(); ++loop)
+        exits[loop] += static_cast<double>(window->exits[loop]);
+      rates[schedule_name(schedule)].push_back(window->rate());
+    }
+    rates[schedule_name(Schedule::Sequence)].push_back(cell.full.rate());
+    times.core[cell.rows] = (median(passes) - embed - head_of(rows)) / loops;
     over_sequence.push_back(cell.depthwise.rate() / cell.full.rate());
     over_cohort.push_back(cell.depthwise.rate() / cell.cohort.rate());
     cohort_over.push_back(cell.cohort.rate() / cell.full.rate());
@@ -179,13 +227,15 @@ Cell measure_cell(const Model& model, const Options& options, const LoadOptions&
         cell.depthwise.head_rows_per_token() * rows / cell.depthwise.rows_per_head();
     const double work = exact ? rows * loops / d : rows;
     const double bound =
-        embed + d * at_rows(core, work) + heads * head_of(cell.depthwise.rows_per_head());
+        embed + d * at_rows(times.core, work) + heads * head_of(cell.depthwise.rows_per_head());
     cell.bound_rate = rows / bound;
     cell.bound_over_by_sequence = pass / bound;
     cell.bound_over_by_cohort = cell.bound_rate / cell.cohort.rate();
     shares.push_back(cell.depthwise.rate() / cell.bound_rate);
     if (!full.has(2 * (options.tokens + 4)) || !leaving.has(4 * (options.tokens + 4))) break;
   }
+  for (const auto& [schedule, list] : rates) cell.rates[schedule] = median(list);
+  cell.core_seconds = times.core[cell.rows];
   cell.over_by_sequence = ratio_of(over_sequence);
   cell.over_by_cohort = ratio_of(over_cohort);
   cell.cohort_over_by_sequence = ratio_of(cohort_over);
@@ -194,15 +244,20 @@ Cell measure_cell(const Model& model, const Options& options, const LoadOptions&
   return cell;
 }
 
+Json to_json(const RowTimes& times) {
+  Json list = Json::array();
+  for (const auto& [rows, seconds] : times) list.push_back({rows, seconds});
+  return list;
+}
+
 Json to_json(const Cell& cell) {
   return {{"depths", cell.depths},
           {"rows", cell.rows},
           {"prompt", cell.prompt},
           {"mean_depth", cell.depthwise.mean_depth()},
-          {"tokens_per_second",
-           {{"sequence", cell.full.rate()},
-            {"cohort", cell.cohort.rate()},
-            {"depthwise", cell.depthwise.rate()}}},
+          {"tokens_per_second", cell.rates},
+          {"exits", cell.exits},
+          {"core_seconds", cell.core_seconds},
           {"rows_per_visit", cell.depthwise.rows_per_visit()},
           {"over_by_sequence", to_json(cell.over_by_sequence)},
           {"over_by_cohort", to_json(cell.over_by_cohort)},
@@ -281,15 +336,16 @@ Json measure_model(const Model& model, const std::string& name, const Options& o
              {"correlated", correlated_depths(shares, 1)}};
   }
   Json cells = Json::array(), stalls = Json::array();
-  CoreTimes core;
+  Times times;
   for (const auto& [kind, depths] : kinds)
     for (const int64_t rows : options.rows) {
       load.rows = rows;
       load.depths = depths;
       load.decode = options.decode;
       load.prompt = fitting_prompt(model, options, rows);
-      const Cell cell = measure_cell(model, options, load, kind, core);
+      const Cell cell = measure_cell(model, options, load, kind, times);
       cells.push_back(to_json(cell));
+      cells.back()["keeps"] = kind == "correlated" ? kKept : 0;
       if (!options.json) print(cell);
     }
   if (options.stall_prompt > 0) {
@@ -299,7 +355,18 @@ Json measure_model(const Model& model, const std::string& name, const Options& o
     load.depths = kinds[0].second;
     stalls = measure_stalls(model, options, load);
   }
-  return {{"model", name}, {"loops", loops}, {"cells", cells}, {"latency", stalls}};
+  const Plan plan = model.decode_plan();
+  const ExitRule rule(model, plan, load.exit);
+  return {{"model", name},
+          {"loops", loops},
+          {"reads_logits", rule.reads_logits()},
+          {"times",
+           {{"embed", to_json(times.embed)},
+            {"core", to_json(times.core)},
+            {"head", to_json(times.head)},
+            {"rest", to_json(times.rest)}}},
+          {"cells", cells},
+          {"latency", stalls}};
 }
 
 // Prompts of a text: pieces from all over it.

@@ -16,7 +16,9 @@ namespace {
 
 constexpr int64_t kMostWaiting = 1000;                     // requests beside those that run
 constexpr int64_t kMostWaitingBytes = int64_t{256} << 20;  // of their prompts, pictures mostly
-constexpr uint64_t kChoiceStream = 0x63686f696365;         // keeps seeds apart from other draws
+constexpr int64_t kEncodedBytes = int64_t{256} << 20;  // of pictures that may be asked for again
+constexpr size_t kMostPending = 4;                  // requests whose pictures are not encoded yet
+constexpr uint64_t kChoiceStream = 0x63686f696365;  // keeps seeds apart from other draws
 
 int64_t bytes_of(const TokenPrompt& prompt) {
   int64_t bytes = prompt.size() * static_cast<int64_t>(sizeof(int32_t));
@@ -89,9 +91,15 @@ Batch::Batch(LoadedModel& loaded, BatchOptions options, const std::filesystem::p
       options_(std::move(options)),
       settings_(hash_settings(loaded, options_)),
       builder_(loaded),
+      picture_builder_(loaded, kEncodedBytes),
       in_(in),
       out_(out),
-      scheduler_(loaded.model(), options_.scheduler) {
+      scheduler_(loaded.model(), options_.scheduler),
+      maker_(
+          [this](const CompletionRequest& request) { return build(picture_builder_, request); }) {
+  // Read when first asked for: not by two threads.
+  loaded_.tokenizer();
+  loaded_.chat_format();
   figures_.exits.resize(static_cast<size_t>(options_.plans->decode.loops()));
   check_input();
 }
@@ -139,11 +147,13 @@ void Batch::run(const std::atomic<bool>& cancel,
   const auto start = Clock::now();
   bool more = true;
   while (!cancel) {
+    take_made(false);
     while (more && !cancel && may_submit()) more = take_line();
-    if (!more && items_.empty()) break;
+    if (!more && items_.empty() && maker_.pending() == 0) break;
     if (cancel) break;
     const bool busy = scheduler_.sweep();
     REPRISE_CHECK(busy || items_.empty() || !ended_.empty(), "requests that nothing is done for");
+    if (!busy && ended_.empty()) take_made(true);
     for (const int64_t line : std::exchange(ended_, {})) {
       finish(*items_.at(line));
       items_.erase(line);
@@ -157,7 +167,8 @@ void Batch::run(const std::atomic<bool>& cancel,
 
 bool Batch::may_submit() const {
   const int64_t running = options_.scheduler.admission.most_running;
-  return open_ < running + std::min(running, kMostWaiting) && waiting_bytes_ < kMostWaitingBytes;
+  return open_ < running + std::min(running, kMostWaiting) && waiting_bytes_ < kMostWaitingBytes &&
+         maker_.pending() < kMostPending;
 }
 
 bool Batch::take_line() {
@@ -182,22 +193,26 @@ bool Batch::take_line() {
                                         line->number, request.custom_id, first)});
     } else if (!request.request) {
       write_error(request, request.error);
+    } else if (std::ranges::any_of(request.request->turns,
+                                   [](const ChatTurn& turn) { return !turn.images.empty(); })) {
+      maker_.add(std::move(request));
     } else {
-      submit(std::move(request));
+      submit(std::move(request),
+             [&](const CompletionRequest& asked) { return build(builder_, asked); });
     }
     return true;
   }
   return false;
 }
 
-Prompt Batch::build(const CompletionRequest& request) {
+Prompt Batch::build(PromptBuilder& builder, const CompletionRequest& request) {
   if (request.endpoint == Endpoint::Chat) {
     if (loaded_.chat_format() == nullptr)
       fail("{}: the model has no chat format: expected {}, or a format's name (--chat-template)",
            loaded_.config().where, endpoint_url(Endpoint::Completions));
-    return builder_.chat(request.turns, options_.picture);
+    return builder.chat(request.turns, options_.picture);
   }
-  if (!request.ids) return builder_.raw(request.text, {});
+  if (!request.ids) return builder.raw(request.text, {});
   Prompt prompt;
   prompt.tokens.ids = *request.ids;
   const int64_t vocab = loaded_.config().text.vocab;
@@ -207,7 +222,22 @@ Prompt Batch::build(const CompletionRequest& request) {
   return prompt;
 }
 
-void Batch::submit(BatchLine line) {
+// Whether answers to one request can: the likeliest tokens are the same for every seed, but where
+// initial states are drawn with it.
+bool Batch::differ(const GenerationOptions& options) const {
+  const Plans& plans = *options_.plans;
+  return options.sampler.temperature > 0 || plans.prefill.initial() || plans.decode.initial();
+}
+
+void Batch::take_made(bool wait) {
+  while (auto made = maker_.take(std::exchange(wait, false)))
+    submit(std::move(made->line), [&](const CompletionRequest&) {
+      if (made->error) std::rethrow_exception(made->error);
+      return std::move(made->prompt);
+    });
+}
+
+void Batch::submit(BatchLine line, const MakePrompt& make_prompt) {
   CompletionRequest& request = *line.request;
   auto item = std::make_unique<Item>();
   std::string code = "invalid_request";
@@ -215,7 +245,7 @@ void Batch::submit(BatchLine line) {
     GenerationOptions defaults = options_.defaults;
     defaults.sampler.seed = seed_of_request(defaults.sampler.seed, line.custom_id);
     const GenerationOptions options = request.options(defaults, loaded_.model(), options_.plan);
-    const Prompt prompt = build(request);
+    const Prompt prompt = make_prompt(request);
     request.turns.clear();  // the pictures' bytes
     request.text.clear();
     request.ids.reset();
@@ -226,9 +256,10 @@ void Batch::submit(BatchLine line) {
     item->prompt_tokens = prompt.tokens.size();
     item->bytes = bytes_of(prompt.tokens);
     const AnswerRules rules = answer_rules(loaded_, prompt, options);
-    for (int64_t i = 0; i < request.choices; ++i)
+    const int64_t choices = differ(options) ? request.choices : 1;
+    for (int64_t i = 0; i < choices; ++i)
       item->choices.emplace_back(request, loaded_.tokenizer(), rules.vocab);
-    for (int64_t i = 0; i < request.choices; ++i) {
+    for (int64_t i = 0; i < choices; ++i) {
       ServeRequest asked;
       asked.prompt = prompt.tokens;
       asked.rules = rules;
@@ -281,9 +312,11 @@ void Batch::on_event(Item& item, size_t choice, const ServeEvent& event) {
   if (--item.open == 0) ended_.push_back(item.line.number);
 }
 
-void Batch::finish(const Item& item) {
+void Batch::finish(Item& item) {
   if (item.error) return write_error(item.line, *item.error);
   const CompletionRequest& request = *item.line.request;
+  item.choices.resize(static_cast<size_t>(request.choices),
+                      item.choices[0]);  // where all are equal
   CompletionFacts facts;
   facts.id = (request.endpoint == Endpoint::Chat ? "chatcmpl-" : "cmpl-") + batch_key(item.line);
   facts.model = options_.model_name;

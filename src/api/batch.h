@@ -16,6 +16,7 @@
 
 #include "api/batch_files.h"
 #include "api/batch_line.h"
+#include "api/prompt_maker.h"
 #include "engine/prompt.h"
 #include "engine/serve/scheduler.h"
 
@@ -67,11 +68,11 @@ class Batch {
     BatchLine line;
     ExitConfig exit;
     int64_t prompt_tokens = 0;
-    int64_t bytes = 0;  // of its prompt
-    std::vector<Choice> choices;
-    std::vector<RequestId> ids;  // of the choices that were submitted
-    int64_t open = 0;            // of them under way
-    bool begun = false;          // it has a token
+    int64_t bytes = 0;            // of its prompt
+    std::vector<Choice> choices;  // one where all would be equal
+    std::vector<RequestId> ids;   // of the choices that were submitted
+    int64_t open = 0;             // of them under way
+    bool begun = false;           // it has a token
     std::optional<ApiError> error;
   };
 
@@ -79,16 +80,22 @@ class Batch {
   bool may_submit() const;
   // Takes the next line that has no answer; false: there is none.
   bool take_line();
-  void submit(BatchLine line);
-  Prompt build(const CompletionRequest& request);
+  using MakePrompt = std::function<Prompt(const CompletionRequest&)>;
+  // An Error of make_prompt is the answer.
+  void submit(BatchLine line, const MakePrompt& make_prompt);
+  // Submits those whose pictures are encoded. wait: there is nothing else to do.
+  void take_made(bool wait);
+  bool differ(const GenerationOptions& options) const;
+  Prompt build(PromptBuilder& builder, const CompletionRequest& request);
   void on_event(Item& item, size_t choice, const ServeEvent& event);
-  void finish(const Item& item);
+  void finish(Item& item);
   void write_error(const BatchLine& line, const ApiError& error);
 
   LoadedModel& loaded_;
   const BatchOptions options_;
-  const uint64_t settings_;  // what answers depend on beside their requests
-  PromptBuilder builder_;
+  const uint64_t settings_;        // what answers depend on beside their requests
+  PromptBuilder builder_;          // of prompts without pictures
+  PromptBuilder picture_builder_;  // of the others, on maker_'s thread
   LineReader in_;
   BatchOutput out_;
   std::unordered_map<std::string, int64_t> seen_;   // by custom_id the first line
@@ -98,6 +105,7 @@ class Batch {
   int64_t waiting_bytes_ = 0;                       // of prompts that have no token yet
   Scheduler scheduler_;                             // behind what its events go to
   BatchFigures figures_;
+  PromptMaker maker_;  // last: its thread uses the others
 };
 
 // The seed of a request that names none, and of one choice of several: that of the first is the

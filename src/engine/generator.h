@@ -1,4 +1,4 @@
-// Text generation: one request after the other, streamed, or by beam search.
+// Text generation: one request after the other, streamed, through the scheduler; or by beam search.
 #pragma once
 
 #include <functional>
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/generation_options.h"
-#include "engine/session.h"
+#include "engine/serve/scheduler.h"
 
 namespace reprise {
 
@@ -24,13 +24,13 @@ struct Generation {
   StopReason stop = StopReason::EndToken;
   int64_t prompt_tokens = 0;
   int64_t reused_tokens = 0;  // of the prompt, taken from an earlier one
-  // Seconds. first_token: from the start of prefill to the first token's choice. decode: from
-  // there to the end, over decode_steps forward calls.
+  // Seconds. prefill: to the logits of the prompt's end. first_token: from the start of prefill to
+  // the first token's choice. decode: from there to the end, over decode_steps tokens that were run.
   double prefill_seconds = 0;
   double first_token_seconds = 0;
   double decode_seconds = 0;
   int64_t kv_bytes = 0;      // of this request at its end
-  int64_t decode_steps = 0;  // forward calls after the prompt's
+  int64_t decode_steps = 0;  // of tokens after the prompt; of beams: forward calls
   // With an exit rule: by token the loop (0-based) whose logits it was chosen from; the first one's
   // is the last loop where a prompt's positions have no exits. Empty with several beams.
   std::vector<int> exit_loops;
@@ -48,15 +48,17 @@ struct Generation {
 
 struct GeneratorOptions {
   PlanOptions plan;
-  int64_t chunk = 512;        // prompt tokens of one forward call
-  bool reuse_prefix = false;  // keep the last prompt's KV for a next one that begins the same way
+  int64_t chunk = 512;  // most prompt tokens that are run at once, >= 1
+  // Keep the KV of prompts and answers for prompts that begin the same way: a conversation's turns,
+  // questions about one picture. At most what the model's context takes.
+  bool reuse_prefix = false;
 };
 
 // Runs prompts on a model, which must outlive it. The result of a prompt depends on nothing that
 // ran before.
 class Generator {
  public:
-  // Throws Error for a plan that doesn't fit the model.
+  // Throws Error for a plan that doesn't fit the model or an option out of range.
   Generator(LoadedModel& loaded, const GeneratorOptions& options);
 
   // on_text gets the answer in pieces of whole characters; all pieces joined are Generation::text.
@@ -68,14 +70,16 @@ class Generator {
   const Plans& plans() const { return *plans_; }
 
  private:
-  struct Request;
-  void decode_stream(Session& session, Request& request, Generation& result);
-  void decode_beams(Session& session, Request& request, Generation& result);
+  using TextSink = std::function<void(std::string_view)>;
+  Generation stream(const Prompt& prompt, const GenerationOptions& options,
+                    const TextSink& on_text);
+  Generation search(const Prompt& prompt, const GenerationOptions& options,
+                    const TextSink& on_text);
 
   LoadedModel& loaded_;
-  GeneratorOptions options_;
-  std::shared_ptr<const Plans> plans_;
-  PrefixCache prefix_;
+  const GeneratorOptions options_;
+  const std::shared_ptr<const Plans> plans_;
+  Scheduler scheduler_;
 };
 
 }  // namespace reprise

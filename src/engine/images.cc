@@ -95,8 +95,15 @@ std::shared_ptr<const EncodedImage> ImageEncoder::encode(const Picture& picture,
   encoded->tiles = tiles.count;
   encoded->key = key;
   *seconds = seconds_since(start);
+  const auto bytes_of = [](const EncodedImage& image) {
+    return num_elements(image.rows.shape()) * static_cast<int64_t>(sizeof(float));
+  };
   cache_.push_front(encoded);
-  if (cache_.size() > keep_) cache_.pop_back();
+  bytes_ += bytes_of(*encoded);
+  while (cache_.size() > keep_ && bytes_ > keep_bytes_) {
+    bytes_ -= bytes_of(*cache_.back());
+    cache_.pop_back();
+  }
   return encoded;
 }
 

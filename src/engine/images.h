@@ -35,10 +35,11 @@ struct EncodedImage {
   PictureKey key;
 };
 
-// Decodes and encodes pictures and keeps the last few encodings.
+// Decodes and encodes pictures and keeps the last few encodings, or more up to `keep_bytes`.
 class ImageEncoder {
  public:
-  explicit ImageEncoder(Model& model, size_t keep = 8) : model_(model), keep_(keep) {}
+  explicit ImageEncoder(Model& model, int64_t keep_bytes = 0)
+      : model_(model), keep_bytes_(keep_bytes) {}
 
   // Keeps at least so many encodings: a conversation's pictures are asked for again at every turn.
   void keep_at_least(size_t count) { keep_ = std::max(keep_, count); }
@@ -50,7 +51,9 @@ class ImageEncoder {
 
  private:
   Model& model_;
-  size_t keep_;
+  size_t keep_ = 8;
+  const int64_t keep_bytes_;
+  int64_t bytes_ = 0;                                     // of what is kept
   std::list<std::shared_ptr<const EncodedImage>> cache_;  // latest first
 };
 

@@ -30,7 +30,9 @@ struct Prompt {
 class PromptBuilder {
  public:
   // The model must outlive it.
-  explicit PromptBuilder(LoadedModel& loaded) : loaded_(loaded), encoder_(loaded.model()) {}
+  // The latest encodings of pictures are kept, a few or so many bytes of them.
+  explicit PromptBuilder(LoadedModel& loaded, int64_t keep_bytes = 0)
+      : loaded_(loaded), encoder_(loaded.model(), keep_bytes) {}
 
   // The conversation in the model's chat format, up to where the assistant's next answer begins.
   // Throws Error when the model has no chat format, a picture can't be decoded, or the model doesn't

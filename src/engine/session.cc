@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "engine/logits.h"
+#include "engine/serve/prefix_tree.h"
 
 namespace reprise {
 
@@ -30,23 +31,6 @@ int64_t shared_tokens(const Model& model, const PromptState& run, const PromptSt
   return std::min(wanted - 1, common_tokens(*run.prompt, *next.prompt));
 }
 
-int64_t PrefixCache::take(Model& model, const std::shared_ptr<const Plans>& plans,
-                          const TokenPrompt& prompt, Sequence& sequence) const {
-  const int64_t common = shared_tokens(model, {plans_.get(), &prompt_, sequence_.initial.get()},
-                                       {plans.get(), &prompt, sequence.initial.get()});
-  if (common > 0) sequence = sequence_.fork(model.backend(), common);
-  return common;
-}
-
-void PrefixCache::put(Model& model, const std::shared_ptr<const Plans>& plans,
-                      const TokenPrompt& prompt, const Sequence& sequence) {
-  if (prompt.size() < 2) return;
-  plans_ = plans;
-  prompt_ = prompt;
-  prompt_.image_rows = Tensor();
-  sequence_ = sequence.fork(model.backend());
-}
-
 Session::Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk,
                  const ExitConfig& exit)
     : model_(model), plans_(std::move(plans)), chunk_(chunk) {
@@ -55,7 +39,7 @@ Session::Session(Model& model, std::shared_ptr<const Plans> plans, int64_t chunk
 }
 
 bool Session::run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkSink& sink,
-                         Observer* observer, PrefixCache* prefix,
+                         Observer* observer, PrefixTree* prefixes,
                          const std::function<bool()>& cancelled) {
   REPRISE_CHECK(sequence_.length == 0, "prefill of a session that has run");
   const int64_t n = prompt.size();
@@ -65,8 +49,18 @@ bool Session::run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkS
   const bool leaves = exits_ && exits_->leaves_with_prompts();
   // A prompt that is whole can't begin with a part of another.
   const bool whole = leaves || prompt_plan_->whole_prompts();
-  if (whole) prefix = nullptr;
-  if (prefix != nullptr) prefix_tokens_ = prefix->take(model_, plans_, prompt, sequence_);
+  if (whole) prefixes = nullptr;
+  if (prefixes != nullptr) {
+    const PrefixTree::Found found =
+        prefixes->find({plans_.get(), &prompt, sequence_.initial.get()});
+    prefix_tokens_ = found.tokens;
+    if (found.entry) {
+      prefixes->touch(found.entry);
+      auto initial = std::move(sequence_.initial);
+      sequence_ = found.entry->sequence.fork(model_.backend(), found.tokens);
+      sequence_.initial = std::move(initial);
+    }
+  }
   const int64_t chunk = whole ? n : chunk_;
   for (int64_t begin = sequence_.length; begin < n; begin += chunk) {
     if (cancelled && cancelled()) return false;
@@ -100,20 +94,20 @@ bool Session::run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkS
     if (first > 0) x = model_.backend().slice(x, 0, first, end - begin);
     sink(begin + first, model_.final_norm(x));
   }
-  if (prefix != nullptr) prefix->put(model_, plans_, prompt, sequence_);
+  if (prefixes != nullptr) prefixes->put(plans_, prompt, sequence_);
   return true;
 }
 
 bool Session::prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer* observer,
-                      PrefixCache* prefix, const std::function<bool()>& cancelled) {
-  return run_prompt(prompt, /*last_only=*/false, sink, observer, prefix, cancelled);
+                      PrefixTree* prefixes, const std::function<bool()>& cancelled) {
+  return run_prompt(prompt, /*last_only=*/false, sink, observer, prefixes, cancelled);
 }
 
-std::vector<float> Session::prefill(const TokenPrompt& prompt, PrefixCache* prefix,
+std::vector<float> Session::prefill(const TokenPrompt& prompt, PrefixTree* prefixes,
                                     const std::function<bool()>& cancelled) {
   Tensor last;
   const auto keep = [&](int64_t, const Tensor& normed) { last = normed; };
-  if (!run_prompt(prompt, /*last_only=*/true, keep, nullptr, prefix, cancelled)) return {};
+  if (!run_prompt(prompt, /*last_only=*/true, keep, nullptr, prefixes, cancelled)) return {};
   end_prompt();
   return logits(last);
 }

@@ -1,5 +1,5 @@
 // One request at the level of token ids: prefill in chunks, then decode token by token. No text, no
-// sampling: `reprise trace`, perplexity and the generator all run on this.
+// sampling: `reprise trace`, perplexity and beams run on this.
 #pragma once
 
 #include <functional>
@@ -32,23 +32,7 @@ struct PromptState {
 // (Plan::whole_prompts) has computed can't be taken in part.
 int64_t shared_tokens(const Model& model, const PromptState& run, const PromptState& next);
 
-// The KV of one earlier prompt, for prompts that begin the same way (several questions about one
-// image). Exact: it holds the prompt's state before rows of the prompt's lifetime are dropped, and
-// a prompt takes from it only what it would compute itself (shared_tokens).
-class PrefixCache {
- public:
-  // Fills an empty sequence from the entry; returns the number of tokens taken (0: nothing fits).
-  int64_t take(Model& model, const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
-               Sequence& sequence) const;
-  // Remembers a sequence that holds just this prompt.
-  void put(Model& model, const std::shared_ptr<const Plans>& plans, const TokenPrompt& prompt,
-           const Sequence& sequence);
-
- private:
-  std::shared_ptr<const Plans> plans_;
-  TokenPrompt prompt_;
-  Sequence sequence_;
-};
+class PrefixTree;
 
 class Session {
  public:
@@ -70,14 +54,14 @@ class Session {
     sequence_.initial = std::move(initial);
   }
   // Runs the whole prompt, once, first of all. `cancelled` is asked between chunks; returns false
-  // when it said so. Tokens found in `prefix` are not run and not shown to the sink. Throws Error
-  // when the prompt is empty or its placeholders don't match its image rows. The context's length
+  // when it said so. Tokens found in `prefixes` (serve/prefix_tree.h), where the prompt is then kept,
+  // are not run and not shown to the sink. Throws Error when the prompt is empty or its placeholders don't match its image rows. The context's length
   // is the caller's business: some models (dynamic rope) compute beyond it.
   bool prefill(const TokenPrompt& prompt, const ChunkSink& sink, Observer* observer = nullptr,
-               PrefixCache* prefix = nullptr, const std::function<bool()>& cancelled = {});
+               PrefixTree* prefixes = nullptr, const std::function<bool()>& cancelled = {});
   // The same for one that only wants to go on: logits [vocab] of the last position; empty when
   // cancelled.
-  std::vector<float> prefill(const TokenPrompt& prompt, PrefixCache* prefix = nullptr,
+  std::vector<float> prefill(const TokenPrompt& prompt, PrefixTree* prefixes = nullptr,
                              const std::function<bool()>& cancelled = {});
   // Runs one generated token; logits [vocab] of what follows it.
   std::vector<float> decode(int32_t token, Observer* observer = nullptr);
@@ -98,7 +82,7 @@ class Session {
 
   int64_t length() const { return sequence_.length; }
   int64_t kv_bytes() const { return sequence_.kv_bytes(); }
-  int64_t prefix_tokens() const { return prefix_tokens_; }  // of the prompt, taken from the cache
+  int64_t prefix_tokens() const { return prefix_tokens_; }  // of the prompt, taken from the tree
   const Sequence& sequence() const { return sequence_; }
   // Drops what only the prompt needed. Done by the first decode; by hand where there is none.
   void end_prompt();
@@ -106,7 +90,7 @@ class Session {
  private:
   // As prefill; last_only: the sink is only called for the last position, [1, d].
   bool run_prompt(const TokenPrompt& prompt, bool last_only, const ChunkSink& sink,
-                  Observer* observer, PrefixCache* prefix, const std::function<bool()>& cancelled);
+                  Observer* observer, PrefixTree* prefixes, const std::function<bool()>& cancelled);
   // The next token's row and its embedding [1, d].
   std::pair<Rows, Tensor> next_row(int32_t token, Observer* observer);
   void check(std::span<const float> logits) const;

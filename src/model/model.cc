@@ -105,6 +105,12 @@ std::string Model::exit_problem(const ExitConfig& exit, const Plan& plan) const 
         "mode 'select': {} has layers behind its loops, which run on one state a token; expected a "
         "model that ends with its last loop, or mode 'skip'",
         config_.where);
+  if (exit.kv == ExitKv::Share && !selects)
+    if (const int block = plan.unshared_block(); block >= 0)
+      return fmt::format(
+          "KV 'share': tokens of {} that leave have no entries of block {} yet that its deeper loops "
+          "could share; expected propagate, exact or missing",
+          config_.where, block);
   const bool gate =
       exit.kind == ExitKind::Gate || exit.kind == ExitKind::Cdf || exit.kind == ExitKind::Weighted;
   if (gate && !scheme_->has_exit_gate())

@@ -265,7 +265,8 @@ TEST_F(BatchTest, ChoicesLogprobsAndStops) {
       batch(llama_, {chat("n", "what shape", {{"n", 3}, {"temperature", 1.5}, {"seed", 5}}),
                      chat("logprobs", "what shape", {{"logprobs", true}, {"top_logprobs", 2}}),
                      completion("stop", "what shape", {{"stop", {stop, "never"}}, {"logprobs", 1}}),
-                     chat("stopped", "what shape", {{"stop", stop}})});
+                     chat("stopped", "what shape", {{"stop", stop}}),
+                     chat("greedy", "what shape", {{"n", 3}, {"temperature", 0}})});
   const Json three = found.at(1)["response"]["body"];
   ASSERT_EQ(three["choices"].size(), 3u);
   EXPECT_EQ(text_of(found.at(1), 0), run_json({llama_, "--prompt", "what shape", "--temperature",
@@ -286,6 +287,15 @@ TEST_F(BatchTest, ChoicesLogprobsAndStops) {
 
   EXPECT_EQ(choice_of(found.at(4))["finish_reason"], "stop");
   EXPECT_EQ(text_of(found.at(4)), text.substr(0, text.find(stop)));
+  // The likeliest tokens are the same three times.
+  const Json equal = found.at(5)["response"]["body"];
+  ASSERT_EQ(equal["choices"].size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(text_of(found.at(5), i), text);
+    EXPECT_EQ(equal["choices"][i]["index"], i);
+  }
+  EXPECT_EQ(equal["usage"]["completion_tokens"], 3 * whole["generated_tokens"].get<int64_t>());
+
   const Json logprobs = choice_of(found.at(3))["logprobs"];
   EXPECT_EQ(logprobs["tokens"].size(), logprobs["text_offset"].size());
 }

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "convert/convert.h"
+#include "engine/serve/prefix_tree.h"
 #include "eval/compare.h"
 #include "formats/gguf_writer.h"
 #include "formats/safetensors.h"
@@ -271,7 +272,7 @@ TEST(LoopedModelsStates, FollowSeedAndPositionAlone) {
   for (const bool continuous : {false, true}) {
     const auto plans =
         make_plans(model, {{"loops", int64_t{3}}, {"continuous_compute", continuous}});
-    const auto run = [&](uint64_t seed, int64_t chunk, PrefixCache* prefix = nullptr) {
+    const auto run = [&](uint64_t seed, int64_t chunk, PrefixTree* prefix = nullptr) {
       Session session(model, plans, chunk);
       session.set_initial(std::make_shared<const InitialStates>(InitialStates{.seed = seed}));
       std::vector<std::vector<float>> logits = {session.prefill(prompt, prefix)};
@@ -279,7 +280,7 @@ TEST(LoopedModelsStates, FollowSeedAndPositionAlone) {
       EXPECT_EQ(session.prefix_tokens() > 0, prefix && seed == 1 && chunk == 3);
       return logits;
     };
-    PrefixCache prefix;
+    PrefixTree prefix(model, {.bytes = int64_t{1} << 40, .least_tokens = 1});
     const auto alone = run(1, 512, &prefix);
     EXPECT_EQ(run(1, 4), alone);
     EXPECT_EQ(run(1, 3, &prefix), alone);
@@ -299,7 +300,7 @@ TEST(LoopedModelsPrompts, AreCutWhereThatChangesNothing) {
     Model& model = loaded->model();
     const auto plans = make_plans(model, c.options);
     const TokenPrompt prompt = token_prompt(*loaded, read_token_inputs(c.file()));
-    PrefixCache prefix;
+    PrefixTree prefix(model, {.bytes = int64_t{1} << 40, .least_tokens = 1});
     const auto run = [&](int64_t chunk) {
       Session session(model, plans, chunk);
       std::vector<std::vector<float>> logits = {session.prefill(prompt, &prefix)};

@@ -7,6 +7,7 @@
 #include <map>
 #include <thread>
 
+#include "support/error_of.h"
 #include "support/golden.h"
 #include "support/schedules.h"
 #include "support/serve_requests.h"
@@ -47,6 +48,28 @@ TEST_F(ServeErrors, EndOneRequestAlone) {
   expect_same(alone(*model_, asked(9, 8)), given_[0], true);
   expect_same(alone(*model_, asked(12, 8)), given_[2], true);
   EXPECT_EQ(scheduler.usage().used, 0);
+}
+
+// What a rule asks for that the plan doesn't have is known before anything runs.
+TEST_F(ServeErrors, AnExitThatSharesWhatNoLoopHasIsNotTaken) {
+  for (const Kind& kind : kinds()) {
+    const auto model = make_model(kind, *be_);
+    if (model->decode_plan().loops() < 2) continue;
+    Asked one = asked(9, 3);
+    one.exit = {.kind = ExitKind::Depth, .threshold = 1, .kv = ExitKv::Share};
+    PlanStore plans(*model);
+    Scheduler scheduler(*model);
+    Given given;
+    if (kind.shares) {
+      scheduler.submit(serve_request(one, *model, plans, given));
+      scheduler.run_until_idle();
+      expect_same(alone(*model, one), given, true);
+    } else {
+      const std::string error =
+          error_of([&] { scheduler.submit(serve_request(one, *model, plans, given)); });
+      EXPECT_NE(error.find("KV 'share'"), std::string::npos) << error;
+    }
+  }
 }
 
 // NaN in a picture's rows stays with its request.

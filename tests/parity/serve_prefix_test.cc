@@ -291,6 +291,58 @@ TEST(ServePrefix, TheTreeIsPartOfTheBudget) {
   EXPECT_EQ(scheduler.stats().prompt_tokens, 41);
 }
 
+// A conversation: its next turn takes what its answer has computed, too, where a prompt computes it
+// in the same way.
+TEST(ServePrefix, AnswersAreKeptForTheNextTurn) {
+  SchedulerOptions options = with_tree();
+  options.prefixes.least_tokens = 1;
+  const ExitConfig depth{.kind = ExitKind::Depth, .threshold = 2};
+  struct Case {
+    const char* kind;
+    ExitConfig exit;
+    bool kept;
+  };
+  for (const Case& c : {Case{"dense_and_replay", {}, true}, Case{"window", {}, true},
+                        Case{"recursive", {}, true}, Case{"recursive", depth, false},
+                        Case{"huginn", {}, true}, Case{"dory_last_loop", {}, false},
+                        Case{"dynamic_rope", {}, false}, Case{"trol", {}, false}}) {
+    for (const bool answers : {false, true}) {
+      SCOPED_TRACE(fmt::format("{}, exits {}, answers {}", c.kind, c.exit.active(), answers));
+      options.prefixes.answers = answers;
+      const Kind kind = kind_of(c.kind);
+      std::vector<Asked> turns(3);
+      turns[0].prompt = text_prompt(0, 20);
+      for (Asked& turn : turns) {
+        turn.rules.max_tokens = 15;
+        turn.exit = c.exit;
+        turn.initial = std::make_shared<const InitialStates>();
+      }
+      const auto be = make_backend_of({"cpu", "scalar"}, 1);
+      const auto model = make_model(kind, *be);
+      for (size_t i = 1; i < turns.size(); ++i) {
+        turns[i].prompt = turns[i - 1].prompt;
+        // 3 is a picture's placeholder in some.
+        for (const int32_t id : alone(*model, turns[i - 1]).tokens)
+          turns[i].prompt.ids.push_back(id == 3 ? 4 : id);
+        turns[i].prompt.ids.push_back(9);
+        turns[i].prompt.ids.push_back(10);
+      }
+      std::vector<int64_t> cached;
+      serve(kind, turns, options, true, &cached);
+      const std::string name = c.kind;
+      if (name == "dory_last_loop") {
+        EXPECT_EQ(cached, (std::vector<int64_t>{0, 0, 0}));
+      } else if (name == "dynamic_rope") {
+        EXPECT_EQ(cached[2], 0);       // beyond the context each length has its own keys
+      } else if (c.kept && answers) {  // but for the answer's last token, which wasn't run
+        EXPECT_EQ(cached, (std::vector<int64_t>{0, 34, 51}));
+      } else {
+        EXPECT_EQ(cached, (std::vector<int64_t>{0, 20, 37}));
+      }
+    }
+  }
+}
+
 TEST(ServePrefix, OptionsAreChecked) {
   EXPECT_THROW(PrefixOptions{.bytes = -1}.check(), Error);
   EXPECT_THROW((PrefixOptions{.least_tokens = 0}.check()), Error);

@@ -1,5 +1,6 @@
 #include "backend/kv/budget.h"
 
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -9,6 +10,10 @@ namespace reprise {
 std::shared_ptr<KvBudget> KvBudget::make(int64_t limit_bytes) {
   REPRISE_CHECK(limit_bytes >= 0, "a KV budget of {} bytes", limit_bytes);
   return std::shared_ptr<KvBudget>(new KvBudget(limit_bytes));
+}
+
+std::shared_ptr<KvBudget> KvBudget::unlimited() {
+  return make(std::numeric_limits<int64_t>::max() / 4);  // sums of what is asked for don't overflow
 }
 
 std::optional<KvReservation> KvBudget::reserve(int64_t bytes) {

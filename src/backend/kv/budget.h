@@ -32,6 +32,8 @@ class KvBudget : public std::enable_shared_from_this<KvBudget> {
 
   // limit_bytes >= 0.
   static std::shared_ptr<KvBudget> make(int64_t limit_bytes);
+  // It only counts.
+  static std::shared_ptr<KvBudget> unlimited();
   KvBudget(const KvBudget&) = delete;
   KvBudget& operator=(const KvBudget&) = delete;
 

@@ -1,7 +1,6 @@
 #include "engine/serve/admission.h"
 
 #include <algorithm>
-#include <limits>
 #include <set>
 
 namespace reprise {
@@ -38,8 +37,7 @@ Admission::Admission(const Model& model, const AdmissionOptions& options,
     : options_(options),
       model_(model),
       spec_(model.kv_spec()),
-      budget_(KvBudget::make(options.kv_budget > 0 ? options.kv_budget
-                                                   : std::numeric_limits<int64_t>::max() / 4)),
+      budget_(options.kv_budget > 0 ? KvBudget::make(options.kv_budget) : KvBudget::unlimited()),
       tree_(model, budget_, prefixes) {}
 
 bool Admission::before(const Live& a, const Live& b) {

@@ -62,6 +62,15 @@ bool Live::must_wait() const {
                      [](const Cohort* cohort) { return cohort->mode() == Mode::Live; });
 }
 
+bool Live::answers_are_prompts(const Model& model) const {
+  const Plans& plans = *request.plans;
+  return !rule && sequence.under_way.empty() && plans.prefill == plans.decode &&
+         !plans.decode.whole_prompts() && !carries(plans.decode) &&
+         std::ranges::all_of(plans.decode.kv_rows,
+                             [](const KvDecl& row) { return row.lifetime == Lifetime::Request; }) &&
+         same_rope(model.config().text, prompt_size(), sequence.length);
+}
+
 bool Live::has_run(int64_t tokens) const {
   return sequence.length >= tokens &&
          std::ranges::none_of(sequence.under_way, [&](const Cohort* cohort) {

@@ -67,6 +67,9 @@ struct Live {
   }
   // Whether prompts that are equal may have it in common, or begin with it.
   bool shares() const { return prompt_size() > 1 && !(prompt_leaves && request.forced_exits); }
+  // Whether what has been run of the answer is to the bit what a prompt would be that goes on with
+  // it, and is all there.
+  bool answers_are_prompts(const Model& model) const;
   // Whether nothing of it has been run that wasn't taken from others.
   bool untouched() const { return sequence.length == taken && sequence.under_way.empty(); }
   // Whether the first tokens have been run, and nothing of them is under way.

@@ -40,6 +40,9 @@ PrefixTree::PrefixTree(const Model& model, std::shared_ptr<KvBudget> budget,
   options.check();
 }
 
+PrefixTree::PrefixTree(const Model& model, const PrefixOptions& options)
+    : PrefixTree(model, KvBudget::unlimited(), options) {}
+
 PrefixTree::Key PrefixTree::Less::key(const Place& place) {
   const PrefixEntry& entry = **place;
   return {entry.state(), entry.sequence.length, entry.whole.has_value()};

@@ -32,6 +32,9 @@ struct PrefixOptions {
   // is kept or shared. They are part of the KV budget.
   int64_t bytes = 0;
   int64_t least_tokens = kKvPageTokens;  // that are worth sharing, >= 1
+  // Answers are kept behind their prompts, where a prompt that goes on with one would be computed in
+  // the same way: for the turns of a conversation.
+  bool answers = false;
 
   void check() const;  // Throws Error naming the option that is out of range.
 };
@@ -66,6 +69,8 @@ class PrefixTree {
 
   // The model must outlive it.
   PrefixTree(const Model& model, std::shared_ptr<KvBudget> budget, const PrefixOptions& options);
+  // Bounded by the options alone.
+  PrefixTree(const Model& model, const PrefixOptions& options);
 
   bool on() const { return options_.bytes > 0; }
   int64_t least_tokens() const { return options_.least_tokens; }

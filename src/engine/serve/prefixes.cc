@@ -90,6 +90,20 @@ void Scheduler::keep_prompt(Live& live) {
   }
 }
 
+void Scheduler::keep_answer(Live& live) {
+  if (!options_.prefixes.answers || !admission_.tree().on() || !live.answers_are_prompts(model_))
+    return;
+  TokenPrompt all = live.request.prompt;
+  const auto begin = live.answer.tokens().begin();
+  all.ids.insert(all.ids.end(), begin, begin + live.generated());
+  if (!all.is_image.empty()) all.is_image.resize(all.ids.size());
+  try {
+    live.pin.reset();
+    admission_.tree().put(live.request.plans, all, live.sequence);
+  } catch (const std::exception&) {  // as above
+  }
+}
+
 void Scheduler::end_prompt(Live& live) {
   keep_prompt(live);
   live.sequence.end_prompt(live.prompt_plan());

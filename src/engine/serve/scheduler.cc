@@ -119,7 +119,7 @@ void Scheduler::take_inbox() {
 }
 
 void Scheduler::end_late() {
-  const auto now = std::chrono::steady_clock::now();
+  const auto now = Clock::now();
   std::vector<Live*> late;
   for (const auto* list : {&running_, &admission_.waiting()})
     for (const auto& live : *list)
@@ -138,8 +138,11 @@ void Scheduler::admit() {
 void Scheduler::deliver(Live& live, int loop, std::span<const float> logits) {
   const bool first = live.answer.tokens().empty();  // what was run is the prompt
   if (first) live.cached_tokens = live.taken;
-  ServeEvent event{
-      .id = live.id, .loop = loop, .logits = logits, .cached_tokens = live.cached_tokens};
+  ServeEvent event{.id = live.id,
+                   .loop = loop,
+                   .logits = logits,
+                   .computed = Clock::now(),
+                   .cached_tokens = live.cached_tokens};
   AnswerEvent next;
   try {
     check_logits(model_, logits, fmt::format("token {} of the request", live.sequence.length));
@@ -161,13 +164,7 @@ void Scheduler::deliver(Live& live, int loop, std::span<const float> logits) {
   event.text = std::move(next.text);
   live.request.on_event(event);
   if (!next.end) return;
-  live.request.on_event({.id = live.id,
-                         .kind = ServeEvent::Kind::End,
-                         .loop = loop,
-                         .reason = *next.end,
-                         .cached_tokens = live.cached_tokens});
-  if (first) keep_prompt(live);
-  drop(live);
+  finish(live, *next.end, {});
 }
 
 void Scheduler::fault(std::vector<Live*> whose, const std::string& what) {
@@ -202,11 +199,19 @@ void Scheduler::preempt(Live& live) {
 }
 
 void Scheduler::end(Live& live, StopReason reason) {
-  ServeEvent event{.id = live.id, .kind = ServeEvent::Kind::End};
-  event.text = live.answer.finish(reason);
-  event.reason = *live.answer.end();
-  event.cached_tokens = live.cached_tokens;
-  live.request.on_event(event);
+  std::string rest = live.answer.finish(reason);
+  finish(live, *live.answer.end(), std::move(rest));
+}
+
+void Scheduler::finish(Live& live, StopReason reason, std::string rest) {
+  live.request.on_event({.id = live.id,
+                         .kind = ServeEvent::Kind::End,
+                         .text = std::move(rest),
+                         .reason = reason,
+                         .cached_tokens = live.cached_tokens,
+                         .kv_bytes = live.sequence.kv_bytes()});
+  if (live.prompt_done && live.generated() == 0) keep_prompt(live);
+  if (live.generated() > 0) keep_answer(live);
   drop(live);
 }
 

@@ -82,6 +82,8 @@ class Scheduler {
   void check() const;
   // Drops all that is kept of prompts. Between sweeps.
   void forget_prefixes() { admission_.tree().clear(); }
+  // For others that run beside it, on the engine thread and between sweeps.
+  PrefixTree& prefixes() { return admission_.tree(); }
   const PrefixTree& prefixes() const { return admission_.tree(); }
   const SchedulerStats& stats() const { return stats_; }
   // For measurements: from the next sweep on.
@@ -102,7 +104,8 @@ class Scheduler {
   // several each starts again by itself.
   void fault(std::vector<Live*> whose, const std::string& what);
   void preempt(Live& live);
-  void end(Live& live, StopReason reason);
+  void end(Live& live, StopReason reason);  // from outside
+  void finish(Live& live, StopReason reason, std::string rest);
   void fail_one(Live& live, const std::string& what);
   void drop(Live& live);  // forgets it
 
@@ -114,6 +117,7 @@ class Scheduler {
   // It began with tokens that others had run; `before`: so many were known. May end it.
   void took(Live& live, int64_t before);
   void keep_prompt(Live& live);  // for others
+  void keep_answer(Live& live);  // behind its prompt, for prompts that go on with it
   // Before the first token behind it is run.
   void end_prompt(Live& live);
 

@@ -68,6 +68,23 @@ bool Plan::whole_prompts() const {
   });
 }
 
+int Plan::unshared_block() const {
+  const int last = loops() - 1;
+  std::set<int> visited;  // blocks of which there are entries
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (const auto* visit = std::get_if<Visit>(&steps[i].op); visit && visit->write >= 0)
+      visited.insert(visit->block);
+    const auto* end = std::get_if<LoopEnd>(&steps[i].op);
+    if (!end || end->loop == last) continue;  // who ran the last loop has all of them
+    const size_t next = end->coda < 0 ? steps.size() : static_cast<size_t>(end->coda);
+    for (size_t deeper = i; deeper < next; ++deeper) {
+      const auto* visit = std::get_if<Visit>(&steps[deeper].op);
+      if (visit && visit->write >= 0 && !visited.contains(visit->block)) return visit->block;
+    }
+  }
+  return -1;
+}
+
 const Initial* Plan::initial() const {
   for (const Step& step : steps)
     if (const auto* initial = std::get_if<Initial>(&step.op)) return initial;

@@ -146,6 +146,9 @@ struct Plan {
   bool shares_kv() const;  // whether a visit reads another row than the one it writes
   // Whether a prompt must be run in one piece, since its result depends on how it is cut.
   bool whole_prompts() const;
+  // The block of which a token that leaves at some loop end has no entry that its deeper visits
+  // could share; -1: there is none.
+  int unshared_block() const;
   const Initial* initial() const;  // the first Initial step; null where there is none
 
   // By KV row the step that writes it; -1: none does. (No row is written twice.)

@@ -375,10 +375,8 @@ void Runner::share(Cohort& cohort, size_t end) const {
       continue;
     }
     const auto from = row_of.find(visit->block);
-    if (from == row_of.end())
-      fail(
-          "exit KV 'share': block {} is not visited before the exit, so it has no entries to share",
-          visit->block);
+    REPRISE_CHECK(from != row_of.end(), "block {} has no entries to share (Model::exit_problem)",
+                  visit->block);
     alias(cohort, from->second, visit->write);
   }
 }

@@ -55,8 +55,8 @@ class Runner {
   // All rows leave at the loop end they stand before: the cohort goes on to the coda or is done,
   // with state() as the exit state. What remains to be done for the depths left out, so that later
   // tokens find their entries, is the cohort returned (null where nothing is): it must be run to its
-  // end, and later cohorts of the same requests wait for it where they need it (ready). Throws Error
-  // for Share where a deeper visit's block was not visited before the exit.
+  // end, and later cohorts of the same requests wait for it where they need it (ready). Share is
+  // only for plans in which every block has entries by then (Plan::unshared_block).
   std::unique_ptr<Cohort> leave(Cohort& cohort, ExitKv policy) const;
 
   // The state that the rows would have at the plan's end if they left at the loop end they stand

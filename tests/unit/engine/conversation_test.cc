@@ -136,6 +136,20 @@ TEST_F(ConversationTest, AllPicturesOfAConversationStayEncoded) {
 }
 
 // A second turn answers the same with what the first left in the prefix cache and without it.
+TEST_F(ConversationTest, PicturesStayEncodedWhileThereIsRoom) {
+  const auto loaded = load("phantom/qwen2-vit");
+  for (const int64_t bytes : {int64_t{0}, int64_t{1} << 30}) {
+    PromptBuilder builder(*loaded, bytes);
+    const auto seconds = [&](int i) {
+      const std::string marked = read_file(one_file_) + std::to_string(i);  // behind the PNG
+      return builder.chat({{"user", "a", {Picture("a.png", marked)}}}).vision_seconds;
+    };
+    for (int i = 0; i < 10; ++i) EXPECT_GT(seconds(i), 0);
+    EXPECT_EQ(seconds(9), 0);
+    EXPECT_EQ(seconds(0) > 0, bytes == 0);
+  }
+}
+
 TEST_F(ConversationTest, SecondTurnIsExact) {
   const auto loaded = load_trol();
   PromptBuilder builder(*loaded);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "base/json.h"
@@ -182,6 +183,49 @@ TEST_F(GeneratorTest, CancelFlagEndsTheGeneration) {
   EXPECT_FALSE(result.text.empty());
   EXPECT_LT(result.tokens.size(), 10u);
   EXPECT_EQ(generator.generate(prompt, {.cancel = &cancel}).tokens.size(), 0u);
+}
+
+// Where a prompt would be computed as the answer was, the next turn takes both.
+TEST_F(GeneratorTest, TheNextTurnGoesOnBehindTheAnswer) {
+  const auto loaded = load("rrt/llama");
+  Generator chat(*loaded, {.reuse_prefix = true});
+  Prompt prompt;
+  prompt.tokens.ids = {20, 30, 40, 50};
+  int64_t known = 0;
+  for (int turn = 0; turn < 3; ++turn) {
+    // An answer that is interrupted counts, too.
+    std::atomic<bool> cancel{false};
+    const GenerationOptions options{
+        .sampler = {.temperature = 1, .seed = 4}, .max_tokens = 10, .cancel = &cancel};
+    const Generation result =
+        chat.generate(prompt, options, [&](std::string_view) { cancel = turn == 1; });
+    EXPECT_EQ(result.stop, turn == 1 ? StopReason::Cancelled : StopReason::MaxTokens);
+    EXPECT_EQ(result.reused_tokens, known);
+    const Generation fresh =
+        Generator(*loaded, {}).generate(prompt, {.sampler = options.sampler, .max_tokens = 10});
+    EXPECT_EQ(result.first_logits, fresh.first_logits);
+    EXPECT_EQ(fresh.reused_tokens, 0);
+    if (turn != 1) {
+      EXPECT_EQ(result.tokens, fresh.tokens);
+    }
+    prompt.tokens.ids.insert(prompt.tokens.ids.end(), result.tokens.begin(), result.tokens.end());
+    known = prompt.tokens.size() - 1;  // the last token was not run
+    prompt.tokens.ids.push_back(60);
+  }
+}
+
+// Whoever gets the text may end it with an exception; the next prompt is answered as ever.
+TEST_F(GeneratorTest, AnExceptionOfTheReceiverEndsItsAnswer) {
+  const auto loaded = load("rrt/llama");
+  Generator generator(*loaded, {});
+  Prompt prompt;
+  prompt.tokens.ids = {20, 30, 40, 50};
+  const GenerationOptions options{.max_tokens = 10};
+  const auto tokens = generator.generate(prompt, options).tokens;
+  EXPECT_THROW(
+      generator.generate(prompt, options, [](std::string_view) { throw std::bad_function_call(); }),
+      std::bad_function_call);
+  EXPECT_EQ(generator.generate(prompt, options).tokens, tokens);
 }
 
 TEST_F(GeneratorTest, SeededSamplingRepeats) {

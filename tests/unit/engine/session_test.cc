@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "engine/images.h"
 #include "engine/prompt.h"
+#include "engine/serve/prefix_tree.h"
 #include "support/test_models.h"
 #include "trace/trace.h"
 
@@ -39,9 +40,14 @@ TokenPrompt image_prompt(LoadedModel& loaded, const std::string& name, uint8_t k
   return prompt;
 }
 
+// It keeps whatever there is.
+PrefixTree prefix_tree(const Model& model) {
+  return {model, {.bytes = int64_t{1} << 40, .least_tokens = 1}};
+}
+
 // Logits of the prompt's end and of some greedy steps.
 std::vector<float> run(LoadedModel& loaded, const std::shared_ptr<const Plans>& plans,
-                       const TokenPrompt& prompt, int64_t chunk, PrefixCache* prefix = nullptr,
+                       const TokenPrompt& prompt, int64_t chunk, PrefixTree* prefix = nullptr,
                        int64_t* reused = nullptr) {
   Session session(loaded.model(), plans, chunk);
   std::vector<float> logits = session.prefill(prompt, prefix);
@@ -90,7 +96,7 @@ TEST_P(SessionModels, APrefixFromTheCacheGivesTheSameBits) {
   second.is_image.push_back(0);
   const std::vector<float> expected = run(*loaded, plans, second, 512);
 
-  PrefixCache cache;
+  PrefixTree cache = prefix_tree(loaded->model());
   int64_t reused = -1;
   EXPECT_EQ(run(*loaded, plans, first, 9, &cache, &reused), run(*loaded, plans, first, 512));
   EXPECT_EQ(reused, 0);
@@ -111,7 +117,7 @@ TEST_P(SessionModels, AnotherPictureIsNoCommonPrefix) {
   second.pictures[0].key.sha256 = {2};
   second.image_rows = loaded->backend().scale(first.image_rows, 0.5f);
   const std::vector<float> expected = run(*loaded, plans, second, 512);
-  PrefixCache cache;
+  PrefixTree cache = prefix_tree(loaded->model());
   int64_t reused = -1;
   const std::vector<float> other = run(*loaded, plans, first, 512, &cache);
   EXPECT_EQ(run(*loaded, plans, second, 512, &cache, &reused), expected);
@@ -158,7 +164,7 @@ TEST(Session, ThePrefixGoesUpToTheFirstOtherPicture) {
 
     if (!same_rope(loaded->config().text, same.size(), other.size())) continue;
     const std::vector<float> expected = run(*loaded, plans, other, 512);
-    PrefixCache cache;
+    PrefixTree cache = prefix_tree(loaded->model());
     int64_t reused = -1;
     EXPECT_NE(run(*loaded, plans, same, 512, &cache), expected);
     EXPECT_EQ(run(*loaded, plans, other, 7, &cache, &reused), expected);
@@ -183,7 +189,7 @@ TEST(Session, EveryNumberOfPassesIsExactInChunksAndFromAPrefix) {
       for (const int64_t chunk : {1, 3, 16}) {
         EXPECT_EQ(run(*loaded, plans, second, chunk), expected) << "chunks of " << chunk;
       }
-      PrefixCache cache;
+      PrefixTree cache = prefix_tree(loaded->model());
       int64_t reused = -1;
       run(*loaded, plans, first, 5, &cache);
       EXPECT_EQ(run(*loaded, plans, second, 6, &cache, &reused), expected);
@@ -205,7 +211,7 @@ TEST(Session, PrefixAcrossALengthWhereRopeChangesIsNotTaken) {
   for (int32_t i = 0; i < 40; ++i) longer.ids.push_back(20 + i);
   shorter.ids.assign(longer.ids.begin(), longer.ids.begin() + 25);
   const std::vector<float> expected = run(*loaded, plans, longer, 512);
-  PrefixCache cache;
+  PrefixTree cache = prefix_tree(loaded->model());
   int64_t reused = -1;
   run(*loaded, plans, shorter, 512, &cache);
   EXPECT_EQ(run(*loaded, plans, longer, 512, &cache, &reused), expected);
