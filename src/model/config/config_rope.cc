@@ -21,6 +21,7 @@ constexpr double kMostRotations = 1e6;
 struct RopeKeys {
   const JsonObject& top;
   const JsonObject* scaling;  // rope_parameters or rope_scaling; null: none
+  bool windowed = false;      // of windowed layers alone: usual names in `top` are the others'
 
   // A key and the object that has it; `top` where neither has.
   struct Place {
@@ -43,7 +44,7 @@ struct RopeKeys {
     const double value =
         place.object.has(place.key) ? number_in(place.object, place.key, low, high) : absent;
     // Its usual name isn't read where it has another one.
-    if (std::string_view(key) != outside && top.has(key) && top.json()[key] != value)
+    if (!windowed && std::string_view(key) != outside && top.has(key) && top.json()[key] != value)
       top.problem_at(
           key, fmt::format("expected none, or {} as '{}' has it or means by being absent", value,
                            outside));
@@ -238,7 +239,7 @@ void read_ropes(const JsonObject& json, Dialect dialect, TextConfig& text) {
   const char* windowed_key = rules.windowed_theta_key;
   const auto read = [&](const JsonObject* from, bool windowed) {
     const bool own = windowed && windowed_key;
-    text.ropes.push_back(read_rope({json, from}, dialect, text,
+    text.ropes.push_back(read_rope({json, from, own}, dialect, text,
                                    own ? windowed_key : rules.theta_key,
                                    own ? rules.windowed_theta : text.kind->defaults.rope_theta));
   };
