@@ -187,16 +187,18 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
     int64_t max_position;
     bool tied;
     int heads = 32;
-    int rotated = 0;  // 0: whole heads
+    int rotated = 0;     // 0: whole heads
+    int64_t window = 0;  // of all three layers
+    double theta = 10000;
   };
   const Expected all[] = {
       {"LlamaForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
-      {"MistralForCausalLM", 8, 2, 1e-6f, Unary::Silu, 131072, false},
+      {"MistralForCausalLM", 8, 2, 1e-6f, Unary::Silu, 131072, false, 32, 0, 4096},
       {"Qwen2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 32768, false},
       {"Qwen3ForCausalLM", 32, 128, 1e-6f, Unary::Silu, 32768, false},
       {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
       {"GemmaForCausalLM", 16, 256, 1e-6f, Unary::GeluTanh, 8192, true},
-      {"Gemma3ForCausalLM", 4, 256, 1e-6f, Unary::GeluTanh, 131072, true},
+      {"Gemma3ForCausalLM", 4, 256, 1e-6f, Unary::GeluTanh, 131072, true, 32, 0, 4096, 1e6},
       {"InternLM2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
       {"GPTNeoXForCausalLM", 2, 32, 1e-5f, Unary::Gelu, 2048, false, 2, 8},
   };
@@ -211,11 +213,11 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
     EXPECT_EQ(text.activation, expected.activation) << expected.name;
     EXPECT_EQ(text.max_position, expected.max_position) << expected.name;
     EXPECT_EQ(text.tied_head, expected.tied) << expected.name;
-    EXPECT_EQ(text.ropes.at(0).theta, 10000) << expected.name;
+    EXPECT_EQ(text.ropes.at(0).theta, expected.theta) << expected.name;
     EXPECT_EQ(text.ropes.at(0).kind, RopeConfig::Kind::Plain) << expected.name;
     EXPECT_EQ(text.ropes.at(0).dim, expected.rotated ? expected.rotated : expected.head_dim)
         << expected.name;
-    EXPECT_EQ(windows(config), Windows({0, 0, 0})) << expected.name;
+    EXPECT_EQ(windows(config), Windows(3, expected.window)) << expected.name;
   }
   Json json = bare("Qwen2ForCausalLM");
   json["num_attention_heads"] = 64;
