@@ -92,7 +92,7 @@ class BatchCommand : public Command {
     std::filesystem::path model = flags_.model;
     if (!model.has_filename()) model = model.parent_path();
     batch_.model_name = model.filename().string();
-    Batch batch(*loaded, batch_, in_, out_);
+    BatchJob batch(*loaded, batch_, in_, out_);
     {
       const InterruptScope interrupt;
       Progress progress("requests");

@@ -85,8 +85,8 @@ double BatchFigures::mean_depth() const {
                     : static_cast<double>(exits.size());
 }
 
-Batch::Batch(LoadedModel& loaded, BatchOptions options, const std::filesystem::path& in,
-             const std::filesystem::path& out)
+BatchJob::BatchJob(LoadedModel& loaded, BatchOptions options, const std::filesystem::path& in,
+                   const std::filesystem::path& out)
     : loaded_(loaded),
       options_(std::move(options)),
       settings_(hash_settings(loaded, options_)),
@@ -105,7 +105,7 @@ Batch::Batch(LoadedModel& loaded, BatchOptions options, const std::filesystem::p
 }
 
 // Counts the requests and looks whether those that have an answer are those the output names.
-void Batch::check_input() {
+void BatchJob::check_input() {
   auto answer = out_.answered().begin();
   const auto end = out_.answered().end();
   const auto other = [&](int64_t number, const std::string& found) {
@@ -142,8 +142,8 @@ void Batch::check_input() {
   in_.rewind();
 }
 
-void Batch::run(const std::atomic<bool>& cancel,
-                const std::function<void(const BatchFigures&)>& progress) {
+void BatchJob::run(const std::atomic<bool>& cancel,
+                   const std::function<void(const BatchFigures&)>& progress) {
   const auto start = Clock::now();
   bool more = true;
   while (!cancel) {
@@ -165,13 +165,13 @@ void Batch::run(const std::atomic<bool>& cancel,
   figures_.seconds = seconds_since(start);
 }
 
-bool Batch::may_submit() const {
+bool BatchJob::may_submit() const {
   const int64_t running = options_.scheduler.admission.most_running;
   return open_ < running + std::min(running, kMostWaiting) && waiting_bytes_ < kMostWaitingBytes &&
          maker_.pending() < kMostPending;
 }
 
-bool Batch::take_line() {
+bool BatchJob::take_line() {
   while (auto line = in_.next()) {
     if (line->blank() || out_.answered().contains(line->number)) continue;
     const std::string made_from = MadeFrom{hash_bytes(line->text), settings_}.to_string();
@@ -205,7 +205,7 @@ bool Batch::take_line() {
   return false;
 }
 
-Prompt Batch::build(PromptBuilder& builder, const CompletionRequest& request) {
+Prompt BatchJob::build(PromptBuilder& builder, const CompletionRequest& request) {
   if (request.endpoint == Endpoint::Chat) {
     if (loaded_.chat_format() == nullptr)
       fail("{}: the model has no chat format: expected {}, or a format's name (--chat-template)",
@@ -224,12 +224,12 @@ Prompt Batch::build(PromptBuilder& builder, const CompletionRequest& request) {
 
 // Whether answers to one request can: the likeliest tokens are the same for every seed, but where
 // initial states are drawn with it.
-bool Batch::differ(const GenerationOptions& options) const {
+bool BatchJob::differ(const GenerationOptions& options) const {
   const Plans& plans = *options_.plans;
   return options.sampler.temperature > 0 || plans.prefill.initial() || plans.decode.initial();
 }
 
-void Batch::take_made(bool wait) {
+void BatchJob::take_made(bool wait) {
   while (auto made = maker_.take(std::exchange(wait, false)))
     submit(std::move(made->line), [&](const CompletionRequest&) {
       if (made->error) std::rethrow_exception(made->error);
@@ -237,7 +237,7 @@ void Batch::take_made(bool wait) {
     });
 }
 
-void Batch::submit(BatchLine line, const MakePrompt& make_prompt) {
+void BatchJob::submit(BatchLine line, const MakePrompt& make_prompt) {
   CompletionRequest& request = *line.request;
   auto item = std::make_unique<Item>();
   std::string code = "invalid_request";
@@ -287,7 +287,7 @@ void Batch::submit(BatchLine line, const MakePrompt& make_prompt) {
   items_.emplace(number, std::move(item));
 }
 
-void Batch::on_event(Item& item, size_t choice, const ServeEvent& event) {
+void BatchJob::on_event(Item& item, size_t choice, const ServeEvent& event) {
   const auto begin = [&] {
     if (!std::exchange(item.begun, true)) waiting_bytes_ -= item.bytes;
   };
@@ -312,7 +312,7 @@ void Batch::on_event(Item& item, size_t choice, const ServeEvent& event) {
   if (--item.open == 0) ended_.push_back(item.line.number);
 }
 
-void Batch::finish(Item& item) {
+void BatchJob::finish(Item& item) {
   if (item.error) return write_error(item.line, *item.error);
   const CompletionRequest& request = *item.line.request;
   item.choices.resize(static_cast<size_t>(request.choices),
@@ -328,7 +328,7 @@ void Batch::finish(Item& item) {
   ++figures_.answered;
 }
 
-void Batch::write_error(const BatchLine& line, const ApiError& error) {
+void BatchJob::write_error(const BatchLine& line, const ApiError& error) {
   out_.write(batch_error(line, error));
   ++figures_.answered;
   ++figures_.failed;

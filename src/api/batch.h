@@ -49,12 +49,13 @@ struct BatchFigures {
   double mean_depth() const;  // loops a token; 0 where there are none
 };
 
-class Batch {
+// Not "Batch", which is what a step of training takes (train/data/batch.h): one name, one type.
+class BatchJob {
  public:
   // Throws Error where a file can't be used, or where the output answers other requests than the
   // input has.
-  Batch(LoadedModel& loaded, BatchOptions options, const std::filesystem::path& in,
-        const std::filesystem::path& out);
+  BatchJob(LoadedModel& loaded, BatchOptions options, const std::filesystem::path& in,
+           const std::filesystem::path& out);
 
   // Answers what has no answer yet, until `cancel` becomes true. `progress` is called after every
   // sweep. Errors of a request are its answer. Throws Error where a file can't be read or written.

@@ -54,7 +54,7 @@ TEST(BatchPictures, AnswersAreThoseOfEachAlone) {
   batch_options.plans = make_plans(loaded->model());
   batch_options.scheduler.admission.most_running = 3;
   batch_options.scheduler.prefixes.bytes = 1 << 24;
-  Batch batch(*loaded, batch_options, folder / "in.jsonl", folder / "out.jsonl");
+  BatchJob batch(*loaded, batch_options, folder / "in.jsonl", folder / "out.jsonl");
   batch.run(false);
   EXPECT_EQ(batch.figures().answered, kLines);
 
