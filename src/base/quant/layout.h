@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "base/dtype.h"
 
@@ -27,7 +28,8 @@ struct QuantLayout {
   int values, bytes;    // of a block
   int bits;             // of a quant
   int zero;             // level = quant - zero,
-  const int8_t* table;  // or table[quant] where there is one, from -zero up
+  bool has_table;       // or table[quant], at least -zero. (Under sanitizers whether an address is
+  const int8_t* table;  // null is no constant.)
   int part;             // values that share a scale
   ScaleCode code;       // of each part
   int numbers;          // F16, of the block
@@ -41,10 +43,11 @@ inline constexpr int8_t kFp4Levels[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3
 
 template <DType kType>
 inline constexpr QuantLayout kQuantLayout = {};
-#define REPRISE_QUANT(name, values, bytes, gguf, bits, zero, table, part, code, numbers) \
-  template <>                                                                            \
-  inline constexpr QuantLayout kQuantLayout<DType::name> = {                             \
-      values, bytes, bits, zero, table, part, ScaleCode::code, numbers};
+#define REPRISE_QUANT(name, values, bytes, gguf, bits, zero, table, part, code, numbers)      \
+  template <>                                                                                 \
+  inline constexpr QuantLayout kQuantLayout<DType::name> = {                                  \
+      values, bytes,           bits,   zero, !std::is_null_pointer_v<decltype(table)>, table, \
+      part,   ScaleCode::code, numbers};
 #include "base/quant/types.def"
 
 }  // namespace reprise

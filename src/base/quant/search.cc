@@ -20,6 +20,19 @@ float nearest(float x) {  // |x| < 2^22
 float clamped(float x, float low, float high) { return std::min(std::max(x, low), high); }
 float inverse(float x) { return block32::inverse(x); }
 float as_stored(float x) { return f16_to_float(block32::half_scale(x)); }
+// The same, away from 0 where F16 has few bits left: codes that would be too large are cut.
+float as_stored_up(float x) {
+  const uint16_t half = block32::half_scale(x);
+  const float value = f16_to_float(half);
+  return std::fabs(value) < std::fabs(x) && std::fabs(x) < 0x1p-14f
+             ? f16_to_float(static_cast<uint16_t>(half + 1))
+             : value;
+}
+// `better`, if F16 can tell it from `now`.
+float refined(float now, double better) {
+  const float stored = as_stored(static_cast<float>(better));
+  return std::fabs(stored - better) < 0.004 * std::fabs(better) ? stored : now;
+}
 
 struct Sum {
   float lanes[kLanes] = {};
@@ -127,7 +140,7 @@ float fit_symmetric(const Part& part, float half) {
   for (int i = 0; i < part.count; ++i)
     if (std::fabs(part.x[i]) > std::fabs(extreme)) extreme = part.x[i];
   if (extreme == 0) return 0;
-  float best = 0, least = INFINITY;
+  float best = -extreme / half, least = INFINITY;
   const auto consider = [&](float scale) {
     const float error = error_of(part, scale, 0, -half, half - 1);
     if (error < least) best = scale, least = error;
@@ -171,7 +184,7 @@ void with_minimum(const QuantLayout& layout, int most_code, const float* x, Quan
     largest = std::max(largest, fits[p].scale);
     lowest = std::max(lowest, fits[p].minimum);
   }
-  float d = as_stored(largest / codes), e = as_stored(lowest / codes);
+  float d = as_stored_up(largest / codes), e = as_stored_up(lowest / codes);
   float scale[kValues / 16], minimum[kValues / 16];  // codes
   for (int p = 0; p < parts; ++p) {
     scale[p] = clamped(nearest(fits[p].scale * inverse(d)), 0, codes);
@@ -208,10 +221,10 @@ void with_minimum(const QuantLayout& layout, int most_code, const float* x, Quan
     }
     const double determinant = aa * bb - ab * ab;
     if (determinant > 1e-9 * aa * bb) {
-      d = as_stored(static_cast<float>((bb * ax - ab * bx) / determinant));
-      e = as_stored(static_cast<float>((aa * bx - ab * ax) / determinant));
+      d = refined(d, (bb * ax - ab * bx) / determinant);
+      e = refined(e, (aa * bx - ab * ax) / determinant);
     } else if (aa > 0) {
-      d = as_stored(static_cast<float>((ax - ab * e) / aa));
+      d = refined(d, (ax - ab * e) / aa);
     }
   }
 
@@ -243,7 +256,7 @@ void symmetric(const QuantLayout& layout, int half_range, const float* x, QuantB
     scale[p] = fit_symmetric(part(p), half);
     if (std::fabs(scale[p]) > std::fabs(extreme)) extreme = scale[p];
   }
-  float d = as_stored(-extreme / codes);
+  float d = as_stored_up(-extreme / codes);
   for (int p = 0; p < parts; ++p)
     scale[p] = clamped(nearest(scale[p] * inverse(d)), -codes, codes - 1);
   for (int round = 0; round < kRounds; ++round) {
@@ -266,7 +279,7 @@ void symmetric(const QuantLayout& layout, int half_range, const float* x, QuantB
       aa += a * a * qq.total();
       ax += a * qx.total();
     }
-    if (aa > 0) d = as_stored(static_cast<float>(ax / aa));
+    if (aa > 0) d = refined(d, ax / aa);
   }
 
   to.numbers[0] = float_to_f16(d);

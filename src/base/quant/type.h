@@ -44,7 +44,7 @@ struct PartScale {
 };
 PartScale part_scale(const QuantLayout& layout, const uint16_t* numbers, const uint8_t* code);
 inline int quant_level(const QuantLayout& layout, uint8_t quant) {
-  return layout.table ? layout.table[quant] : quant - layout.zero;
+  return layout.has_table ? layout.table[quant] : quant - layout.zero;
 }
 
 // ---- For the types' files

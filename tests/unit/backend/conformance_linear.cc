@@ -6,11 +6,9 @@
 namespace reprise::testing {
 namespace {
 
-std::vector<DType> matrix_types() {
-  std::vector<DType> types = quantized_types();
-  types.insert(types.begin(), {DType::F32, DType::F16, DType::BF16});
-  return types;
-}
+// Of the quantized ones some of each kind; matmul_test.cc has all.
+constexpr DType kTypes[] = {DType::F32,  DType::F16,  DType::BF16, DType::Q8_0, DType::Q4_0,
+                            DType::Q4_1, DType::Q3_K, DType::Q4_K, DType::MXFP4};
 // k, or the least that the type's blocks allow.
 int64_t width(DType type, int64_t k) {
   return std::max(k / block_values(type), int64_t{1}) * block_values(type);
@@ -21,7 +19,7 @@ Operation plain() {
   struct Dims {
     int64_t m, k, n;
   };
-  for (const DType type : matrix_types())
+  for (const DType type : kTypes)
     for (const Dims& d : {Dims{1, 32, 1}, Dims{1, 64, 7}, Dims{2, 96, 16}, Dims{3, 160, 17},
                           Dims{4, 32, 33}, Dims{5, 576, 100}, Dims{7, 64, 48}, Dims{8, 96, 15},
                           Dims{13, 256, 31}, Dims{150, 64, 40}, Dims{1, 1536, 200}}) {
@@ -49,7 +47,7 @@ Operation plain() {
 
 Operation several() {
   Operation op = {"linear of several weights", 1e-5, {}};
-  for (const DType type : matrix_types())
+  for (const DType type : kTypes)
     op.cases.push_back({std::string(dtype_name(type)), [=](Backend& be) -> Results {
                           Inputs in(22);
                           const int64_t columns = width(type, 64);
@@ -71,7 +69,7 @@ Operation several() {
 
 Operation adapted() {
   Operation op = {"linear with adapters", 1e-5, {}};
-  for (const DType type : matrix_types())
+  for (const DType type : kTypes)
     for (const std::vector<int32_t>& of_row : {std::vector<int32_t>{1, 1, 1, 1, 1},
                                                {-1, 0, 1, -1, 1},
                                                {-1, -1, -1, -1, -1},
@@ -102,7 +100,7 @@ Operation adapted() {
 
 Operation tied() {
   Operation op = {"linear on a table", 1e-5, {}};
-  for (const DType type : matrix_types())
+  for (const DType type : kTypes)
     op.cases.push_back(
         {std::string(dtype_name(type)), [=](Backend& be) -> Results {
            Inputs in(24);

@@ -261,7 +261,7 @@ TEST(Quantize, HostileBlocks) {
   }
 }
 
-const int64_t kBatches[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33};
+const int64_t kBatches[] = {1, 2, 3, 4, 5, 7, 9, 33};
 
 TEST(PackedInt8, OracleAgreesWithDouble) {
   Rng rng(4);
@@ -295,7 +295,7 @@ TEST(PackedInt8, KeepsTheOraclesBits) {
     for (int64_t k0 : {32, 64, 96, 576, 1536}) {
       const int64_t k = width(type, k0);
       if (k > k0 && k0 > 32) continue;
-      for (int64_t n : {1, 3, 8, 15, 16, 17, 33, 70}) {
+      for (int64_t n : {1, 8, 17, 70}) {
         const std::vector<std::byte> rows = random_rows(rng, type, n, k);
         for (int64_t m : kBatches) {
           if (k > 96 && n != 17 && n != 70 && m > 2) continue;  // time
@@ -410,7 +410,7 @@ TEST(PackedF32, KeepsTheOraclesBits) {
     for (int64_t k0 : {32, 96, 576}) {
       const int64_t k = width(type, k0);
       if (k > k0 && k0 > 32) continue;
-      for (int64_t n : {1, 3, 8, 15, 16, 17, 33, 70}) {
+      for (int64_t n : {1, 8, 17, 70}) {
         const std::vector<std::byte> rows = random_rows(rng, type, n, k);
         for (int64_t m : kBatches) {
           if (k > 96 && n != 17 && n != 70) continue;  // time

@@ -7,6 +7,7 @@
 #include "base/half.h"
 #include "base/quant/rows.h"
 #include "base/quant/type.h"
+#include "base/rng.h"
 #include "formats/safetensors.h"
 #include "test_files.h"
 
@@ -84,6 +85,66 @@ TEST(Quantize, ErrorIsBoundedByTheStep) {
     const float bound =
         step * (quant_layout(type).zero == 8 || quant_layout(type).zero == 16 ? 1.01f : 0.51f);
     for (int i = 0; i < 32; ++i) EXPECT_NEAR(back[i], x[i], bound) << dtype_name(type) << " " << i;
+  }
+}
+
+// The relative error for normal values, which a search that got worse would exceed. llama.cpp's:
+// 0.0178, 0.0361, 0.0714, 0.151, 0.297 (scripts/compare_quantizers.py).
+TEST(Quantize, SearchedScalesAreGood) {
+  Philox random(3, 0);
+  std::vector<float> x(64 * 256);
+  for (float& value : x) {
+    value = 0;
+    for (int i = 0; i < 12; ++i) value += random.next_uniform() - 0.5f;
+  }
+  for (const auto& [type, most] : {std::pair{DType::Q6_K, 0.0176},
+                                   {DType::Q5_K, 0.0352},
+                                   {DType::Q4_K, 0.0712},
+                                   {DType::Q3_K, 0.148},
+                                   {DType::Q2_K, 0.273}}) {
+    for (const float size : {0.02f, 3e-5f, 1000.0f}) {
+      std::vector<float> scaled = x, back(x.size());
+      for (float& value : scaled) value *= size;
+      std::vector<std::byte> packed(
+          static_cast<size_t>(tensor_bytes(type, {static_cast<int64_t>(x.size())})));
+      quantize_row(type, scaled.data(), packed.data(), static_cast<int64_t>(x.size()));
+      dequantize_row(type, packed.data(), back.data(), static_cast<int64_t>(x.size()));
+      double error = 0, squares = 0;
+      for (size_t i = 0; i < x.size(); ++i) {
+        error += std::pow(double{back[i]} - scaled[i], 2);
+        squares += std::pow(double{scaled[i]}, 2);
+      }
+      // The F16 of a block's scale has few bits where values are as small as 3e-5.
+      EXPECT_LT(std::sqrt(error / squares), size < 1e-4f ? 1.5 * most : most)
+          << dtype_name(type) << " " << size;
+    }
+  }
+}
+
+// Blocks of one sign, of one value, of one value that isn't 0.
+TEST(Quantize, SearchedScalesOfOddBlocks) {
+  for (const DType type : {DType::Q6_K, DType::Q5_K, DType::Q4_K, DType::Q3_K, DType::Q2_K}) {
+    std::vector<std::byte> packed(static_cast<size_t>(block_bytes(type)));
+    std::vector<float> back(256);
+    const auto error = [&](const std::vector<float>& x) {
+      quantize_row(type, x.data(), packed.data(), 256);
+      dequantize_row(type, packed.data(), back.data(), 256);
+      float most = 0;
+      for (size_t i = 0; i < 256; ++i) most = std::max(most, std::fabs(back[i] - x[i]));
+      return most;
+    };
+    EXPECT_EQ(error(std::vector<float>(256, 0.0f)), 0) << dtype_name(type);
+    EXPECT_LT(error(std::vector<float>(256, 0.7f)), 0.01f) << dtype_name(type);
+    EXPECT_LT(error(std::vector<float>(256, -0.7f)), 0.01f) << dtype_name(type);
+    EXPECT_LT(error(std::vector<float>(256, 1e-44f)), 1e-40f) << dtype_name(type);
+    std::vector<float> x(256, 0.0f);
+    x[200] = -5;
+    EXPECT_LT(error(x), 0.01f) << dtype_name(type);
+    x.assign(256, 1.0f);
+    x[17] = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_THAT(error_of([&] { error(x); }), HasSubstr("can't be quantized"));
+    x[17] = 3e38f;
+    EXPECT_THAT(error_of([&] { error(x); }), HasSubstr("f16 scale"));
   }
 }
 

@@ -70,15 +70,30 @@ void make_quads(int bits, const uint8_t* q, std::byte* quads) {
     if (bits == 3) put_highest(q, 2, quads + 8);
   }
 }
-uint8_t quant_of(int bits, const std::byte* quads, int i) {
-  const auto byte = [&](int at) { return std::to_integer<int>(quads[at]); };
-  const auto highest = [&](int from) { return byte(from + i % 4) >> (i / 4) & 1; };
-  const auto pair = [&](int from) { return byte(from + i % 8) >> (i / 8 * 2) & 3; };
-  if (bits == 8) return static_cast<uint8_t>(byte(i));
-  if (bits <= 3) return static_cast<uint8_t>(pair(0) | (bits == 3 ? highest(8) << 2 : 0));
-  const int low = byte(i % 16) >> (i / 16 * 4) & 15;
-  const int high = bits == 5 ? highest(16) : bits == 6 ? pair(16) : 0;
-  return static_cast<uint8_t>(low | high << 4);
+void add_pairs(const std::byte* quads, int shift, uint8_t* q) {
+  for (int i = 0; i < kBlock; ++i) {
+    const int byte = std::to_integer<int>(quads[i % 8]);
+    q[i] = static_cast<uint8_t>(q[i] | (byte >> (i / 8 * 2) & 3) << shift);
+  }
+}
+void add_highest(const std::byte* quad, int shift, uint8_t* q) {
+  for (int i = 0; i < kBlock; ++i) {
+    const int byte = std::to_integer<int>(quad[i % 4]);
+    q[i] = static_cast<uint8_t>(q[i] | (byte >> (i / 4) & 1) << shift);
+  }
+}
+void read_quads(int bits, const std::byte* quads, uint8_t* q) {
+  if (bits == 8) {
+    std::memcpy(q, quads, kBlock);
+  } else if (bits >= 4) {
+    split_halves(quads, 16, q);
+    if (bits == 5) add_highest(quads + 16, 4, q);
+    if (bits == 6) add_pairs(quads + 16, 4, q);
+  } else {
+    std::memset(q, 0, kBlock);
+    add_pairs(quads, 0, q);
+    if (bits == 3) add_highest(quads + 8, 2, q);
+  }
 }
 
 }  // namespace
@@ -178,8 +193,9 @@ PanelBlock read_block(const PackedMatrix& w, int64_t row, int64_t block) {
   const int64_t at = (group * (w.k / kBlock) + block) * layout.bits;
   for (int64_t j = 0; j < layout.bits; ++j)
     std::memcpy(quads + 4 * j, w.quants + ((at + j) * w.panel + lane) * 4, 4);
-  for (int i = 0; i < kBlock; ++i)
-    out.level[i] = static_cast<int16_t>(quant_level(layout, quant_of(layout.bits, quads, i)));
+  uint8_t q[kBlock];
+  read_quads(layout.bits, quads, q);
+  for (int i = 0; i < kBlock; ++i) out.level[i] = static_cast<int16_t>(quant_level(layout, q[i]));
   return out;
 }
 
