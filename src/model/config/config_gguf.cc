@@ -244,7 +244,14 @@ void read_rope_factors(const GgufFile& file, const GgufKeys& keys, RopeConfig& r
 
 GgufDecoder read_gguf_decoder(const GgufFile& file) {
   const GgufMetadata& meta = file.metadata;
+  const std::string type = meta.find_string("general.type").value_or("model");
   const std::string name = meta.get_string("general.architecture");
+  if (type == "adapter")
+    meta.fail_at("general.type", "is an adapter, not a whole model: merge it into its model first "
+                                 "(llama.cpp's llama-export-lora)");
+  if (type == "mmproj" || name == "clip")
+    meta.fail_at("general.type", "is the vision or audio part of a model (mmproj), which this program "
+                                 "doesn't read: expected the file of its language model");
   const Architecture* kind = find_gguf_decoder(name);
   if (!kind)
     meta.fail_at("general.architecture", "unknown architecture '" + name +
