@@ -85,12 +85,14 @@ class ConvertCommand : public Command {
       report["stored_files"] = Json::array();
       for (const auto& [name, bytes] : source.files) report["stored_files"].push_back(name);
       report["left_out"] = source.left_out;
+      report["notes"] = result.notes;
       print_json(report);
       return 0;
     }
     fmt::print("{}: {} tensors, {}\n", flags_.target, result.tensors.size(),
                human_bytes(result.bytes));
     if (options.types.type || !options.types.overrides.empty()) print_conversion(result);
+    for (const std::string& note : result.notes) fmt::print("note: {}\n", note);
     for (const std::string& name : source.left_out)
       fmt::print("note: {} is no part of the model as this program knows it and was left out\n",
                  name);

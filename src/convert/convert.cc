@@ -9,6 +9,7 @@
 #include "base/folder.h"
 #include "base/json.h"
 #include "base/pattern.h"
+#include "convert/folder_form.h"
 #include "convert/target.h"
 #include "formats/gguf_writer.h"
 #include "formats/safetensors_writer.h"
@@ -84,7 +85,11 @@ class Conversion {
       if (options_.progress) options_.progress(before + bytes, result_.source_bytes, name);
     };
     ConvertedTensor& entry = result_.tensors[index_.at(name)];
-    entry.error = converter_.write(tensor, sink, progress);
+    const auto edit = source_.edits.find(name);
+    entry.error = converter_.write(
+        edit == source_.edits.end() ? tensor
+                                    : OutputTensor{edited(tensor.source, edit->second), tensor.type},
+        sink, progress);
     done_ = before + static_cast<int64_t>(tensor.source.data.size());
   }
 
@@ -133,6 +138,18 @@ std::string config_of_type(const std::string& text, std::optional<DType> type,
   return changed ? json.dump(2) + "\n" : text;
 }
 
+// The type that all matrices and tables have: what a model is loaded as. F32 where they differ.
+DType common_type(const ConversionSource& source, const std::vector<OutputTensor>& tensors) {
+  std::optional<DType> common;
+  for (const OutputTensor& tensor : tensors) {
+    const TensorSlot* slot = source.slot(tensor.source.name);
+    if (!slot || slot->use == WeightUse::Vector) continue;
+    if (common && *common != tensor.type) return DType::F32;
+    common = tensor.type;
+  }
+  return common.value_or(DType::F32);
+}
+
 }  // namespace
 
 ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesystem::path& target,
@@ -166,17 +183,17 @@ ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesys
   return std::move(conversion).result();
 }
 
-ConvertResult convert_to_folder(const ConversionSource& source, const std::filesystem::path& target,
+ConvertResult convert_to_folder(const ConversionSource& given, const std::filesystem::path& target,
                                 const ConvertOptions& options) {
-  if (source.model.kind() == ModelSource::Kind::OtherGguf)
-    fail(
-        "{}: is a GGUF file of another program; only those that 'reprise convert' made from a "
-        "folder turn back into one",
-        source.path());
   check_folder_types(options.types, target.string());
-  check_target_folder(source, target, options.replace);
+  check_target_folder(given, target, options.replace);
+  std::vector<std::string> notes;
+  const bool other = given.model.kind() == ModelSource::Kind::OtherGguf;
+  const ConversionSource made = other ? folder_form(given, notes) : ConversionSource();
+  const ConversionSource& source = other ? made : given;
   check_overrides(source, options.types);
   Conversion conversion(source, options);
+  conversion.partial().notes = notes;
   std::set<std::string> extra;  // tensors that go into files of the scheme
   const SchemeType* type = source.config ? find_scheme(source.config->scheme) : nullptr;
   const SchemeFiles own = type ? type->files : SchemeFiles();
@@ -185,7 +202,9 @@ ConvertResult convert_to_folder(const ConversionSource& source, const std::files
   std::map<std::string, OutputTensor> extra_outputs;
   for (const TensorView& tensor : source.weights.tensors()) {
     TypeChoice choice = choose_type(tensor, source.slot(tensor.name), options.types);
-    if (is_quantized(choice.type)) choice.type = DType::F32;
+    const auto edit = source.edits.find(tensor.name);
+    const bool changed = edit != source.edits.end() && edit->second.add != 0;
+    if (is_quantized(choice.type) || changed) choice.type = DType::F32;
     conversion.add(tensor, choice.type, choice.note);
     if (extra.contains(tensor.name))
       extra_outputs.insert({tensor.name, {tensor, choice.type}});
@@ -194,7 +213,8 @@ ConvertResult convert_to_folder(const ConversionSource& source, const std::files
   }
   std::map<std::string, std::string> metadata = source.weights_metadata;
   metadata.emplace("format", "pt");  // transformers asks for it
-  const std::string config = config_of_type(source.config_text, options.types.type, source.path());
+  const std::string config = config_of_type(
+      source.config_text, other ? common_type(source, tensors) : options.types.type, source.path());
 
   write_folder_atomically(target, options.replace, [&](const std::filesystem::path& folder) {
     write_file_atomically(folder / "config.json", config);

@@ -1,5 +1,6 @@
 // Conversion of whole models: a Hugging Face folder into one GGUF file with everything inside, and
-// back; from either to either, in other types where asked for (types.h).
+// back; from either to either, in other types where asked for (types.h). A GGUF file of llama.cpp's
+// becomes a folder too (folder_form.h).
 //
 // Goals: without a change of types the way there and back gives the same tensors (names, types,
 // shapes, bits), the same config.json and the same small files, whatever the model; memory bounded
@@ -47,6 +48,7 @@ struct ConvertedTensor {
 struct ConvertResult {
   std::vector<ConvertedTensor> tensors;
   std::vector<std::string> files;  // names in a folder; empty for a GGUF file
+  std::vector<std::string> notes;  // for people
   int64_t source_bytes = 0;        // of all tensors
   int64_t bytes = 0;
 };

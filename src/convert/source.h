@@ -16,6 +16,12 @@
 
 namespace reprise {
 
+// How a tensor's values are changed on their way.
+struct TensorEdit {
+  std::vector<int64_t> rows;  // [out]: the row that comes to each place; empty: they stay
+  float add = 0;              // to every value
+};
+
 struct ConversionSource {
   ModelSource model;
   // All tensors, those of a scheme's own files included (trol_gating.*), in file order, with their
@@ -30,6 +36,7 @@ struct ConversionSource {
   std::optional<ModelConfig> config;
   std::string unknown;
   std::unordered_map<std::string, TensorSlot> slots;  // by tensor name; their `tensor` is null
+  std::unordered_map<std::string, TensorEdit> edits;  // of folder_form: by tensor name
 
   std::string path() const { return model.path().string(); }
   const TensorSlot* slot(const std::string& name) const;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/byte_reader.h"
+#include "formats/foreign.h"
 #include "formats/gguf_layout.h"
 
 namespace reprise {
@@ -140,8 +141,11 @@ GgufFile open_gguf_part(const std::filesystem::path& path) {
   const auto file = MappedFile::open(path);
   const std::string where = path.string();
   ByteReader in(file->bytes(), where);
-  if (in.remaining() < 8 || in.read<uint32_t>("magic") != kGgufMagic)
+  if (in.remaining() < 8 || in.read<uint32_t>("magic") != kGgufMagic) {
+    if (const std::string what = foreign_file(path, file->bytes()); !what.empty())
+      fail("{}: {}", where, what);
     fail("{}: is not a GGUF file: it does not begin with 'GGUF'", where);
+  }
   GgufFile result;
   result.version = in.read<uint32_t>("version");
   if (result.version != 0 && (result.version & 0xffffu) == 0)

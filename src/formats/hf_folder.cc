@@ -1,7 +1,10 @@
 #include "formats/hf_folder.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/json.h"
+#include "formats/foreign.h"
 #include "formats/safetensors.h"
 
 namespace reprise {
@@ -20,6 +23,17 @@ HfFolder HfFolder::open(const std::filesystem::path& path, Problems* noted) {
   folder.path = path;
   Problems own;
   Problems& problems = noted ? *noted : own;
+  // Of another form nothing else is said: all of it would follow from that.
+  const auto foreign = [&](const std::string& what) {
+    problems.add(what);
+    if (!noted) own.raise();
+    HfFolder none;
+    none.path = path;
+    none.weights_known = false;
+    return none;
+  };
+  if (const std::string what = foreign_folder(path); !what.empty())
+    return foreign(fmt::format("{}: {}", path.string(), what));
   const auto load_object = [](const std::filesystem::path& file) {
     Json json = load_json(file);
     JsonObject(json, file.string());  // Error unless it is an object
@@ -27,6 +41,8 @@ HfFolder HfFolder::open(const std::filesystem::path& path, Problems* noted) {
   };
 
   problems.attempt([&] { folder.config = load_object(path / "config.json"); });
+  if (const std::string what = foreign_quantization(folder.config, false); !what.empty())
+    return foreign(fmt::format("{}: {}", (path / "config.json").string(), what));
   if (const auto file = folder.find_file("generation_config.json"))
     problems.attempt([&] { folder.generation_config = load_object(*file); });
   if (const auto file = folder.find_file("tokenizer_config.json"))
@@ -46,6 +62,10 @@ HfFolder HfFolder::open(const std::filesystem::path& path, Problems* noted) {
       fail("{}: has no weights: expected model.safetensors or model.safetensors.index.json",
            path.string());
   });
+  const bool whole_numbers = std::ranges::any_of(
+      folder.weights.tensors(), [](const TensorView& tensor) { return !is_float(tensor.type); });
+  if (const std::string what = foreign_quantization(folder.config, whole_numbers); !what.empty())
+    return foreign(fmt::format("{}: {}", (path / "config.json").string(), what));
   if (!noted) own.raise();
   return folder;
 }

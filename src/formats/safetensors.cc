@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "formats/foreign.h"
 
 namespace reprise {
 namespace {
@@ -106,6 +107,7 @@ SafetensorsFile open_safetensors(const std::filesystem::path& path) {
   const auto file = MappedFile::open(path);
   const std::string where = path.string();
   const auto bytes = file->bytes();
+  if (is_lfs_pointer(bytes)) fail("{}: {}", where, kLfsPointer);
   if (bytes.size() < 8)
     fail("{}: is not a safetensors file: {} bytes, expected at least 8", where, bytes.size());
   uint64_t length = 0;

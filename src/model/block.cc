@@ -42,7 +42,14 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
              .tensor = &w.weight,
              .key = key,
              .layer = layer});
-    if (bias) visitor({name + ".bias", {shape[0]}, WeightUse::Vector, Role::Bias, &w.bias});
+    if (bias)
+      visitor({.name = name + ".bias",
+               .shape = {shape[0]},
+               .use = WeightUse::Vector,
+               .role = Role::Bias,
+               .tensor = &w.bias,
+               .key = key,
+               .layer = layer});
   };
   const auto attention = [&](const char* key, LinearWeight& w, bool bias) {
     const auto [out, in] = matrix_shape(config, key);

@@ -204,6 +204,12 @@ std::unique_ptr<Model> Model::load(ModelSource source, Backend& backend, const L
   return model;
 }
 
+std::unique_ptr<Model> Model::describe(const ModelConfig& config, Backend& backend) {
+  std::unique_ptr<Model> model(new Model(config, backend, {}));
+  model->names_ = tensor_names(config, /*gguf_style=*/false);
+  return model;
+}
+
 std::unique_ptr<Model> Model::create(
     const ModelConfig& config, Backend& backend,
     const std::function<std::vector<float>(const TensorSlot&)>& initial,

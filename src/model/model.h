@@ -33,6 +33,9 @@ class Model {
       const std::function<std::vector<float>(const TensorSlot&)>& initial,
       std::unique_ptr<Scheme> scheme = nullptr, const LoadOptions& options = {});
 
+  // One without weights, to be asked which tensors a folder of such a model has.
+  static std::unique_ptr<Model> describe(const ModelConfig& config, Backend& backend);
+
   const ModelConfig& config() const { return config_; }
   // For a config that leaves the image placeholder to the tokenizer. Throws Error when the
   // embedding has no such row.

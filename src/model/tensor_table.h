@@ -36,8 +36,9 @@ struct TensorSlot {
   bool flatten = false;
   const char* scheme_role = "";  // Role::Scheme: in words, for people
   float offset = 0;              // added to the values where they are used: NormWeight::offset
-  // A block's matrices: which one (a key of NameTable::names), and the layer's number in the file.
-  const char* key = "";
+  // Of a block's matrices, and of what has their rows (biases, B of adapters): which one (a key of
+  // NameTable::names), and the layer's number in the file.
+  std::string key;
   int layer = -1;
 };
 

@@ -56,6 +56,10 @@ struct GgufForm {
   // Puts in the keys of config.json that they leave out and that don't mean what their absence there
   // means; null: there are none.
   void (*complete)(Json& json) = nullptr;
+  // Turns the keys that such a file has been read as into those that a folder's config.json has for
+  // the architecture's own code. It may name another architecture whose code computes the same.
+  // Null: they are those.
+  void (*to_folder)(Json& json) = nullptr;
 };
 
 // The keys of one decoder.
@@ -65,7 +69,8 @@ struct DecoderKeys {
 };
 
 struct Architecture {
-  const char* name;  // in config.json's "architectures"
+  const char* name;                    // in config.json's "architectures"
+  const char* model_type = nullptr;    // in config.json's "model_type"
   NormKind norm = NormKind::Rms;
   KeyDefaults defaults;
   RopeRules rope;
@@ -109,5 +114,14 @@ void read_windows(const DecoderKeys& keys, int64_t absent, int64_t first, TextCo
 inline constexpr int64_t kNoLayer = INT64_MAX;
 // The same as Qwen has it: off unless "use_sliding_window", on layers from max_window_layers on.
 void read_switched_windows(const DecoderKeys& keys, TextConfig& text);
+
+// ---- For GgufForm::to_folder. Where windows are there, they are on all layers.
+
+// As Qwen has them.
+void write_switched_windows(Json& json);
+// As Llama has them, which is not at all: a Llama with windows is a Mistral.
+void write_llama_windows(Json& json);
+// Takes away what says that there are none. Throws Error where there are some.
+void write_no_windows(Json& json);
 
 }  // namespace reprise

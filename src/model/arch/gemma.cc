@@ -3,6 +3,7 @@
 // states have, which is F32 here. GGUF files hold 1 + weight and scale embeddings at run time too.
 #include <cmath>
 
+#include "base/json.h"
 #include "model/arch/architecture.h"
 
 namespace reprise::arch {
@@ -20,17 +21,26 @@ void read(const DecoderKeys& keys, TextConfig& text) {
   read_windows(keys, /*absent=*/0, /*first=*/kNoLayer, text);
 }
 
+void to_folder(Json& json) {
+  write_no_windows(json);
+  json["hidden_activation"] = json["hidden_act"];  // old readers' key
+}
+
 }  // namespace
 
 Architecture gemma() {
   return {.name = "GemmaForCausalLM",
+          .model_type = "gemma",
           .defaults = {.kv_heads = 16,
                        .head_dim = 256,
                        .activation = "gelu_pytorch_tanh",
                        .max_position = 8192,
                        .tied_head = true},
           .rope = {},
-          .gguf = {.name = "gemma", .norm_offset_added = true, .optional_biases = true},
+          .gguf = {.name = "gemma",
+                   .norm_offset_added = true,
+                   .optional_biases = true,
+                   .to_folder = to_folder},
           .read = read};
 }
 

@@ -58,6 +58,12 @@ void complete(Json& json) {
   json["layer_types"] = types;
 }
 
+void to_folder(Json& json) {
+  json.erase("use_sliding_window");
+  json["hidden_activation"] = json["hidden_act"];
+  json.erase("hidden_act");
+}
+
 const NameTable& names() {
   static const NameTable table = [] {
     NameTable gemma = hugging_face_names();
@@ -73,6 +79,7 @@ const NameTable& names() {
 
 Architecture gemma3() {
   return {.name = "Gemma3ForCausalLM",
+          .model_type = "gemma3_text",
           .defaults = {.kv_heads = 4,
                        .head_dim = 256,
                        .activation = "gelu_pytorch_tanh",
@@ -84,7 +91,8 @@ Architecture gemma3() {
                    .norm_offset_added = true,
                    .optional_biases = true,
                    .windowed_theta = "rope.freq_base_swa",
-                   .complete = complete},
+                   .complete = complete,
+                   .to_folder = to_folder},
           .own_keys = {kScale, "rope_local_base_freq"},
           .names = &names(),
           .read = read};

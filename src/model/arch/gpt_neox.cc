@@ -8,6 +8,7 @@
 // here.
 #include <fmt/format.h>
 
+#include "base/json.h"
 #include "base/json_object.h"
 #include "model/arch/architecture.h"
 
@@ -32,6 +33,11 @@ void read(const DecoderKeys& keys, TextConfig& text) {
         fmt::format("expected hidden_size / num_attention_heads ({} / {})", text.d, text.heads));
 }
 
+void to_folder(Json& json) {
+  write_no_windows(json);
+  for (const char* key : {"num_key_value_heads", "head_dim"}) json.erase(key);  // none of its keys
+}
+
 const NameTable& names() {
   static const NameTable table = {.layers = "gpt_neox.layers.",
                                   .attention = "attention.",
@@ -54,11 +60,15 @@ const NameTable& names() {
 
 Architecture gpt_neox() {
   return {.name = "GPTNeoXForCausalLM",
+          .model_type = "gpt_neox",
           .norm = NormKind::Layer,
           .defaults = {.activation = "gelu", .norm_eps = 1e-5, .max_position = 2048},
           .rope = {.theta_key = "rotary_emb_base", .partial_key = "rotary_pct", .partial = 0.25},
           .looped_apart = true,
-          .gguf = {.name = "gptneox", .optional_biases = true, .qkv = "fused"},
+          .gguf = {.name = "gptneox",
+                   .optional_biases = true,
+                   .qkv = "fused",
+                   .to_folder = to_folder},
           .own_flags = {"use_parallel_residual"},
           .unread = {".attention.bias", ".attention.masked_bias"},
           .names = &names(),

@@ -1,5 +1,7 @@
 // InternLM2 and 2.5: Llama with q, k, v in one matrix, grouped by KV head, under names of its own.
 // Keys and defaults: InternLM2Config of the released code (transformers has no class for it).
+// llama.cpp's files have q, k and v apart, as Llama's, which is what a folder made of one is.
+#include "base/json.h"
 #include "model/arch/architecture.h"
 
 namespace reprise::arch {
@@ -34,13 +36,31 @@ const NameTable& names() {
   return table;
 }
 
+void complete(Json& json) {
+  json["bias"] = json["attention_bias"];
+  json.erase("attention_bias");
+}
+
+void to_folder(Json& json) {
+  json["attention_bias"] = json["bias"];
+  json.erase("bias");
+  json["architectures"] = {"LlamaForCausalLM"};
+  write_llama_windows(json);
+}
+
 }  // namespace
 
 Architecture internlm2() {
   return {.name = "InternLM2ForCausalLM",
+          .model_type = "internlm2",
           .defaults = {.max_position = 2048},
           .rope = {},
-          .gguf = {},
+          .gguf = {.name = "internlm2",
+                   .interleaved = true,
+                   .optional_biases = true,
+                   .qkv = "separate",
+                   .complete = complete,
+                   .to_folder = to_folder},
           .names = &names(),
           .read = read};
 }

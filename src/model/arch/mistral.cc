@@ -21,6 +21,7 @@ void read(const DecoderKeys& keys, TextConfig& text) {
 
 Architecture mistral() {
   return {.name = "MistralForCausalLM",
+          .model_type = "mistral",
           .defaults = {.kv_heads = 8, .max_position = 131072},
           .rope = {},
           .gguf = {},

@@ -17,9 +17,10 @@ void read(const DecoderKeys& keys, TextConfig& text) {
 
 Architecture qwen2() {
   return {.name = "Qwen2ForCausalLM",
+          .model_type = "qwen2",
           .defaults = {.kv_heads = 32, .max_position = 32768},
           .rope = {},
-          .gguf = {.name = "qwen2"},
+          .gguf = {.name = "qwen2", .to_folder = write_switched_windows},
           .read = read};
 }
 

@@ -16,9 +16,12 @@ void read(const DecoderKeys& keys, TextConfig& text) {
 
 Architecture qwen3() {
   return {.name = "Qwen3ForCausalLM",
+          .model_type = "qwen3",
           .defaults = {.kv_heads = 32, .head_dim = 128, .max_position = 32768},
           .rope = {},
-          .gguf = {.name = "qwen3", .optional_biases = true},
+          .gguf = {.name = "qwen3",
+                   .optional_biases = true,
+                   .to_folder = write_switched_windows},
           .read = read};
 }
 

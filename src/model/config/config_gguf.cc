@@ -154,7 +154,6 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
     fail("{}: tensor 'token_embd.weight': expected two dimensions, found {}", meta.where(),
          shape_string(embedding.shape));
   json["vocab_size"] = embedding.shape[0];
-  if (kind.gguf.qkv) json["reprise"] = {{"qkv", kind.gguf.qkv}};
   json["tie_word_embeddings"] = file.weights.find("output.weight") == nullptr;
   // Tensors that a llama.cpp file has or has not, where config.json has a flag.
   json["attention_bias"] = kind.gguf.optional_biases && (file.weights.find("blk.0.attn_q.bias") ||
@@ -184,9 +183,18 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
   if (const Json scaling = rope_scaling(keys, context); !scaling.is_null())
     json["rope_scaling"] = scaling;
   if (kind.gguf.complete) kind.gguf.complete(json);
-  for (const char* special : {"bos", "eos"})
-    if (const auto id = meta.find_int(std::string("tokenizer.ggml.") + special + "_token_id"))
-      json[std::string(special) + "_token_id"] = *id;
+  const auto token = [&](const std::string& role) {
+    return meta.find_int("tokenizer.ggml." + role + "_token_id");
+  };
+  if (const auto bos = token("bos")) json["bos_token_id"] = *bos;
+  // A turn's end (eot) and a message's (eom) end an answer too, where they are told apart. Gemma's
+  // files name one whatever the vocabulary.
+  std::vector<int64_t> ends;
+  for (const char* role : {"eos", "eot", "eom"})
+    if (const auto id = token(role); id && std::ranges::count(ends, *id) == 0)
+      if (std::string_view(role) == "eos" || *id < json["vocab_size"].get<int64_t>())
+        ends.push_back(*id);
+  if (!ends.empty()) json["eos_token_id"] = ends.size() == 1 ? Json(ends[0]) : Json(ends);
   return json;
 }
 
@@ -234,6 +242,32 @@ void read_rope_factors(const GgufFile& file, const GgufKeys& keys, RopeConfig& r
 
 }  // namespace
 
+GgufDecoder read_gguf_decoder(const GgufFile& file) {
+  const GgufMetadata& meta = file.metadata;
+  const std::string type = meta.find_string("general.type").value_or("model");
+  const std::string name = meta.get_string("general.architecture");
+  if (type == "adapter")
+    meta.fail_at("general.type", "is an adapter, not a whole model: merge it into its model first "
+                                 "(llama.cpp's llama-export-lora)");
+  if (type == "mmproj" || name == "clip")
+    meta.fail_at("general.type", "is the vision or audio part of a model (mmproj), which this program "
+                                 "doesn't read: expected the file of its language model");
+  const Architecture* kind = find_gguf_decoder(name);
+  if (!kind)
+    meta.fail_at("general.architecture", "unknown architecture '" + name +
+                                             "'; this program reads " + gguf_decoder_names() +
+                                             " and its own files (with key 'reprise.config')");
+  GgufDecoder decoder;
+  decoder.kind = kind;
+  decoder.keys = decoder_keys(file, {meta, name + "."}, *kind);
+  if (const auto own_keys = meta.find_string(kOwnKeysKey)) {
+    const std::string where = fmt::format("{}: key '{}'", meta.where(), kOwnKeysKey);
+    decoder.own = parse_json(*own_keys, where);
+    JsonObject(*decoder.own, where);  // Error unless it is an object
+  }
+  return decoder;
+}
+
 ModelConfig config_from_gguf(const GgufFile& file) {
   const GgufMetadata& meta = file.metadata;
   if (const auto own = meta.find_string(kConfigKey)) {
@@ -246,27 +280,19 @@ ModelConfig config_from_gguf(const GgufFile& file) {
     }
     return config;
   }
-  const std::string name = meta.get_string("general.architecture");
-  const Architecture* kind = find_gguf_decoder(name);
-  if (!kind)
-    meta.fail_at("general.architecture", "unknown architecture '" + name +
-                                             "'; this program reads " + gguf_decoder_names() +
-                                             " and its own files (with key 'reprise.config')");
-  const GgufKeys keys = {meta, name + "."};
-  Json json = decoder_keys(file, keys, *kind);
-  if (const auto own_keys = meta.find_string(kOwnKeysKey)) {
-    const std::string where = fmt::format("{}: key '{}'", meta.where(), kOwnKeysKey);
-    const Json own = parse_json(*own_keys, where);
-    JsonObject(own, where);  // Error unless it is an object
-    json["reprise"].update(own);
-  }
+  const GgufDecoder decoder = read_gguf_decoder(file);
+  const GgufForm& form = decoder.kind->gguf;
+  Json json = *decoder.keys;
+  if (form.qkv) json["reprise"] = {{"qkv", form.qkv}};
+  if (decoder.own) json["reprise"].update(*decoder.own);
   ModelConfig config = config_from_json(json, meta.where());
   TextConfig& text = config.text;
+  const GgufKeys keys = {meta, meta.get_string("general.architecture") + "."};
   for (RopeConfig& rope : text.ropes) {
-    rope.interleaved = kind->gguf.interleaved;
+    rope.interleaved = form.interleaved;
     read_rope_factors(file, keys, rope);
   }
-  if (kind->gguf.norm_offset_added) {
+  if (form.norm_offset_added) {
     text.final_norm.offset = 0;
     for (BlockConfig& block : text.blocks) block.norm.offset = 0;
   }

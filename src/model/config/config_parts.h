@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/json_object.h"
+#include "formats/gguf.h"
 #include "model/config/config.h"
 
 namespace reprise {
@@ -23,6 +24,15 @@ VisionConfig read_vision_config(const JsonObject& json);
 // Adds the ids of "eos_token_id" (config.json, generation_config.json), which may be absent, that
 // `tokens` doesn't have yet. Throws Error, or notes it, where it is no id or list of ids.
 void read_end_tokens(const JsonObject& json, std::vector<int64_t>& tokens);
+
+// What a llama.cpp file says of its decoder, but for rope's factors, which it holds as tensors.
+struct GgufDecoder {
+  const Architecture* kind = nullptr;
+  JsonValue keys;                // as config.json has them
+  std::optional<JsonValue> own;  // what config.json has under "reprise" (kOwnKeysKey)
+};
+// Throws Error naming file and key.
+GgufDecoder read_gguf_decoder(const GgufFile& file);
 
 // ---- What several readers need.
 

@@ -172,6 +172,18 @@ void read_switched_windows(const DecoderKeys& keys, TextConfig& text) {
   read_windows(keys, kWindow, first, text);
 }
 
+void write_switched_windows(Json& json) {
+  json.erase("layer_types");
+  json["use_sliding_window"] = json.contains("sliding_window");
+  if (json.contains("sliding_window")) json["max_window_layers"] = 0;
+}
+
+void write_no_windows(Json& json) {
+  if (json.contains("sliding_window"))
+    fail("windows ('sliding_window'): the code of {} has none", json["architectures"][0].dump());
+  json.erase("layer_types");
+}
+
 TextConfig read_text_config(const JsonObject& json, Dialect dialect) {
   const Json& names = json.json().contains("architectures") ? json.json()["architectures"] : Json();
   if (!names.is_array() || names.size() != 1 || !names[0].is_string())

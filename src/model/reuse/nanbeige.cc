@@ -125,12 +125,14 @@ void read_decoder(const DecoderKeys& keys, TextConfig& text) {
 
 const Architecture* decoder() {
   static const Architecture kind = {.name = kName,
+                                    .model_type = "nanbeige",
                                     .defaults = {.max_position = 2048},
                                     .rope = {},
                                     .gguf = {.name = "nanbeige",
                                              .interleaved = true,
                                              .optional_biases = true,
-                                             .keys = {"num_loops", "skip_loop_final_norm"}},
+                                             .keys = {"num_loops", "skip_loop_final_norm"},
+                                             .to_folder = write_no_windows},
                                     .read = read_decoder};
   return &kind;
 }

@@ -94,7 +94,13 @@ class Recursive : public Scheme {
           LowRank& adapter = weight->adapters[static_cast<size_t>(loop)];
           const std::string name = adapter_name(names.layer_prefix(k), loop, key);
           visitor({name + ".A", {rank, in}, WeightUse::Matrix, Role::Adapter, &adapter.a});
-          visitor({name + ".B", {out, rank}, WeightUse::Matrix, Role::Adapter, &adapter.b});
+          visitor({.name = name + ".B",  // its rows are the matrix's
+                   .shape = {out, rank},
+                   .use = WeightUse::Matrix,
+                   .role = Role::Adapter,
+                   .tensor = &adapter.b,
+                   .key = key,
+                   .layer = k});
         }
       }
     }

@@ -56,6 +56,14 @@ bool read_normalizer(const JsonObject& root, Metaspace& out) {
   return replaced;
 }
 
+// Whether all that is done is to cut at spaces.
+bool cuts_at_spaces(const std::vector<JsonObject>& steps) {
+  return std::ranges::all_of(steps, [](const JsonObject& step) {
+    return step.get_string("type") == "Split" &&
+           step.get_object("pattern").find_string("String") == " ";
+  });
+}
+
 void read_decoder(const JsonObject& root, Metaspace& out) {
   bool spaces = false, bytes = false;
   for (const JsonObject& step : json_steps(root, "decoder", "decoders")) {
@@ -117,7 +125,9 @@ void read_metaspace(const JsonObject& root, TokenizerSpec& spec) {
   meta.prepend = Metaspace::Prepend::Never;
   meta.byte_fallback = root.get_object("model").find_bool("byte_fallback").value_or(false);
   bool spaces = read_normalizer(root, meta);
-  const std::vector<JsonObject> steps = json_steps(root, "pre_tokenizer", "pretokenizers");
+  std::vector<JsonObject> steps = json_steps(root, "pre_tokenizer", "pretokenizers");
+  // Gemma's cuts at spaces, of which the normalizer has left none.
+  if (spaces && cuts_at_spaces(steps)) steps.clear();
   if (steps.size() > 1) root.fail_at("pre_tokenizer", "expected one step beside U+2581 for spaces");
   if (!steps.empty()) {
     const JsonObject& step = steps[0];
@@ -138,7 +148,7 @@ void read_metaspace(const JsonObject& root, TokenizerSpec& spec) {
                  "expected a step that turns spaces into U+2581, here or in key "
                  "'pre_tokenizer'");
   read_decoder(root, meta);
-  if (meta.prepend == Metaspace::Prepend::Normalizer || !root.find_object("pre_tokenizer")) {
+  if (meta.prepend == Metaspace::Prepend::Normalizer || steps.empty()) {
     for (const AddedToken& token : spec.added) {
       if (token.normalized && (token.lstrip || token.rstrip))
         root.fail_at("added_tokens",

@@ -1,7 +1,7 @@
 // The parts of a tokenizer.json that write spaces as U+2581 (Llama-2's, Phi-3's and other files
 // converted from SentencePiece): normalizer none, Replace, or a Sequence of Prepend and Replace;
-// pre_tokenizer none or Metaspace; decoder Metaspace, or a Sequence of Replace, ByteFallback, Fuse
-// and Strip.
+// pre_tokenizer none, Metaspace, or behind Replace a Split at spaces (Gemma's, which finds none);
+// decoder Metaspace, or a Sequence of Replace, ByteFallback, Fuse and Strip.
 #pragma once
 
 #include "base/json_object.h"

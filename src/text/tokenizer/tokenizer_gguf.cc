@@ -28,9 +28,6 @@ enum TokenType : int64_t {
   kUnused = 5
 };
 
-// What writers put where the vocabulary has a hole.
-std::string hole_text(int64_t id) { return fmt::format("[PAD{}]", id); }
-
 void read_tokens(const GgufMetadata& metadata, TokenizerSpec& spec) {
   spec.tokens = metadata.get_strings(kTokens);
   const std::vector<int64_t> types = metadata.get_ints(kTypes);
@@ -44,7 +41,7 @@ void read_tokens(const GgufMetadata& metadata, TokenizerSpec& spec) {
     if (types[i] == kControl || types[i] == kUnknownType || types[i] == kUserDefined) {
       spec.added.push_back({.id = id, .text = text, .special = types[i] != kUserDefined});
       text.clear();
-    } else if (types[i] == kUnused && text == hole_text(id)) {
+    } else if (types[i] == kUnused && text == gguf_hole_text(id)) {
       text.clear();
     } else if (types[i] != kNormal && types[i] != kUnused) {
       metadata.fail_at(kTypes, fmt::format("token {} '{}': expected a type from 1 to 5, found {}",
@@ -54,6 +51,8 @@ void read_tokens(const GgufMetadata& metadata, TokenizerSpec& spec) {
 }
 
 }  // namespace
+
+std::string gguf_hole_text(int64_t id) { return fmt::format("[PAD{}]", id); }
 
 TokenizerSpec spec_from_gguf(const GgufMetadata& metadata) {
   TokenizerSpec spec;
@@ -131,7 +130,7 @@ void write_tokenizer(const TokenizerSpec& spec, int64_t vocab_size, GgufMetadata
   }
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (!tokens[i].empty()) continue;
-    tokens[i] = hole_text(static_cast<int64_t>(i));
+    tokens[i] = gguf_hole_text(static_cast<int64_t>(i));
     types[i] = kUnused;
   }
   metadata.set(kModel, GgufValue(std::string("gpt2")));

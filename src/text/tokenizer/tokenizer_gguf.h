@@ -16,6 +16,9 @@ namespace reprise {
 TokenizerSpec spec_from_gguf(const GgufMetadata& metadata);
 std::unique_ptr<Tokenizer> tokenizer_from_gguf(const GgufMetadata& metadata);
 
+// What writers put where the vocabulary has a hole.
+std::string gguf_hole_text(int64_t id);
+
 // The same keys for a file to be written; padded to vocab_size tokens, when that is larger (models
 // whose embedding has more rows than their tokenizer has tokens). Throws Error for what GGUF has no
 // words for: split steps without a name, added tokens that strip or match single words.

@@ -201,7 +201,7 @@ std::unique_ptr<Tokenizer> sentencepiece_from_files(const TokenizerFiles& files)
   return make_sentencepiece_tokenizer(std::move(spec));
 }
 
-std::unique_ptr<Tokenizer> sentencepiece_from_gguf(const GgufMetadata& metadata) {
+SentencePieceSpec sentencepiece_spec_from_gguf(const GgufMetadata& metadata) {
   constexpr const char* kTokens = "tokenizer.ggml.tokens";
   constexpr const char* kScores = "tokenizer.ggml.scores";
   constexpr const char* kTypes = "tokenizer.ggml.token_type";
@@ -273,7 +273,11 @@ std::unique_ptr<Tokenizer> sentencepiece_from_gguf(const GgufMetadata& metadata)
   if (metadata.find_bool("tokenizer.ggml.add_eos_token").value_or(false) && spec.ids.eos)
     spec.suffix = {*spec.ids.eos};
   spec.chat_template = metadata.find_string("tokenizer.chat_template");
-  return make_sentencepiece_tokenizer(std::move(spec));
+  return spec;
+}
+
+std::unique_ptr<Tokenizer> sentencepiece_from_gguf(const GgufMetadata& metadata) {
+  return make_sentencepiece_tokenizer(sentencepiece_spec_from_gguf(metadata));
 }
 
 }  // namespace reprise

@@ -35,6 +35,7 @@ std::unique_ptr<Tokenizer> sentencepiece_from_files(const TokenizerFiles& files)
 // precompiled_charsmap, *_token_id, add_bos_token (true where it is missing), add_eos_token.
 // Control tokens become special added tokens, user-defined ones added tokens that are not special.
 // Throws Error naming the key.
+SentencePieceSpec sentencepiece_spec_from_gguf(const GgufMetadata& metadata);
 std::unique_ptr<Tokenizer> sentencepiece_from_gguf(const GgufMetadata& metadata);
 
 }  // namespace reprise

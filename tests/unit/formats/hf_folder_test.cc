@@ -57,7 +57,9 @@ TEST_F(HfFolderTest, ListsAllThatIsWrongAtOnce) {
 }
 
 TEST_F(HfFolderTest, NeedsWeights) {
-  std::filesystem::remove(folder_ / "model.safetensors.index.json");
+  for (const char* name : {"model.safetensors.index.json", "model-00001-of-00002.safetensors",
+                           "model-00002-of-00002.safetensors"})
+    std::filesystem::remove(folder_ / name);
   EXPECT_THAT(refusal(), HasSubstr("has no weights"));
 }
 
