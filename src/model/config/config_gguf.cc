@@ -256,8 +256,13 @@ ModelConfig config_from_gguf(const GgufFile& file) {
   Json json = decoder_keys(file, keys, *kind);
   if (const auto own_keys = meta.find_string(kOwnKeysKey)) {
     const std::string where = fmt::format("{}: key '{}'", meta.where(), kOwnKeysKey);
-    const Json own = parse_json(*own_keys, where);
+    Json own = parse_json(*own_keys, where);
     JsonObject(own, where);  // Error unless it is an object
+    // Which kind each layer is: llama.cpp's keys leave that to the layer's number.
+    for (const char* key : {"layer_types", "no_rope_layers"}) {
+      if (own.contains(key)) json[key] = own[key];
+      own.erase(key);
+    }
     json["reprise"].update(own);
   }
   ModelConfig config = config_from_json(json, meta.where());
