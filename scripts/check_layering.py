@@ -49,6 +49,8 @@ ARCH = "src/model/arch"
 ARCH_REGISTRY = f"{ARCH}/registry.cc"
 NAMES_ARCHITECTURES = ["src/text/", REUSE]
 ROPE_SCALING = re.compile(r"llama3", re.I)  # a kind of rope, whoever has it
+# Programs that are called after one, as messages name them.
+PROGRAM = re.compile(r"llama\.cpp|llama-export-lora|convert_llama_\w+|ExLlamaV2")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
 
@@ -101,7 +103,7 @@ def named_architectures(root: pathlib.Path):
                 any(relative.startswith(start) for start in NAMES_ARCHITECTURES):
             continue
         for number, line in enumerate(without_comments(path.read_text()).split("\n"), 1):
-            if found := name.search(ROPE_SCALING.sub("", line)):
+            if found := name.search(PROGRAM.sub("", ROPE_SCALING.sub("", line))):
                 yield (f"{relative}:{number}: names the architecture '{found[0]}': ask "
                        f"model/arch/architecture.h, or move it to {ARCH}")
 
