@@ -50,7 +50,7 @@ ARCH_REGISTRY = f"{ARCH}/registry.cc"
 NAMES_ARCHITECTURES = ["src/text/", REUSE]
 ROPE_SCALING = re.compile(r"llama3", re.I)  # a kind of rope, whoever has it
 # Programs that are called after one, as messages name them.
-PROGRAM = re.compile(r"llama\.cpp|llama-export-lora|convert_llama_\w+|ExLlamaV2")
+PROGRAM = re.compile(r"llama\.cpp|llama-export-lora|convert_(?:llama|mistral)_\w+|ExLlamaV2")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
 
