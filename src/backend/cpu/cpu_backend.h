@@ -129,12 +129,18 @@ class CpuBackend final : public Backend, public HeadOperations {
     std::span<const int64_t> rows;  // ascending, at least one
     int64_t k, n;
     float* out;
+
+    bool adjacent() const { return rows.back() - rows.front() + 1 == std::ssize(rows); }
+    // Its rows of x one behind the other: where they lie, or copied to scratch [rows, k].
+    const float* input(const float* x, float* scratch) const;
   };
   void add_adapters(const float* x, int64_t m, int64_t k,
                     std::span<const LinearWeight* const> weights, std::span<const Product> products,
                     std::span<const int32_t> adapter_of_row);
   void add_adapter(const float* x, const AdapterProduct& product);
   void add_adapter_here(const float* x, const AdapterProduct& product);
+  // Rows [begin, end) of those that B gave, `high` [rows, n], scaled, to the product's out.
+  void add_to_rows(const AdapterProduct& product, const float* high, int64_t begin, int64_t end);
 
   const Kernels& kernels_;
   Activations activations_;

@@ -184,22 +184,18 @@ void CpuBackend::add_adapters(const float* x, int64_t m, int64_t k,
 
 void CpuBackend::add_adapter(const float* x, const AdapterProduct& p) {
   const int64_t rank = p.adapter->a.dim(0), count = std::ssize(p.rows);
-  const Tensor gathered = new_tensor({count, p.k});
-  for (int64_t i = 0; i < count; ++i)
-    std::copy_n(x + p.rows[static_cast<size_t>(i)] * p.k, p.k, new_floats(gathered) + i * p.k);
+  Tensor gathered;
+  if (!p.adjacent()) gathered = new_tensor({count, p.k});
+  const float* input = p.input(x, gathered ? new_floats(gathered) : nullptr);
   const Tensor low = new_tensor({count, rank});
   const Tensor high = new_tensor({count, p.n});
   const Product down = {&data_of(p.adapter->a), p.adapter->a.dtype(), rank, nullptr,
                         new_floats(low)};
   const Product up = {&data_of(p.adapter->b), p.adapter->b.dtype(), p.n, nullptr, new_floats(high)};
-  multiply(new_floats(gathered), count, p.k, {&down, 1}, false);
+  multiply(input, count, p.k, {&down, 1}, false);
   multiply(new_floats(low), count, rank, {&up, 1}, false);
-  run_chunks(count, p.n, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* to = p.out + p.rows[static_cast<size_t>(i)] * p.n;
-      kernels_.vector.add_scaled(to, new_floats(high) + i * p.n, p.adapter->scale, p.n, to);
-    }
-  });
+  run_chunks(count, p.n,
+             [&](int64_t begin, int64_t end) { add_to_rows(p, new_floats(high), begin, end); });
 }
 
 // The same on the calling thread, within a task.
@@ -208,18 +204,23 @@ void CpuBackend::add_adapter_here(const float* x, const AdapterProduct& p) {
   thread_local std::vector<float> scratch;
   const auto floats = static_cast<size_t>(count * (p.k + rank + p.n));
   if (scratch.size() < floats) scratch.resize(floats);
-  const float* input = x + p.rows[0] * p.k;
-  float* const gathered = scratch.data();
-  float* const low = gathered + count * p.k;
+  float* const low = scratch.data() + count * p.k;
   float* const high = low + count * rank;
-  if (count > 1) {
-    for (int64_t i = 0; i < count; ++i)
-      std::copy_n(x + p.rows[static_cast<size_t>(i)] * p.k, p.k, gathered + i * p.k);
-    input = gathered;
-  }
-  multiply_f32_here(input, count, p.adapter->a, low);
+  multiply_f32_here(p.input(x, scratch.data()), count, p.adapter->a, low);
   multiply_f32_here(low, count, p.adapter->b, high);
-  for (int64_t i = 0; i < count; ++i) {
+  add_to_rows(p, high, 0, count);
+}
+
+const float* CpuBackend::AdapterProduct::input(const float* x, float* scratch) const {
+  if (adjacent()) return x + rows[0] * k;
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::copy_n(x + rows[i] * k, k, scratch + static_cast<int64_t>(i) * k);
+  return scratch;
+}
+
+void CpuBackend::add_to_rows(const AdapterProduct& p, const float* high, int64_t begin,
+                             int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
     float* to = p.out + p.rows[static_cast<size_t>(i)] * p.n;
     kernels_.vector.add_scaled(to, high + i * p.n, p.adapter->scale, p.n, to);
   }
