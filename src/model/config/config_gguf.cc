@@ -3,7 +3,6 @@
 // that config_from_json reads, so that there is one reader; what they leave out means what
 // llama.cpp means by that.
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "base/error.h"
@@ -117,9 +116,7 @@ Json rope_scaling(const GgufKeys& keys, int64_t context) {
   for (const char* key : {"beta_fast", "beta_slow"})
     if (const auto beta = keys.find_float((std::string("rope.scaling.yarn_") + key).c_str()))
       json[key] = *beta;
-  const auto magnitude = [&](double scale) {
-    return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1;
-  };
+  const auto magnitude = [&](double scale) { return yarn_attention_factor(factor, scale); };
   const double all_dims = keys.find_float("rope.scaling.yarn_log_multiplier").value_or(0);
   const double usual = all_dims == 0 ? magnitude(1) : magnitude(1) / magnitude(all_dims);
   json["attention_factor"] =

@@ -41,6 +41,11 @@ inline constexpr int64_t kMostWidth = 1 << 20;
 inline constexpr int64_t kMostTokens = int64_t{1} << 32;
 inline constexpr double kLeastEps = 1e-20, kMostEps = 1;
 
+// Rope's factor on cos and sin where none is given; 1 where `factor` is 1 or less. YaRN's (arXiv
+// 2309.00071): 0.1 scale ln(factor) + 1. LongRoPE's: sqrt(1 + ln(factor) / ln(original)), `factor`
+// being the ratio of the two contexts.
+double yarn_attention_factor(double factor, double scale = 1);
+double long_rope_attention_factor(double factor, int64_t original);
 // A number that must lie in [low, high]; low where it doesn't and problems are collected.
 double number_in(const JsonObject& json, const std::string& key, double low, double high);
 // The activation that transformers calls `name`; `key` is where it was said.

@@ -91,14 +91,7 @@ int64_t original_max_position(const RopeKeys& keys, const TextConfig& text) {
   return value;
 }
 
-// LongRoPE's factor on cos and sin: sqrt(1 + ln(f) / ln(O)), f the ratio of the two contexts.
-// Phi-3's released code has 0.1 ln(f) + 1 for what it calls "yarn".
-double long_rope_factor(double factor, int64_t original, bool released_yarn) {
-  if (factor <= 1) return 1;
-  return released_yarn ? 0.1 * std::log(factor) + 1
-                       : std::sqrt(1 + std::log(factor) / std::log(static_cast<double>(original)));
-}
-
+// released_yarn: Phi-3's released code has YaRN's factor on cos and sin for what it calls "yarn".
 void read_long_rope(const RopeKeys& keys, const TextConfig& text, bool released_yarn,
                     RopeConfig& rope) {
   const JsonObject& scaling = *keys.scaling;
@@ -123,7 +116,9 @@ void read_long_rope(const RopeKeys& keys, const TextConfig& text, bool released_
       scaling.has("factor") ? number_in(scaling, "factor", 1 / kMostFactor, kMostFactor) : ratio;
   rope.attention_factor = scaling.has("attention_factor")
                               ? number_in(scaling, "attention_factor", 1 / kMostFactor, kMostFactor)
-                              : long_rope_factor(factor, rope.original_max_position, released_yarn);
+                          : released_yarn
+                              ? yarn_attention_factor(factor)
+                              : long_rope_attention_factor(factor, rope.original_max_position);
 }
 
 // YaRN (arXiv 2309.00071): see inverse_frequencies in rope.cc. The factor on cos and sin is
@@ -148,9 +143,7 @@ void read_yarn(const RopeKeys& keys, const TextConfig& text, RopeConfig& rope) {
   rope.beta_fast = number("beta_fast", 32);
   rope.beta_slow = number("beta_slow", 1);
   rope.truncate = scaling.find_bool("truncate").value_or(true);
-  const auto magnitude = [&](double scale) {
-    return rope.factor <= 1 ? 1.0 : 0.1 * scale * std::log(rope.factor) + 1;
-  };
+  const auto magnitude = [&](double scale) { return yarn_attention_factor(rope.factor, scale); };
   const double mscale = number("mscale", 0), all_dims = number("mscale_all_dim", 0);
   if (scaling.has("attention_factor"))
     rope.attention_factor = number_in(scaling, "attention_factor", 1 / kMostFactor, kMostFactor);
@@ -231,6 +224,15 @@ void check_agreement(const JsonObject& json, const JsonObject& parameters) {
 }
 
 }  // namespace
+
+double yarn_attention_factor(double factor, double scale) {
+  return factor <= 1 ? 1 : 0.1 * scale * std::log(factor) + 1;
+}
+
+double long_rope_attention_factor(double factor, int64_t original) {
+  return factor <= 1 ? 1
+                     : std::sqrt(1 + std::log(factor) / std::log(static_cast<double>(original)));
+}
 
 void read_ropes(const JsonObject& json, Dialect dialect, TextConfig& text) {
   const auto parameters = json.find_object("rope_parameters");  // transformers 5

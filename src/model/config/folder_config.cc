@@ -94,10 +94,7 @@ void write_rope_factors(const RopeConfig& rope, Json& json) {
   Json scaling = {{"short_factor", rope.short_factor}, {"long_factor", rope.long_factor}};
   const auto ratio =
       static_cast<double>(rope.max_position) / static_cast<double>(rope.original_max_position);
-  const double usual =
-      ratio <= 1 ? 1
-                 : std::sqrt(1 + std::log(ratio) /
-                                     std::log(static_cast<double>(rope.original_max_position)));
+  const double usual = long_rope_attention_factor(ratio, rope.original_max_position);
   const Architecture* kind = find_architecture(json["architectures"][0].get<std::string>());
   if (kind && kind->rope.original_max_position > 0) {
     // Phi-3's own form, whose first readers allow no other key.
@@ -172,7 +169,7 @@ FolderConfig folder_config(const GgufFile& file) {
     write_rope_factors(text.ropes.front(), json);
   else if (json.contains("rope_scaling") && json["rope_scaling"].contains("attention_factor") &&
            same(json["rope_scaling"]["attention_factor"].get<double>(),
-                0.1 * std::log(json["rope_scaling"]["factor"].get<double>()) + 1))
+                yarn_attention_factor(json["rope_scaling"]["factor"].get<double>())))
     json["rope_scaling"].erase("attention_factor");  // what its absence means
   shorten(json);
 

@@ -10,7 +10,7 @@
 namespace reprise {
 
 struct FolderConfig {
-  JsonValue config;      // config.json; its torch_dtype is a placeholder
+  JsonValue config;      // config.json, of F32: who writes other types says so in torch_dtype
   JsonValue generation;  // generation_config.json
   // Whether transformers itself has the architecture's code (of a looped model it has not).
   bool in_transformers = true;
