@@ -132,18 +132,16 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
   const auto show = [&](const char* what) {
     return [&progress, what](int64_t done, int64_t all) { progress.update(done, all, what); };
   };
-  const auto sample = [&](const std::vector<int32_t>& text, const char* what) {
-    return sample_exits(model, plan, kind_, text, ctx, loaded->added_bos(), show(what));
-  };
-  const ExitSamples samples = sample(tokens, "calibration"), held_out = sample(other, "held out");
-  const auto found = choose_threshold_for(model, plan, kv, {tokens, ctx, loaded->added_bos()},
-                                          samples, agreement_, show("calibration by the rule"));
+  const ExitText text = {tokens, ctx, loaded->added_bos()}, held_out_text = {other, ctx, text.bos};
+  const ExitSamples samples = sample_exits(model, plan, kind_, text, show("calibration"));
+  const ExitSamples held_out = sample_exits(model, plan, kind_, held_out_text, show("held out"));
+  const auto found = choose_threshold_for(model, plan, kv, text, samples, agreement_,
+                                          show("calibration by the rule"));
   ExitFigures held;
   if (found && kv == ExitKv::Exact)
     held = judge_threshold(held_out, found->threshold);
   else if (found)
-    held = decode_by_rule(model, plan, {kind_, found->threshold, kv},
-                          {other, ctx, loaded->added_bos()}, held_out.full,
+    held = decode_by_rule(model, plan, {kind_, found->threshold, kv}, held_out_text, held_out.full,
                           show("held out by the rule"));
   progress.clear();
   const std::vector<TableRow> table = make_table(samples, held_out);

@@ -75,8 +75,14 @@ void add_samples(const Model& model, const ExitRule& rule, const std::vector<Ten
 
 }  // namespace
 
-ExitSamples sample_exits(Model& model, const Plan& plan, ExitKind kind,
-                         std::span<const int32_t> tokens, int64_t ctx, std::optional<int32_t> bos,
+std::vector<int32_t> ExitText::window(int64_t index) const {
+  const auto part = tokens.subspan(static_cast<size_t>(index * ctx), static_cast<size_t>(ctx));
+  std::vector<int32_t> window(part.begin(), part.end());
+  if (bos) window[0] = *bos;
+  return window;
+}
+
+ExitSamples sample_exits(Model& model, const Plan& plan, ExitKind kind, const ExitText& text,
                          const std::function<void(int64_t done, int64_t windows)>& progress) {
   const ExitRule rule(model, plan, {kind, 1});
   if (rule.loops() < 2)
@@ -87,17 +93,15 @@ ExitSamples sample_exits(Model& model, const Plan& plan, ExitKind kind,
         "{}: the model has layers behind its loops, whose keys and values depend on where tokens "
         "left; expected one that ends with its last loop",
         model.config().where);
-  const int64_t windows = std::ssize(tokens) / ctx;
+  const int64_t windows = text.windows(), ctx = text.ctx;
   if (windows == 0)
-    fail("exit calibration: the text has {} tokens, less than one window of {}", tokens.size(),
+    fail("exit calibration: the text has {} tokens, less than one window of {}", text.tokens.size(),
          ctx);
   ExitSamples samples;
   samples.kind = kind;
   samples.loops = rule.loops();
   for (int64_t w = 0; w < windows; ++w) {
-    const auto part = tokens.subspan(static_cast<size_t>(w * ctx), static_cast<size_t>(ctx));
-    std::vector<int32_t> window(part.begin(), part.end());
-    if (bos) window[0] = *bos;
+    const std::vector<int32_t> window = text.window(w);
     Sequence sequence;
     for (int64_t begin = 0; begin < ctx; begin += kStateRows) {
       const int64_t end = std::min(ctx, begin + kStateRows);
@@ -177,7 +181,7 @@ std::optional<ExitFigures> choose_threshold(const ExitSamples& samples, double a
 ExitFigures decode_by_rule(Model& model, const Plan& plan, const ExitConfig& exit,
                            const ExitText& text, std::span<const int32_t> full,
                            const std::function<void(int64_t done, int64_t positions)>& progress) {
-  const int64_t windows = std::ssize(text.tokens) / text.ctx;
+  const int64_t windows = text.windows();
   REPRISE_CHECK(std::ssize(full) == windows * text.ctx, "tokens of another text");
   ExitFigures figures;
   figures.threshold = exit.threshold;
@@ -186,13 +190,14 @@ ExitFigures decode_by_rule(Model& model, const Plan& plan, const ExitConfig& exi
   for (int64_t first = 0; first < windows; first += kWindowsAtOnce) {
     const int64_t count = std::min(windows - first, kWindowsAtOnce);
     EarlyExits exits(model, plan, exit);
+    std::vector<std::vector<int32_t>> given;
+    for (int64_t w = first; w < first + count; ++w) given.push_back(text.window(w));
     std::vector<Sequence> sequences(static_cast<size_t>(count));
     std::vector<int32_t> ids(static_cast<size_t>(count));
     for (int64_t i = 0; i < text.ctx; ++i) {
       Rows rows;
       for (int64_t w = 0; w < count; ++w) {
-        const auto at = static_cast<size_t>((first + w) * text.ctx + i);
-        ids[static_cast<size_t>(w)] = i == 0 && text.bos ? *text.bos : text.tokens[at];
+        ids[static_cast<size_t>(w)] = given[static_cast<size_t>(w)][static_cast<size_t>(i)];
         rows.append(sequences[static_cast<size_t>(w)], 1, text.ctx);
       }
       const std::vector<LoopExit> left = exits.run(std::move(rows), model.embed(ids));

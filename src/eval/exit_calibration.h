@@ -39,12 +39,20 @@ struct ExitFigures {
   }
 };
 
-// Runs the tokens in windows of `ctx` that don't overlap (a rest is left out), each by itself; bos
-// replaces the first token of each. progress: windows done. Throws Error where the plan has fewer
+// A text and how it is cut: windows of `ctx` tokens that don't overlap (a rest is left out), each by
+// itself; bos replaces the first token of each.
+struct ExitText {
+  std::span<const int32_t> tokens;
+  int64_t ctx = 0;
+  std::optional<int32_t> bos;
+  int64_t windows() const { return std::ssize(tokens) / ctx; }
+  std::vector<int32_t> window(int64_t index) const;
+};
+
+// Runs the text at full depth. progress: windows done. Throws Error where the plan has fewer
 // than two loops or layers behind them (a token that leaves has other keys and values there, so one
 // pass can't tell), the rule doesn't fit the model (Model::check_exit), or the tokens fill no window.
-ExitSamples sample_exits(Model& model, const Plan& plan, ExitKind kind,
-                         std::span<const int32_t> tokens, int64_t ctx, std::optional<int32_t> bos,
+ExitSamples sample_exits(Model& model, const Plan& plan, ExitKind kind, const ExitText& text,
                          const std::function<void(int64_t done, int64_t windows)>& progress = {});
 
 ExitFigures judge_threshold(const ExitSamples& samples, double threshold);
@@ -54,14 +62,7 @@ ExitFigures judge_threshold(const ExitSamples& samples, double threshold);
 // early keeps so many.
 std::optional<ExitFigures> choose_threshold(const ExitSamples& samples, double agreement);
 
-// A text and how it is cut: windows of `ctx` tokens, as for sample_exits.
-struct ExitText {
-  std::span<const int32_t> tokens;
-  int64_t ctx = 0;
-  std::optional<int32_t> bos;
-};
-
-// The same windows decoded by the rule, each position with the keys and values that exit.kv leaves it;
+// The text decoded by the rule, each position with the keys and values that exit.kv leaves it;
 // `full` are the tokens to agree with (of sample_exits on the same text). progress: positions done.
 ExitFigures decode_by_rule(
     Model& model, const Plan& plan, const ExitConfig& exit, const ExitText& text,

@@ -109,8 +109,9 @@ TEST(ExitSampling, IsWhatDecodingGives) {
                               ExitKind::Gate, ExitKind::Depth}) {
     SCOPED_TRACE(exit_kind_name(kind));
     int64_t windows = 0;
-    const ExitSamples samples = sample_exits(*model, plans->decode, kind, text, kWindow, /*bos=*/7,
-                                             [&](int64_t done, int64_t) { windows = done; });
+    const ExitSamples samples =
+        sample_exits(*model, plans->decode, kind, {text, kWindow, /*bos=*/7},
+                     [&](int64_t done, int64_t) { windows = done; });
     EXPECT_EQ(windows, 2);
     EXPECT_EQ(samples.positions(), 2 * kWindow);
     std::vector<double> scores;
@@ -151,8 +152,7 @@ TEST(ExitSampling, DecodedByTheRule) {
   std::vector<int32_t> tokens;
   for (int32_t i = 0; i < 19 * 16 + 5; ++i) tokens.push_back((i * i + 5 * i) % 46);
   const ExitText text = {tokens, 16, 7};
-  const ExitSamples samples =
-      sample_exits(*model, plans->decode, ExitKind::Confidence, tokens, text.ctx, text.bos);
+  const ExitSamples samples = sample_exits(*model, plans->decode, ExitKind::Confidence, text);
   ASSERT_EQ(std::ssize(samples.full), 19 * 16);
   const auto first = choose_threshold(samples, 0.5);
   ASSERT_TRUE(first);
@@ -191,7 +191,7 @@ TEST(ExitSampling, TheShippedModelLeavesEarly) {
   const std::vector<int32_t> tokens =
       loaded->tokenizer().encode(read_file(data_dir() / "exit/docs.txt"), {.parse_special = false});
   const ExitSamples samples =
-      sample_exits(model, model.decode_plan(), stored->kind, tokens, 256, loaded->added_bos());
+      sample_exits(model, model.decode_plan(), stored->kind, {tokens, 256, loaded->added_bos()});
   const ExitFigures figures = judge_threshold(samples, stored->threshold);
   EXPECT_GT(figures.positions, 3500);
   EXPECT_GE(figures.agreement(), 0.95 - 0.007);
@@ -204,7 +204,7 @@ TEST(ExitSampling, Errors) {
   const auto refusal = [&](const Json& config, int64_t ctx = 10) {
     const auto model = tiny_model(config, *backend);
     return error_of([&] {
-      sample_exits(*model, model->decode_plan(), ExitKind::Confidence, text, ctx, std::nullopt);
+      sample_exits(*model, model->decode_plan(), ExitKind::Confidence, {text, ctx, std::nullopt});
     });
   };
   EXPECT_EQ(refusal(looped_config()), "");
