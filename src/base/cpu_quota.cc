@@ -19,46 +19,39 @@ std::optional<double> parse(std::string_view text) {
   return value;
 }
 
+std::optional<double> share(const std::string& limit, const std::string& period) {
+  const auto time = parse(limit), of = parse(period);
+  return time && of ? std::optional(*time / *of) : std::nullopt;
+}
+
 // "max 100000", "200000 100000"; the period may be left out.
 std::optional<double> quota_v2(const fs::path& group) {
   std::ifstream file(group / "cpu.max");
   std::string limit, period = "100000";
   if (!(file >> limit)) return std::nullopt;
   file >> period;
-  const auto time = parse(limit), of = parse(period);
-  return time && of ? std::optional(*time / *of) : std::nullopt;
+  return share(limit, period);
 }
 
 // -1: none.
 std::optional<double> quota_v1(const fs::path& group) {
   std::ifstream limit_file(group / "cpu.cfs_quota_us"), period_file(group / "cpu.cfs_period_us");
   std::string limit, period;
-  if (!(limit_file >> limit) || !(period_file >> period)) return std::nullopt;
-  const auto time = parse(limit), of = parse(period);
-  return time && of ? std::optional(*time / *of) : std::nullopt;
+  limit_file >> limit;
+  period_file >> period;
+  return share(limit, period);
 }
 
-class Smallest {
- public:
-  void add(std::optional<double> quota) {
-    if (quota) found_ = std::min(found_.value_or(*quota), *quota);
-  }
-  std::optional<double> found() const { return found_; }
-
- private:
-  std::optional<double> found_;
-};
-
-// The group and all around it. A container that shares its host's names of groups finds its own at
-// the top of the mount: its path leads nowhere, its parents' at the end does.
+// Of the group and all around it the smallest, where it is smaller than `smallest`. A container that
+// shares its host's names of groups finds its own at the top of the mount: its path leads nowhere, its
+// parents' at the end does.
 template <class Quota>
 void add_groups(const fs::path& mount, const fs::path& group, const Quota& quota,
-                Smallest& smallest) {
-  fs::path inner = group.relative_path();
-  for (;;) {
-    smallest.add(quota(mount / inner));
+                std::optional<double>& smallest) {
+  for (fs::path inner = group.relative_path();; inner = inner.parent_path()) {
+    if (const auto found = quota(mount / inner))
+      smallest = std::min(smallest.value_or(*found), *found);
     if (inner.empty()) return;
-    inner = inner.parent_path();
   }
 }
 
@@ -84,11 +77,11 @@ std::optional<double> cpu_quota(const fs::path& root) {
     if (names_cpu(controllers)) legacy = line.substr(second + 1);
   }
   const fs::path mounts = root / "sys/fs/cgroup";
-  Smallest smallest;
+  std::optional<double> smallest;
   for (const char* mount : {"", "unified"}) add_groups(mounts / mount, unified, quota_v2, smallest);
   for (const char* mount : {"cpu", "cpu,cpuacct", "cpuacct,cpu"})
     add_groups(mounts / mount, legacy, quota_v1, smallest);
-  return smallest.found();
+  return smallest;
 }
 
 }  // namespace reprise

@@ -81,12 +81,11 @@ std::string weights_instead(const fs::path& folder, const std::vector<std::strin
   if (const std::string name = find(names, "openvino", ".xml"); !name.empty())
     return fmt::format("is a model for OpenVINO ({}): a graph with its weights beside it; {}", name,
                        kOriginal);
-  if (has(names, "weights.npz") || has(names, "adapters.safetensors"))
-    return fmt::format(
-        "is {} of MLX ({}); {}", has(names, "weights.npz") ? "a model" : "an adapter",
-        has(names, "weights.npz") ? "weights.npz" : "adapters.safetensors",
-        has(names, "weights.npz") ? kOriginal
-                                  : "merge it into its model first: mlx_lm.fuse --de-quantize");
+  if (has(names, "weights.npz"))
+    return fmt::format("is a model of MLX (weights.npz); {}", kOriginal);
+  if (has(names, "adapters.safetensors"))
+    return "is an adapter of MLX (adapters.safetensors); merge it into its model first: "
+           "mlx_lm.fuse --de-quantize";
   for (const auto& [name, program, flag] :
        {std::tuple{"tf_model.h5", "TensorFlow", "from_tf=True"},
         std::tuple{"flax_model.msgpack", "Flax", "from_flax=True"}})
