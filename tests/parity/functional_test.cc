@@ -38,6 +38,7 @@ std::vector<std::pair<std::string, Json>> models() {
           {"phi3 with a window", window},
           {"qwen3 with a window on one layer", some_windows},
           {"smollm3", smollm3},
+          {"olmo2", tiny_text_config("Olmo2ForCausalLM")},
           {"mistral", tiny_text_config("MistralForCausalLM")},
           {"gemma", tiny_text_config("GemmaForCausalLM")},
           {"gemma3", gemma3},

@@ -38,7 +38,7 @@ void read(const DecoderKeys& keys, TextConfig& text) {
     BlockConfig& block = text.blocks[i];
     block.norm.offset = 1;
     block.post_norm = PostNorm::Branch;
-    block.qk_norm = true;
+    block.qk_norm = QkNorm::Head;
     block.scale = static_cast<float>(1 / std::sqrt(scalar));
     if (types ? (*types)[i] : has_window(static_cast<int64_t>(i), pattern)) block.window = window;
   }

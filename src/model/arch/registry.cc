@@ -6,6 +6,7 @@
   entry(llama)                       \
   entry(mistral)                     \
   entry(smollm3)                     \
+  entry(olmo2)                       \
   entry(qwen2)                       \
   entry(qwen3)                       \
   entry(phi3)                        \

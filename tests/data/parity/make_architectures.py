@@ -50,7 +50,7 @@ WIDE = dict(num_attention_heads=64, num_hidden_layers=1)
 FULL, SLIDING = "full_attention", "sliding_attention"
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
 # Architectures whose GGUF files are only made by llama.cpp's converter.
-CONVERTED = ("smollm3",)
+CONVERTED = ("smollm3", "olmo2")
 TWO = dict(short_factor=[1.0, 1.3], long_factor=[2.0, 3.0])  # of a head of 4
 ONE = dict(short_factor=[1.1], long_factor=[2.5])
 
@@ -186,6 +186,19 @@ def variants(arch):
             ("biases", (), five | dict(attention_bias=True, mlp_bias=True), "own", True),
             ("linear", (), five | dict(rope_scaling=dict(type="linear", factor=2.0)), "own", True),
         ]
+    if arch == "olmo2":
+        return yarn[:3] + [
+            ("plain", (), {}, "own", True),
+            ("defaults", DEFAULTED, {}, "own", False),
+            ("head-dim", (), dict(head_dim=6), "own", False),
+            ("kv-heads-absent", ("num_key_value_heads",), {}, "own", False),
+            ("kv-heads-null", (), dict(num_key_value_heads=None), "own", False),
+            ("window-of-no-meaning", (), dict(sliding_window=4, use_sliding_window=True), "own",
+             False),
+            ("biases", (), dict(attention_bias=True), "own", True),
+            ("tied", (), dict(tie_word_embeddings=True), "none", False),
+            ("linear", (), dict(rope_scaling=dict(rope_type="linear", factor=2.0)), "own", True),
+        ]
     if arch == "gemma3":
         own = dict(head_dim=6, query_pre_attn_scalar=6, sliding_window=5)
         six = own | dict(num_hidden_layers=6)
@@ -222,7 +235,7 @@ def variants(arch):
 NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
          "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM",
          "gpt_neox": "GPTNeoXForCausalLM", "mistral": "MistralForCausalLM", "gemma3": "Gemma3ForCausalLM",
-         "smollm3": "SmolLM3ForCausalLM"}
+         "smollm3": "SmolLM3ForCausalLM", "olmo2": "Olmo2ForCausalLM"}
 HEADS = {arch: ("embed_out.weight", "gpt_neox.embed_in.weight") if arch == "gpt_neox" else
          ("lm_head.weight", "model.embed_tokens.weight") for arch in NAMES}
 

@@ -196,6 +196,7 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
       {"LlamaForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
       {"MistralForCausalLM", 8, 2, 1e-6f, Unary::Silu, 131072, false, 32, 0, 4096},
       {"SmolLM3ForCausalLM", 4, 2, 1e-6f, Unary::Silu, 32768, true, 32, 0, 0, 2e6},
+      {"Olmo2ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 2048, false},
       {"Qwen2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 32768, false},
       {"Qwen3ForCausalLM", 32, 128, 1e-6f, Unary::Silu, 32768, false},
       {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
