@@ -1,5 +1,8 @@
 // InternLM2 and 2.5: Llama with q, k, v in one matrix, grouped by KV head, under names of its own.
 // Keys and defaults: InternLM2Config of the released code (transformers has no class for it).
+// llama.cpp's files have the three matrices apart, their rows as Llama's, and no biases; what
+// "dynamic" scaling would do beyond the context is left out.
+#include "base/json.h"
 #include "model/arch/architecture.h"
 
 namespace reprise::arch {
@@ -13,6 +16,8 @@ void read(const DecoderKeys& keys, TextConfig& text) {
   refuse_flag(keys, "mlp_bias");
   read_windows(keys, /*absent=*/0, /*first=*/kNoLayer, text);
 }
+
+void complete(Json& json) { json["bias"] = false; }
 
 const NameTable& names() {
   static const NameTable table = {
@@ -40,7 +45,10 @@ Architecture internlm2() {
   return {.name = "InternLM2ForCausalLM",
           .defaults = {.max_position = 2048},
           .rope = {},
-          .gguf = {},
+          .gguf = {.name = "internlm2",
+                   .interleaved = true,
+                   .qkv = "separate",
+                   .complete = complete},
           .names = &names(),
           .read = read};
 }

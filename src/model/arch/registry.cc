@@ -11,6 +11,7 @@
   entry(qwen3)                       \
   entry(phi3)                        \
   entry(gemma)                       \
+  entry(gemma2)                      \
   entry(gemma3)                      \
   entry(internlm2)                   \
   entry(gpt_neox)

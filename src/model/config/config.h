@@ -118,7 +118,9 @@ struct TextConfig {
   bool trace_repeats_kv = true;
   int image_lora_rank = 0;  // TroL on InternLM2: adapters at image tokens only; 0: none
   int64_t max_position = 0;
-  float embed_scale = 1;  // on a token's embedding; the head, where tied, has the table as it is
+  float score_softcap = 0;  // of attention: AttentionSpec::softcap
+  float logit_softcap = 0;  // the same of logits
+  float embed_scale = 1;    // on a token's embedding; the head, where tied, has the table as it is
   NormConfig final_norm;
   // What the files call each layer, where they aren't numbered from 0 ("coda.1"); empty: they are.
   // Where the files have attention and MLP apart (NameTable::apart), both of each layer.

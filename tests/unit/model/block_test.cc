@@ -162,6 +162,30 @@ TEST_F(BlockParts, ScaledEmbeddings) {
       << "the tied head is not scaled";
 }
 
+TEST_F(BlockParts, CappedLogits) {
+  Json json = {{"architectures", {"Gemma2ForCausalLM"}},
+               {"hidden_size", 16},
+               {"vocab_size", 12},
+               {"num_attention_heads", 2},
+               {"num_key_value_heads", 2},
+               {"intermediate_size", 8},
+               {"num_hidden_layers", 1},
+               {"final_logit_softcapping", nullptr}};
+  ModelConfig config = config_from_json(json, "config");
+  const auto initial = [](const TensorSlot& slot) {
+    return random_values(num_elements(slot.shape), 1);
+  };
+  const auto plain = Model::create(config, *be_, initial);
+  config.text.logit_softcap = 1.5;
+  const auto capped = Model::create(config, *be_, initial);
+  const Tensor state = be_->from_host(random_values(16, 2), {1, 16});
+  std::vector<float> expected = be_->to_host(plain->logits(state));
+  for (float& value : expected) value = 1.5f * std::tanh(value / 1.5f);
+  expect_near(be_->to_host(capped->logits(state)), expected);
+  EXPECT_TRUE(plain->head_gives_logits());
+  EXPECT_FALSE(capped->head_gives_logits());
+}
+
 TEST_F(BlockParts, QkvInOneMatrixOrThree) {
   TextConfig config = small_config();
   config.qkv_bias = true;
