@@ -62,6 +62,7 @@ struct AttentionSpec {
   int v_dim = 0;       // width of v and of the result per head
   float scale = 0;     // on q.k, before the softmax
   int64_t window = 0;  // positions a query sees, its own included; 0 = all before it
+  float softcap = 0;   // scores s become softcap * tanh(s / softcap); 0: they stay
 };
 
 struct BackendStats {

@@ -59,7 +59,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     const auto [out, in] = matrix_shape(config, key);
     matrix(key, w, {out, in}, Role::Mlp, config.mlp_bias);
   };
-  norm("attn_norm", attn_norm, d);
+  if (block.pre_norm) norm("attn_norm", attn_norm, d);
   if (config.fused_qkv) {
     attention("qkv", attn.qkv, config.qkv_bias);
   } else {
@@ -67,9 +67,10 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
     attention("k", attn.k, config.qkv_bias);
     attention("v", attn.v, config.qkv_bias);
   }
-  if (block.qk_norm) {
-    norm("q_norm", attn.q_norm, config.head_dim);
-    norm("k_norm", attn.k_norm, config.head_dim);
+  if (block.qk_norm != QkNorm::None) {
+    const bool all = block.qk_norm == QkNorm::All;
+    norm("q_norm", attn.q_norm, (all ? int64_t{config.heads} : 1) * config.head_dim);
+    norm("k_norm", attn.k_norm, (all ? int64_t{config.kv_heads} : 1) * config.head_dim);
   }
   if (block.qk_bias)
     visitor({names.of("qk_bias", layer),
@@ -87,7 +88,7 @@ void Block::visit_tensors(const TextConfig& config, const TensorNames& names, in
   scale("attn_alpha", ngpt.attn_alpha, d);
   attention("o", attn.o, config.o_bias);
   if (block.post_norm != PostNorm::None) norm("attn_post_norm", attn_post_norm, d);
-  norm("mlp_norm", mlp_norm, d);
+  if (block.pre_norm) norm("mlp_norm", mlp_norm, d);
   if (config.fused_gate_up) {
     mlp_matrix("gate_up", mlp.gate_up);
   } else {
@@ -184,9 +185,15 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
            be.reshape(parts[2], {n, config.kv_heads, hd})};
   }
   const BlockConfig& block = config.blocks[static_cast<size_t>(index)];
-  if (block.qk_norm || config.ngpt) {
+  if (block.qk_norm == QkNorm::Head || config.ngpt) {
     out.q = be.norm(out.q, w.q_norm);
     out.k = be.norm(out.k, w.k_norm);
+  } else if (block.qk_norm == QkNorm::All) {
+    const auto normed = [&](const Tensor& x, const NormWeight& norm) {
+      return be.reshape(be.norm(be.reshape(x, {n, x.dim(1) * hd}), norm), x.shape());
+    };
+    out.q = normed(out.q, w.q_norm);
+    out.k = normed(out.k, w.k_norm);
   }
   if (block.qk_bias) {
     const auto bias = [&](int64_t of) {
@@ -200,6 +207,22 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
   out.q = be.rope(out.q, rows.angles, interleaved);
   out.k = be.rope(out.k, rows.angles, interleaved);
   return out;
+}
+
+Tensor branch_input(Backend& be, const BlockConfig& config, const Tensor& x,
+                    const NormWeight& norm) {
+  return config.pre_norm ? be.norm(x, norm) : x;
+}
+
+Tensor branch_output(Backend& be, const BlockConfig& config, const Tensor& branch,
+                     const NormWeight& post_norm) {
+  return config.post_norm == PostNorm::Branch ? be.norm(branch, post_norm) : branch;
+}
+
+Tensor add_branch(Backend& be, const BlockConfig& config, const Tensor& x, const Tensor& output,
+                  const NormWeight& post_norm) {
+  const Tensor sum = be.add(x, output);
+  return config.post_norm == PostNorm::State ? be.norm(sum, post_norm) : sum;
 }
 
 Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
@@ -280,7 +303,8 @@ Tensor behind_ngpt_attention(Backend& be, const TextConfig& config, const Block&
 
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x) {
-  const Tensor attn_in = be.norm(x, block.attn_norm);
+  const BlockConfig& kind = config.blocks[static_cast<size_t>(index)];
+  const Tensor attn_in = branch_input(be, kind, x, block.attn_norm);
   Qkv qkv = project_qkv(be, config, index, block.attn, rows, attn_in);
   if (config.ngpt) {
     const float range = config.ngpt->range, hd = static_cast<float>(config.head_dim);
@@ -305,18 +329,12 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
     const Tensor out = behind_ngpt_attention(be, config, block, rows, adapters, in, mixed);
     return rows.all_active ? out : be.replace_rows(x, rows.active, out);
   }
-  const PostNorm post_norm = config.blocks[static_cast<size_t>(index)].post_norm;
-  const auto added = [&](const Tensor& branch, const NormWeight& norm) {
-    return post_norm == PostNorm::Branch ? be.norm(branch, norm) : branch;
-  };
-  const auto sum = [&](const Tensor& x, const Tensor& branch, const NormWeight& norm) {
-    const Tensor sum = be.add(x, branch);
-    return post_norm == PostNorm::State ? be.norm(sum, norm) : sum;
-  };
-  const Tensor attention = added(be.linear(mixed, block.attn.o, adapters), block.attn_post_norm);
+  const Tensor attention = branch_output(be, kind, be.linear(mixed, block.attn.o, adapters),
+                                         block.attn_post_norm);
   if (rows.all_active) rows.watch.value("attn", attention);
-  const Tensor h = sum(in, attention, block.attn_post_norm);
-  const Tensor normed = be.norm(config.parallel_residual ? in : h, block.mlp_norm);
+  const Tensor h = add_branch(be, kind, in, attention, block.attn_post_norm);
+  const Tensor normed =
+      branch_input(be, kind, config.parallel_residual ? in : h, block.mlp_norm);
   const Tensor inner = mlp_inner(be, config, block.mlp, adapters, normed);
   if (rows.all_active) {
     rows.watch.input("attn_in", attn_in);
@@ -324,8 +342,9 @@ Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, in
     rows.watch.input("mlp_in", normed);
     rows.watch.input("down_in", inner);
   }
-  const Tensor out = sum(h, added(be.linear(inner, block.mlp.down, adapters), block.mlp_post_norm),
-                         block.mlp_post_norm);
+  const Tensor mlp =
+      branch_output(be, kind, be.linear(inner, block.mlp.down, adapters), block.mlp_post_norm);
+  const Tensor out = add_branch(be, kind, h, mlp, block.mlp_post_norm);
   return rows.all_active ? out : be.replace_rows(x, rows.active, out);
 }
 

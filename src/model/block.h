@@ -16,7 +16,7 @@ namespace reprise {
 struct AttentionWeights {
   LinearWeight q, k, v;  // [heads * head_dim, d], [kv_heads * head_dim, d] twice
   LinearWeight qkv;      // instead of the three where fused
-  NormWeight q_norm;     // [head_dim], of every head; where BlockConfig::qk_norm
+  NormWeight q_norm;     // where BlockConfig::qk_norm
   NormWeight k_norm;
   Tensor qk_bias;  // [2, 1, heads, head_dim]: of q, of k; where BlockConfig::qk_bias
   LinearWeight o;  // [d, heads * head_dim]
@@ -49,7 +49,7 @@ struct NgptWeights {
 };
 
 struct Block {
-  NormWeight attn_norm;
+  NormWeight attn_norm;  // where BlockConfig::pre_norm
   AttentionWeights attn;
   NormWeight attn_post_norm;  // where BlockConfig::post_norm
   NormWeight mlp_norm;
@@ -106,6 +106,15 @@ class Scheme;
 Qkv project_qkv(Backend& be, const TextConfig& config, int index, const AttentionWeights& w,
                 const VisitRows& rows, const Tensor& h);
 
+// What attention or the MLP is made of at state x: its norm, where the block norms before them.
+Tensor branch_input(Backend& be, const BlockConfig& config, const Tensor& x,
+                    const NormWeight& norm);
+// What is added to the state for what `o` or `down` gives, and the state with it.
+Tensor branch_output(Backend& be, const BlockConfig& config, const Tensor& branch,
+                     const NormWeight& post_norm);
+Tensor add_branch(Backend& be, const BlockConfig& config, const Tensor& x, const Tensor& output,
+                  const NormWeight& post_norm);
+
 // What `down` is applied to, for the normed rows h: [rows, ffn].
 Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
                  std::span<const int32_t> adapters, const Tensor& h);
@@ -114,7 +123,8 @@ Tensor mlp_inner(Backend& be, const TextConfig& config, const MlpWeights& w,
 // KV rows.
 // nGPT's: see NgptConfig and reuse/; else
 //   h = x + o(attention(norm(x))),  result = h + mlp(norm(h)),  parallel: h + mlp(norm(x))
-// with norms around what is added, or around the sums, where BlockConfig::post_norm says so.
+// without norm(x) where BlockConfig::pre_norm is off, with norms around what is added, or around the
+// sums, where BlockConfig::post_norm says so.
 Tensor run_block(Backend& be, const TextConfig& config, const Scheme& scheme, int index,
                  const Block& block, const VisitRows& rows, const Tensor& x);
 

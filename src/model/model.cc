@@ -100,6 +100,10 @@ std::string Model::exit_problem(const ExitConfig& exit, const Plan& plan) const 
   const bool selects = exit.mode == ExitMode::Select;
   if (exit.kind == ExitKind::Weighted && !selects)
     return "the logits of all loops are needed, so none can be left out; expected mode 'select'";
+  if (exit.kind == ExitKind::Weighted && config_.text.logit_softcap > 0)
+    return fmt::format(
+        "{} caps its logits, so that a mean of all loops' is no mean of states; expected another rule",
+        config_.where);
   if (selects && !std::holds_alternative<LoopEnd>(plan.steps.back().op))
     return fmt::format(
         "mode 'select': {} has layers behind its loops, which run on one state a token; expected a "
@@ -159,8 +163,15 @@ Tensor Model::embed(std::span<const int32_t> ids) const {
 Tensor Model::final_norm(const Tensor& x) const { return backend_.norm(x, final_norm_); }
 
 Tensor Model::logits(const Tensor& normed) const {
-  const Tensor logits = backend_.linear(normed, head());
-  return scheme_->scales_logits() ? scheme_->scaled_logits(backend_, logits) : logits;
+  Tensor logits = backend_.linear(normed, head());
+  if (scheme_->scales_logits()) logits = scheme_->scaled_logits(backend_, logits);
+  const float cap = config_.text.logit_softcap;
+  if (cap == 0) return logits;
+  return backend_.scale(backend_.unary(backend_.scale(logits, 1 / cap), Unary::Tanh), cap);
+}
+
+bool Model::head_gives_logits() const {
+  return !scheme_->scales_logits() && config_.text.logit_softcap == 0;
 }
 
 Tensor Model::exit_gate(const Tensor& state) const {

@@ -93,6 +93,8 @@ class Model {
   // leaves there (engine's ExitOdds): [rows, d] from `ends`, by loop as in Results.
   Tensor expected_normed(std::span<const Tensor> ends) const;
   Tensor logits(const Tensor& normed) const;  // [rows, vocabulary]
+  // Whether logits are what the head gives, and nothing more.
+  bool head_gives_logits() const;
   const LinearWeight& head() const { return config_.text.tied_head ? embed_ : head_; }
   // One visit of a block; see block.h. `keep` lives as long as the visit may be run again.
   Tensor run_block(int block, const VisitRows& rows, const Tensor& x,

@@ -220,6 +220,7 @@ AttentionSpec Scheme::attention_spec(int block) const {
   const BlockConfig& of_block = config.blocks[static_cast<size_t>(block)];
   spec.scale = of_block.scale;
   spec.window = of_block.window;
+  spec.softcap = config.score_softcap;
   return spec;
 }
 

@@ -185,17 +185,17 @@ TEST_F(ConvertTest, WrongFolders) {
 
 // An architecture that can't be run is converted all the same, and said so.
 TEST_F(ConvertTest, UnknownArchitecture) {
-  copy_model("rrt/llama", path("gemma2"));
-  edit_json(folder_ / "gemma2/config.json",
-            [](Json& json) { json["architectures"] = {"Gemma2ForCausalLM"}; });
-  const ProgramResult result = expect_ok({"convert", path("gemma2"), path("g.gguf")});
-  EXPECT_THAT(result.err, AllOf(HasSubstr("note"), HasSubstr("Gemma2ForCausalLM")));
+  copy_model("rrt/llama", path("gemma9"));
+  edit_json(folder_ / "gemma9/config.json",
+            [](Json& json) { json["architectures"] = {"Gemma9ForCausalLM"}; });
+  const ProgramResult result = expect_ok({"convert", path("gemma9"), path("g.gguf")});
+  EXPECT_THAT(result.err, AllOf(HasSubstr("note"), HasSubstr("Gemma9ForCausalLM")));
   expect_ok({"convert", path("g.gguf"), path("back")});
-  EXPECT_EQ(read_file(folder_ / "back/config.json"), read_file(folder_ / "gemma2/config.json"));
-  expect_error({"quantize", path("gemma2"), path("q.gguf"), "--type", "q8_0"},
-               HasSubstr("Gemma2ForCausalLM"));
-  std::filesystem::copy(model_ / "trol_gating.pt", folder_ / "gemma2");
-  expect_error({"convert", path("gemma2"), path("h.gguf")}, HasSubstr("trol_gating.pt"));
+  EXPECT_EQ(read_file(folder_ / "back/config.json"), read_file(folder_ / "gemma9/config.json"));
+  expect_error({"quantize", path("gemma9"), path("q.gguf"), "--type", "q8_0"},
+               HasSubstr("Gemma9ForCausalLM"));
+  std::filesystem::copy(model_ / "trol_gating.pt", folder_ / "gemma9");
+  expect_error({"convert", path("gemma9"), path("h.gguf")}, HasSubstr("trol_gating.pt"));
 }
 
 // A GGUF file that names files outside the folder it is turned into.

@@ -24,6 +24,9 @@ std::vector<std::pair<std::string, Json>> models() {
   some_windows["max_window_layers"] = 1;
   Json smollm3 = tiny_text_config("SmolLM3ForCausalLM");
   smollm3["no_rope_layers"] = {1, 0};
+  Json gemma2 = tiny_text_config("Gemma2ForCausalLM");
+  gemma2["sliding_window"] = 6;
+  gemma2["attn_logit_softcapping"] = 1.5;
   Json gemma3 = tiny_text_config("Gemma3ForCausalLM");
   gemma3["sliding_window"] = 6;
   gemma3["sliding_window_pattern"] = 2;
@@ -38,8 +41,10 @@ std::vector<std::pair<std::string, Json>> models() {
           {"phi3 with a window", window},
           {"qwen3 with a window on one layer", some_windows},
           {"smollm3", smollm3},
+          {"olmo2", tiny_text_config("Olmo2ForCausalLM")},
           {"mistral", tiny_text_config("MistralForCausalLM")},
           {"gemma", tiny_text_config("GemmaForCausalLM")},
+          {"gemma2", gemma2},
           {"gemma3", gemma3},
           {"gpt_neox", tiny_neox_config()},
           {"trol", tiny_vision_language_config("trol", tiny_text_config("Phi3ForCausalLM"))},

@@ -1,7 +1,14 @@
+#include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/masked_fill.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/pad.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tanh.h>
 
 #include <algorithm>
 #include <limits>
@@ -43,23 +50,48 @@ at::Tensor position_mask(std::span<const int32_t> queries, std::span<const int32
   return mask;
 }
 
+// Attention whose scores are capped (AttentionSpec::softcap), which no fused kernel offers:
+// q [b, heads, m, dim], k, v [b, heads, n, ..].
+at::Tensor capped_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const std::optional<at::Tensor>& mask, bool causal, double scale,
+                            double softcap) {
+  at::Tensor scores = at::matmul(q, k.transpose(2, 3)).to(at::kFloat);
+  scores = at::mul(at::tanh(at::mul(scores, scale / softcap)), softcap);
+  if (mask) scores = at::add(scores, *mask);
+  if (causal) {
+    const at::Tensor later =
+        at::ones({q.size(2), k.size(2)}, scores.options().dtype(at::kBool)).triu(1);
+    scores = at::masked_fill(scores, later, -std::numeric_limits<double>::infinity());
+  }
+  return at::matmul(at::softmax(scores, -1).to(v.scalar_type()), v);
+}
+
 }  // namespace
 
 at::Tensor TorchBackend::sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              const at::Tensor& mask, bool causal, double scale) const {
+                              const at::Tensor& mask, bool causal, double scale,
+                              double softcap) const {
   const int64_t groups = q.size(2) / k.size(2);
   const int64_t k_dim = q.size(3), v_dim = v.size(3);
   // ATen's CPU kernel makes a oneDNN product per block of scores, which in BF16 costs more than it
   // saves: attention stays in F32 there.
   const at::ScalarType type = bf16_ && !device_.is_cpu() ? at::kBFloat16 : at::kFloat;
   // The fused kernels want one width for all three; zeros add nothing to a product.
+  const auto heads_first = [&](const at::Tensor& x, int64_t repeat) {
+    return repeat_heads(x.to(type), repeat).transpose(1, 2);  // [b, heads, rows, dim]
+  };
   const auto prepare = [&](const at::Tensor& x, int64_t repeat) {
-    at::Tensor y = repeat_heads(x.to(type), repeat);
-    const int64_t more = std::max(k_dim, v_dim) - y.size(3);
-    return (more > 0 ? at::pad(y, {0, more}) : y).transpose(1, 2);  // [b, heads, rows, dim]
+    const int64_t more = std::max(k_dim, v_dim) - x.size(3);
+    const at::Tensor y = heads_first(x, repeat);
+    return more > 0 ? at::pad(y, {0, more}) : y;
   };
   std::optional<at::Tensor> bias;
   if (mask.defined()) bias = mask.to(device_, type);
+  if (softcap > 0)
+    return capped_attention(heads_first(q, 1), heads_first(k, groups), heads_first(v, groups), bias,
+                            causal, scale, softcap)
+        .transpose(1, 2)
+        .to(at::kFloat);
   at::Tensor o = at::scaled_dot_product_attention(prepare(q, 1), prepare(k, groups),
                                                   prepare(v, groups), bias, 0.0, causal, scale)
                      .transpose(1, 2)
@@ -114,7 +146,8 @@ at::Tensor TorchBackend::serving_attention(const AttentionSpec& spec, const at::
       mask = position_mask(s.positions, positions, spec.window);
     }
     results.push_back(sdpa(q.narrow(0, s.first_row, s.rows).unsqueeze(0), keys.unsqueeze(0),
-                           values.unsqueeze(0), mask, false, spec.scale)
+                           values.unsqueeze(0), mask, false, spec.scale,
+                           spec.softcap)
                           .squeeze(0));
   }
   append.commit();
@@ -148,7 +181,8 @@ at::Tensor TorchBackend::functional_attention(const AttentionSpec& spec, const a
       return gather_rows_op(x, job.key_rows).reshape({job.batch, job.keys, x.size(1), x.size(2)});
     };
     results.push_back(
-        sdpa(query_side(q), key_side(k), key_side(v), job.mask, job.causal, spec.scale)
+        sdpa(query_side(q), key_side(k), key_side(v), job.mask, job.causal, spec.scale,
+             spec.softcap)
             .reshape({job.batch * job.queries, spec.heads, spec.v_dim}));
   }
   at::Tensor all = results.size() == 1 ? results[0] : at::cat(results, 0);

@@ -120,9 +120,9 @@ class TorchBackend final : public TrainBackend {
 
   // Attention over batched heads: q [b, m, heads, k_dim], k [b, n, kv_heads, k_dim], v [b, n,
   // kv_heads, v_dim] -> [b, m, heads, v_dim]. mask: added to the scores, [b or 1, 1, m, n], may be
-  // undefined; causal: query i sees keys 0..i.
+  // undefined; causal: query i sees keys 0..i; softcap: AttentionSpec's.
   at::Tensor sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const at::Tensor& mask, bool causal, double scale) const;
+                  const at::Tensor& mask, bool causal, double scale, double softcap = 0) const;
   at::Tensor serving_attention(const AttentionSpec& spec, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, std::span<const AttentionSegment> segments);
   at::Tensor functional_attention(const AttentionSpec& spec, const at::Tensor& q,

@@ -53,6 +53,7 @@ std::vector<std::vector<int32_t>> read_windows(const Tokenizer& tokenizer,
 // Sums x x^T of what one layer's matrices are applied to.
 class LayerMoments : public Observer {
  public:
+  // fold_norms: its inputs are those of matrices that do what the block's norms do.
   LayerMoments(Backend& backend, ThreadPool& pool, const Block& block, bool fold_norms)
       : backend_(backend), pool_(pool) {
     if (!fold_norms) return;
@@ -121,8 +122,9 @@ void Calibration::run(int first, int last, int threads,
     // A layer's keys and values are only its own, so that layers can be run one by one.
     Plan plan;
     plan.visit(layer, plan.add_kv_row(), -1, "");
-    LayerMoments moments(*backend, pool, model->blocks()[static_cast<size_t>(layer)],
-                         options_.fold_norms);
+    const auto at = static_cast<size_t>(layer);
+    LayerMoments moments(*backend, pool, model->blocks()[at],
+                         options_.fold_norms && source_.config->text.blocks[at].pre_norm);
     for (size_t w = 0; w < windows_.size(); ++w) {
       Sequence sequence;
       Rows rows;

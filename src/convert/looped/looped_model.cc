@@ -62,12 +62,13 @@ void LoopedModel::check_untied() const {
     if (!of.matrix.empty() && rank_of(i) == 0)
       fail("--init untied: matrix '{}' has rank 0 and would be lost; expected --rank or --rank-of",
            of.matrix);
-    const bool folded = of.source == norm_source("attn_norm", ".weight") ||
-                        of.source == norm_source("mlp_norm", ".weight");
+    const bool folded =
+        text_.blocks[0].pre_norm && (of.source == norm_source("attn_norm", ".weight") ||
+                                     of.source == norm_source("mlp_norm", ".weight"));
     if (of.matrix.empty() && !folded)
       fail(
           "--init untied: {} has a '{}' in every layer, which isn't a matrix; expected a model "
-          "without biases and without norms inside of attention",
+          "without biases and without norms inside of attention and behind it",
           source_.path(), name_in(of.source, 0));
   }
 }
@@ -116,12 +117,11 @@ void LoopedModel::check_alike() const {
     const BlockConfig& first = blocks[static_cast<size_t>(shared[0])];
     for (const int layer : shared) {
       const BlockConfig& other = blocks[static_cast<size_t>(layer)];
-      if (other.window == first.window && other.rope == first.rope && other.scale == first.scale &&
-          other.qk_norm == first.qk_norm)
+      if (other.window == first.window && other.rope == first.rope && other.scale == first.scale)
         continue;
       fail(
-          "{}: layers {} and {} can't share a block: they differ in window ({} and {} keys), rope, "
-          "scale or norms; expected --loops and --keep-first for which tied layers are alike",
+          "{}: layers {} and {} can't share a block: they differ in window ({} and {} keys), rope "
+          "or scale; expected --loops and --keep-first for which tied layers are alike",
           source_.path(), shared[0] + 1, layer + 1, first.window, other.window);
     }
   }
@@ -171,7 +171,8 @@ void LoopedModel::list_layer_tensors() {
                               prefix);
       tensor.rows = fused_qkv_rows(source_.config->text, key);
     }
-    if (const auto norm = norms.find(key); options_.fold_norms && norm != norms.end())
+    if (const auto norm = norms.find(key);
+        options_.fold_norms && text_.blocks[0].pre_norm && norm != norms.end())
       tensor.norm = norm->second;
     layer_tensors_.push_back(std::move(tensor));
   });
@@ -317,7 +318,7 @@ std::string LoopedModel::norm_source(const std::string& key, const char* end) co
 std::vector<float> LoopedModel::dense_values(int layer, size_t tensor) const {
   const LayerTensor& of = layer_tensors_[tensor];
   std::vector<float> values = stored_values(layer, tensor);
-  if (!options_.fold_norms) return values;
+  if (!options_.fold_norms || !text_.blocks[0].pre_norm) return values;
   for (const char* key : {"attn_norm", "mlp_norm"}) {
     if (of.source == norm_source(key, ".weight"))
       std::fill(values.begin(), values.end(), 1 - of.slot.offset);

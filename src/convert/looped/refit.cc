@@ -78,16 +78,21 @@ void Refit::keep(int layer) {
 
 void Refit::run_dense(int layer) {
   const Block& block = model_->blocks()[static_cast<size_t>(layer)];
-  const NormScale attn(*backend_, block.attn_norm), mlp(*backend_, block.mlp_norm);
+  const BlockConfig& kind = model_->config().text.blocks[static_cast<size_t>(layer)];
+  std::map<std::string, NormScale> folded;
+  if (kind.pre_norm) {
+    folded.emplace("attn_in", NormScale(*backend_, block.attn_norm));
+    folded.emplace("mlp_in", NormScale(*backend_, block.mlp_norm));
+  }
   for (Window& window : windows_) {
     Seen seen;
     const Tensor after = run_layer(*model_, layer, window.dense, &seen);
-    window.dense_mid = backend_->add(window.dense, seen.attention);
+    window.dense_mid =
+        add_branch(*backend_, kind, window.dense, seen.attention, block.attn_post_norm);
     window.dense_after = after;
     for (const auto& [stage, input] : seen.inputs) {
       std::vector<float>& values = window.dense_inputs[stage] = backend_->to_host(input);
-      if (stage == "attn_in") attn.undo(values);
-      if (stage == "mlp_in") mlp.undo(values);
+      if (const auto norm = folded.find(stage); norm != folded.end()) norm->second.undo(values);
     }
     if (progress) progress();
   }
@@ -119,25 +124,39 @@ void Refit::run_converted(Window& window, const std::string& stage) {
   Backend& be = *backend_;
   const TextConfig& config = model_->config().text;
   const Block& block = model_->blocks()[static_cast<size_t>(layer_)];
+  const BlockConfig& kind = config.blocks[static_cast<size_t>(layer_)];
   Tensor& input = window.inputs[stage];
   if (stage == "attn_in") {
-    input = be.norm(window.converted, block.attn_norm);
+    input = branch_input(be, kind, window.converted, block.attn_norm);
   } else if (stage == "o_in") {
     Seen seen;
     run_layer(*model_, layer_, window.converted, &seen);
     input = seen.inputs.at(stage);
   } else if (stage == "mlp_in") {
     window.converted_mid =
-        be.add(window.converted, be.linear(window.inputs.at("o_in"), block.attn.o));
+        with_branch(window.converted, window.inputs.at("o_in"), block.attn.o, block.attn_post_norm);
     input =
-        be.norm(config.parallel_residual ? window.converted : window.converted_mid, block.mlp_norm);
+        branch_input(be, kind, config.parallel_residual ? window.converted : window.converted_mid,
+                     block.mlp_norm);
   } else {
     input = mlp_inner(be, config, block.mlp, {}, window.inputs.at("mlp_in"));
   }
 }
 
+// The state x with what a matrix gives for its inputs, and the block's norm behind that.
+Tensor Refit::with_branch(const Tensor& x, const Tensor& input, const LinearWeight& matrix,
+                          const NormWeight& post_norm) const {
+  const BlockConfig& kind = model_->config().text.blocks[static_cast<size_t>(layer_)];
+  const Tensor branch = backend_->linear(input, matrix);
+  return add_branch(*backend_, kind, x, branch_output(*backend_, kind, branch, post_norm),
+                    post_norm);
+}
+
 RefitMoments Refit::moments(const std::string& stage) {
   RefitMoments moments;
+  // Behind a norm the matrix adds nothing that could make up for what the state lacks.
+  const bool adds = model_->config().text.blocks[static_cast<size_t>(layer_)].post_norm ==
+                    PostNorm::None;
   int64_t tokens = 0, in = 0;
   for (Window& window : windows_) {
     run_converted(window, stage);
@@ -148,7 +167,7 @@ RefitMoments Refit::moments(const std::string& stage) {
     tokens += rows;
     add_moments(pool_, rows, x, in, x, in, moments.c);
     add_moments(pool_, rows, window.dense_inputs.at(stage), in, x, in, moments.cross);
-    if (stage == "o_in" || stage == "down_in") {
+    if (adds && (stage == "o_in" || stage == "down_in")) {
       const bool attention = stage == "o_in";
       const std::vector<float> distance =
           backend_->to_host(backend_->add(attention ? window.dense : window.dense_mid,
@@ -166,8 +185,8 @@ RefitMoments Refit::moments(const std::string& stage) {
 void Refit::end() {
   Block& block = model_->blocks()[static_cast<size_t>(layer_)];
   for (Window& window : windows_) {
-    window.converted = backend_->add(window.converted_mid,
-                                     backend_->linear(window.inputs.at("down_in"), block.mlp.down));
+    window.converted = with_branch(window.converted_mid, window.inputs.at("down_in"),
+                                   block.mlp.down, block.mlp_post_norm);
     window.dense = window.dense_after;
     window.inputs.clear();
     window.dense_inputs.clear();

@@ -20,7 +20,7 @@ struct RefitMoments {
   std::vector<float> c;      // x x^T [in, in], damped as Calibration::moments
   std::vector<float> cross;  // y x^T [in, in]
   // (h - g) x^T [d, in], the distance of the residual streams h of the dense model and g of the
-  // converted one which the matrix adds to; empty for a matrix that adds to neither.
+  // converted one which the matrix adds to; empty for one that adds to neither, or a norm's result.
   std::vector<float> behind;
   double damping = 0;  // of c
 };
@@ -52,6 +52,8 @@ class Refit {
   struct Window;
   void run_dense(int layer);
   void run_converted(Window& window, const std::string& stage);
+  Tensor with_branch(const Tensor& x, const Tensor& input, const LinearWeight& matrix,
+                     const NormWeight& post_norm) const;
 
   const ConversionSource& source_;
   ThreadPool pool_;

@@ -51,7 +51,7 @@ struct GgufForm {
   bool norm_offset_added = false;  // norms hold offset + weight
   bool optional_biases = false;    // attention_bias, mlp_bias: told by the tensors that are there
   const char* qkv = nullptr;       // "reprise.qkv", where not as in the architecture's folders
-  std::vector<const char*> keys = {};  // flags and whole numbers of config.json that they may have
+  std::vector<const char*> keys = {};  // flags and numbers of config.json that they may have
   // Their key of the base of windowed layers' rope, which it may lack.
   const char* windowed_theta = nullptr;
   // Puts in the keys of config.json that they leave out and that don't mean what their absence there

@@ -1,79 +1,27 @@
-// Gemma 3, its text models: Gemma 1 with norms behind attention and MLP too, norms over each head of
-// q and k, and windows on five layers of six, which have a rope of their own. Keys and defaults:
-// Gemma3TextConfig of transformers 5. GGUF files hold 1 + weight; what they leave out is what
+// Gemma 3, its text models: Gemma 2 with norms over each head of q and k, windows on five layers of
+// six, which have a rope of their own, no cap of scores (its code reads the key and forgets it) and
+// one of logits where asked for. Keys and defaults: Gemma3TextConfig of transformers 5. GGUF files hold 1 + weight; what they leave out is what
 // llama.cpp means by that.
-#include <cmath>
-
 #include "base/json.h"
 #include "base/json_object.h"
-#include "model/arch/architecture.h"
+#include "model/arch/gemma_parts.h"
 #include "model/config/config_parts.h"
 
 namespace reprise::arch {
 namespace {
 
-constexpr int64_t kWindow = 4096, kPattern = 6;
+constexpr int64_t kPattern = 6;
 constexpr const char* kPatternKey = "sliding_window_pattern";
-constexpr const char* kScale = "query_pre_attn_scalar";
-
-bool has_window(int64_t layer, int64_t pattern) { return (layer + 1) % pattern != 0; }
 
 void read(const DecoderKeys& keys, TextConfig& text) {
-  const JsonObject& json = keys.json;
-  text.qkv_bias = text.o_bias = read_flag(keys, "attention_bias");
-  refuse_flag(keys, "mlp_bias");
-  constexpr const char* kActivation = "hidden_activation";
-  text.activation =
-      activation(json, kActivation,
-                 json.has(kActivation) ? json.get_string(kActivation) : "gelu_pytorch_tanh");
-  text.embed_scale = static_cast<float>(std::sqrt(static_cast<double>(text.d)));
-  text.final_norm.offset = 1;
-  const double scalar = json.has(kScale) ? number_in(json, kScale, 1e-6, 1e6) : 256;
-  const int64_t window =
-      json.has("sliding_window") ? json.get_int("sliding_window", 1, kMostTokens) : kWindow;
-  const int64_t pattern =
-      json.has(kPatternKey) ? json.get_int(kPatternKey, 1, kMostLayers) : kPattern;
-  const auto types = read_layer_types(json, text.layers);
-  for (size_t i = 0; i < text.blocks.size(); ++i) {
-    BlockConfig& block = text.blocks[i];
-    block.norm.offset = 1;
-    block.post_norm = PostNorm::Branch;
-    block.qk_norm = true;
-    block.scale = static_cast<float>(1 / std::sqrt(scalar));
-    if (types ? (*types)[i] : has_window(static_cast<int64_t>(i), pattern)) block.window = window;
-  }
+  const int64_t pattern = keys.json.has(kPatternKey)
+                              ? keys.json.get_int(kPatternKey, 1, kMostLayers)
+                              : kPattern;
+  read_gemma_blocks(keys, {.pattern = pattern}, text);
+  for (BlockConfig& block : text.blocks) block.qk_norm = QkNorm::Head;
 }
 
-// The largest model is the one whose scale isn't that of its heads; llama.cpp knows it by its depth.
-void complete(Json& json) {
-  constexpr int64_t kLargest = 62;
-  const auto layers = json["num_hidden_layers"].get<int64_t>();
-  const auto heads = json["num_attention_heads"].get<int64_t>();
-  json[kScale] = layers == kLargest ? json["hidden_size"].get<int64_t>() / heads
-                                    : json["head_dim"].get<int64_t>();
-  if (!json.contains("sliding_window")) json["sliding_window"] = kWindow;
-  Json types = Json::array();
-  for (int64_t layer = 0; layer < layers; ++layer)
-    types.push_back(has_window(layer, kPattern) ? "sliding_attention" : "full_attention");
-  json["layer_types"] = types;
-}
-
-void to_folder(Json& json) {
-  json.erase("use_sliding_window");
-  json["hidden_activation"] = json["hidden_act"];
-  json.erase("hidden_act");
-}
-
-const NameTable& names() {
-  static const NameTable table = [] {
-    NameTable gemma = hugging_face_names();
-    gemma.names["attn_post_norm"] = "post_attention_layernorm";
-    gemma.names["mlp_norm"] = "pre_feedforward_layernorm";
-    gemma.names["mlp_post_norm"] = "post_feedforward_layernorm";
-    return gemma;
-  }();
-  return table;
-}
+void complete(Json& json) { complete_gemma(json, kPattern, /*largest=*/62); }
 
 }  // namespace
 
@@ -90,11 +38,12 @@ Architecture gemma3() {
           .gguf = {.name = "gemma3",
                    .norm_offset_added = true,
                    .optional_biases = true,
+                   .keys = {kLogitCap},
                    .windowed_theta = "rope.freq_base_swa",
                    .complete = complete,
-                   .to_folder = to_folder},
-          .own_keys = {kScale, "rope_local_base_freq"},
-          .names = &names(),
+                   .to_folder = gemma_to_folder},
+          .own_keys = {kGemmaScale, kLogitCap, "rope_local_base_freq"},
+          .names = &gemma_names(),
           .read = read};
 }
 

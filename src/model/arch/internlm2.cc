@@ -1,6 +1,7 @@
 // InternLM2 and 2.5: Llama with q, k, v in one matrix, grouped by KV head, under names of its own.
 // Keys and defaults: InternLM2Config of the released code (transformers has no class for it).
-// llama.cpp's files have q, k and v apart, as Llama's, which is what a folder made of one is.
+// llama.cpp's files have q, k and v apart, their rows as Llama's, which is what a folder made of one is;
+// what "dynamic" scaling would do beyond the context is left out.
 #include "base/json.h"
 #include "model/arch/architecture.h"
 
@@ -15,6 +16,8 @@ void read(const DecoderKeys& keys, TextConfig& text) {
   refuse_flag(keys, "mlp_bias");
   read_windows(keys, /*absent=*/0, /*first=*/kNoLayer, text);
 }
+
+void complete(Json& json) { json["bias"] = false; }
 
 const NameTable& names() {
   static const NameTable table = {

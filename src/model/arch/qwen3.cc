@@ -7,7 +7,7 @@ namespace {
 
 void read(const DecoderKeys& keys, TextConfig& text) {
   text.qkv_bias = text.o_bias = read_flag(keys, "attention_bias");
-  for (BlockConfig& block : text.blocks) block.qk_norm = true;
+  for (BlockConfig& block : text.blocks) block.qk_norm = QkNorm::Head;
   refuse_flag(keys, "mlp_bias");
   read_switched_windows(keys, text);
 }

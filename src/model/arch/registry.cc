@@ -6,10 +6,12 @@
   entry(llama)                       \
   entry(mistral)                     \
   entry(smollm3)                     \
+  entry(olmo2)                       \
   entry(qwen2)                       \
   entry(qwen3)                       \
   entry(phi3)                        \
   entry(gemma)                       \
+  entry(gemma2)                      \
   entry(gemma3)                      \
   entry(internlm2)                   \
   entry(gpt_neox)

@@ -57,13 +57,21 @@ enum class PostNorm {
   State,   // of the state behind it: norm(x + f(x))
 };
 
+// Norms of q and of k before rope.
+enum class QkNorm {
+  None,
+  Head,  // of each head, all with the same weights: [head_dim]
+  All,   // of all heads as one vector: [heads * head_dim], [kv_heads * head_dim]
+};
+
 inline constexpr int kNoRope = -1;
 
 // What one block may have otherwise than its neighbours.
 struct BlockConfig {
-  NormConfig norm;                      // before attention and before the MLP
-  PostNorm post_norm = PostNorm::None;  // as `norm`, behind them
-  bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
+  NormConfig norm;       // of all its norms
+  bool pre_norm = true;  // before attention and before the MLP
+  PostNorm post_norm = PostNorm::None;
+  QkNorm qk_norm = QkNorm::None;
   bool qk_bias = false;  // added to q and to k before rope: [2, 1, heads, head_dim]
   int rope = 0;          // of TextConfig::ropes; kNoRope: q and k stay as they are
   float scale = 0;       // on q.k, before the softmax
@@ -110,7 +118,9 @@ struct TextConfig {
   bool trace_repeats_kv = true;
   int image_lora_rank = 0;  // TroL on InternLM2: adapters at image tokens only; 0: none
   int64_t max_position = 0;
-  float embed_scale = 1;  // on a token's embedding; the head, where tied, has the table as it is
+  float score_softcap = 0;  // of attention: AttentionSpec::softcap
+  float logit_softcap = 0;  // the same of logits
+  float embed_scale = 1;    // on a token's embedding; the head, where tied, has the table as it is
   NormConfig final_norm;
   // What the files call each layer, where they aren't numbered from 0 ("coda.1"); empty: they are.
   // Where the files have attention and MLP apart (NameTable::apart), both of each layer.

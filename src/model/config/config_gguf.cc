@@ -66,7 +66,9 @@ void refuse_unknown_parts(const GgufKeys& keys, const Architecture& kind) {
   if (!kind.gguf.windowed_theta && keys.find_float(windowed_theta).value_or(0) != 0)
     keys.meta.fail_at(keys.name(windowed_theta), "is not supported in this architecture");
   for (const auto& [suffix, neutral] : parts) {
-    if (std::ranges::count(kind.own_flags, std::string_view(suffix)) > 0) continue;
+    if (std::ranges::count(kind.own_flags, std::string_view(suffix)) > 0 ||
+        std::ranges::count(kind.gguf.keys, std::string_view(suffix)) > 0)
+      continue;
     const GgufValue* value = keys.meta.find(keys.name(suffix));
     if (!value) continue;
     const bool* flag = std::get_if<bool>(value);
@@ -164,9 +166,14 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
   }
   for (const char* flag : kind.own_flags) json[flag] = meta.get_bool(keys.name(flag));
   for (const char* key : kind.gguf.keys)
-    if (const GgufValue* value = meta.find(keys.name(key)))
-      json[key] = std::holds_alternative<bool>(*value) ? Json(std::get<bool>(*value))
-                                                       : Json(*keys.find_int(key));
+    if (const GgufValue* value = meta.find(keys.name(key))) {
+      if (const bool* flag = std::get_if<bool>(value))
+        json[key] = *flag;
+      else if (std::holds_alternative<float>(*value) || std::holds_alternative<double>(*value))
+        json[key] = keys.get_float(key);
+      else
+        json[key] = *keys.find_int(key);
+    }
   json[kind.rope.theta_key] = keys.find_float("rope.freq_base").value_or(10000.0);
   if (kind.gguf.windowed_theta)
     if (const auto theta = keys.find_float(kind.gguf.windowed_theta))

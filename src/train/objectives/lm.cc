@@ -88,9 +88,9 @@ class Lm : public Objective {
   BatchLoss loss(Model& model, TrainBackend& backend, const Batch& batch,
                  const Model::Results& forward) override {
     const LinearWeight& head = model.head();
-    const bool scaled =
-        model.scheme().scales_logits() || (teacher_ && teacher_->model().scheme().scales_logits());
-    const bool plain = !head.bias && !scaled && backend.has_plain_values(head.weight);
+    const bool head_alone =
+        model.head_gives_logits() && (!teacher_ || teacher_->model().head_gives_logits());
+    const bool plain = !head.bias && head_alone && backend.has_plain_values(head.weight);
     BatchLoss loss = plain ? by_rows(model, backend, batch, forward)
                            : from_logits(model, backend, batch, forward);
     if (teacher_) loss.teacher_seconds = teacher_->take_seconds();

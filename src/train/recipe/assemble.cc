@@ -65,6 +65,17 @@ void undo_interleaving(std::vector<float>& values, int heads, int hd) {
                     values.begin() + static_cast<int64_t>(in) * (h * hd + j * (hd / 2) + i));
 }
 
+// The new model's tensors whose rows are so in the backbone's file, and their heads.
+std::map<std::string, int> interleaved_tensors(const TextConfig& backbone, const TensorNames& to) {
+  std::map<std::string, int> heads;
+  if (!backbone.ropes[0].interleaved) return heads;
+  for (int layer = 0; layer < backbone.layers; ++layer)
+    for (const auto& [key, count] : {std::pair{"q", backbone.heads}, {"k", backbone.kv_heads}})
+      for (const char* end : {".weight", ".bias"})
+        heads[to.of(key, layer) + to.matrix_suffix + end] = count;
+  return heads;
+}
+
 // A row more: the mean of the others.
 void add_mean_row(std::vector<float>& values, int64_t rows, int64_t width) {
   std::vector<double> mean(static_cast<size_t>(width));
@@ -159,7 +170,7 @@ Assembled assemble(const Recipe& recipe) {
   const TensorNames to = tensor_names(out.config, /*gguf_style=*/false);
   const auto names = std::make_shared<std::map<std::string, std::string>>(
       text_names(backbone->config.text, to, backbone->names));
-  const bool interleaved = backbone->config.text.ropes[0].interleaved;
+  const auto interleaved = interleaved_tensors(backbone->config.text, to);
   out.values = [=, config = out.config, recipe = &recipe](const TensorSlot& slot) {
     const auto named = names->find(slot.name);
     const bool vision_tensor = slot.role == Role::Vision;
@@ -167,11 +178,8 @@ Assembled assemble(const Recipe& recipe) {
     const Source& source = vision_tensor ? *tower : *backbone;
     const TensorView& view = source.files.weights().get(vision_tensor ? slot.name : named->second);
     std::vector<float> values = to_floats(view);
-    const TextConfig& text = config.text;
-    if (interleaved && slot.name.find(".q_proj.") != std::string::npos)
-      undo_interleaving(values, text.heads, text.head_dim);
-    if (interleaved && slot.name.find(".k_proj.") != std::string::npos)
-      undo_interleaving(values, text.kv_heads, text.head_dim);
+    if (const auto heads = interleaved.find(slot.name); heads != interleaved.end())
+      undo_interleaving(values, heads->second, config.text.head_dim);
     if (slot.role == Role::Norm)  // of the language model: both files' effective weights are one
       for (float& value : values) value += backbone->config.text.final_norm.offset - slot.offset;
     if ((slot.role == Role::Embedding || slot.role == Role::Head) && slot.shape[0] == rows + 1 &&

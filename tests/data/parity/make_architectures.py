@@ -50,7 +50,7 @@ WIDE = dict(num_attention_heads=64, num_hidden_layers=1)
 FULL, SLIDING = "full_attention", "sliding_attention"
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
 # Architectures whose GGUF files are only made by llama.cpp's converter.
-CONVERTED = ("smollm3",)
+CONVERTED = ("smollm3", "olmo2", "gemma2", "internlm2")
 TWO = dict(short_factor=[1.0, 1.3], long_factor=[2.0, 3.0])  # of a head of 4
 ONE = dict(short_factor=[1.1], long_factor=[2.5])
 
@@ -119,6 +119,12 @@ def variants(arch):
         ] + ([("biases", (), dict(attention_bias=True), "own", False)] if arch == "qwen3" else [])
     if arch == "phi3":
         original = dict(original_max_position_embeddings=16)
+        phi4 = original | dict(  # heads of 8, of which 6 components are rotated
+            num_attention_heads=2, num_key_value_heads=1, partial_rotary_factor=0.75,
+            tie_word_embeddings=True, sliding_window=262144, rope_scaling=dict(
+                type="longrope", short_factor=[1.0, 1.1, 1.4], long_factor=[1.5, 2.5, 4.0]),
+            attention_bias=False, mlp_bias=False, lm_head_bias=False, full_attn_mod=1,
+            interpolate_factor=1)
         return [
             ("plain", (), {}, "own", True),
             ("defaults", DEFAULTED, {}, "own", False),
@@ -132,6 +138,8 @@ def variants(arch):
             ("partial", (), dict(partial_rotary_factor=0.5), "own", True),
             ("partial-longrope", (), original | dict(
                 partial_rotary_factor=0.5, rope_scaling=dict(type="longrope") | ONE), "own", True),
+            ("phi4-mini", (), phi4, "none", True),  # beyond the original context
+            ("phi4-mini-short", (), phi4 | dict(original_max_position_embeddings=32), "none", True),
             ("partial-inside", ("rope_theta",), dict(rope_parameters=dict(
                 rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5)), "own", False),
             ("partial-outside", (), dict(partial_rotary_factor=0.5, rope_parameters=dict(
@@ -186,6 +194,57 @@ def variants(arch):
             ("biases", (), five | dict(attention_bias=True, mlp_bias=True), "own", True),
             ("linear", (), five | dict(rope_scaling=dict(type="linear", factor=2.0)), "own", True),
         ]
+    if arch == "olmo2":
+        return yarn[:3] + [
+            ("plain", (), {}, "own", True),
+            ("defaults", DEFAULTED, {}, "own", False),
+            ("head-dim", (), dict(head_dim=6), "own", False),
+            ("kv-heads-absent", ("num_key_value_heads",), {}, "own", False),
+            ("kv-heads-null", (), dict(num_key_value_heads=None), "own", False),
+            ("window-of-no-meaning", (), dict(sliding_window=4, use_sliding_window=True), "own",
+             False),
+            ("biases", (), dict(attention_bias=True), "own", True),
+            ("tied", (), dict(tie_word_embeddings=True), "none", False),
+            ("linear", (), dict(rope_scaling=dict(rope_type="linear", factor=2.0)), "own", True),
+        ]
+    if arch == "internlm2":
+        bare = dict(bias=False)
+        return [
+            ("plain", (), bare, "own", True),
+            ("defaults", DEFAULTED, {}, "own", False),
+            ("biases", (), dict(bias=True), "own", False),
+            ("kv-heads-null", (), bare | dict(num_key_value_heads=None), "own", False),
+            ("tied", (), bare | dict(tie_word_embeddings=True), "none", True),
+            ("linear", (), bare | dict(rope_scaling=dict(type="linear", factor=2.0)), "own", True),
+            ("dynamic", (), bare | dict(rope_scaling=dict(type="dynamic", factor=2.0),
+                                        max_position_embeddings=16), "own", False),
+            ("dynamic-short", (), bare | dict(rope_scaling=dict(type="dynamic", factor=2.0)), "own",
+             True),
+        ]
+    if arch == "gemma2":
+        own = dict(head_dim=6, query_pre_attn_scalar=6, sliding_window=5)
+        capped = own | dict(attn_logit_softcapping=1.5, final_logit_softcapping=2.5)
+        usual = dict(rope_theta=10000.0)  # the converter writes no other
+        return [
+            ("plain", ("tie_word_embeddings",), capped | usual | dict(num_hidden_layers=3), "none",
+             True),
+            ("defaults", (*DEFAULTED, "head_dim"), dict(num_attention_heads=1, num_key_value_heads=1),
+             "none", False),
+            ("usual-caps", ("tie_word_embeddings",), own | usual, "none", True),
+            ("kv-heads-absent", ("num_key_value_heads",), own | dict(num_hidden_layers=1), "own",
+             False),
+            ("score-cap", (), own | dict(attn_logit_softcapping=1.5, final_logit_softcapping=None),
+             "own", False),
+            ("logit-cap", (), own | dict(attn_logit_softcapping=None, final_logit_softcapping=2.5),
+             "own", False),
+            ("types", (), capped | dict(layer_types=[FULL, SLIDING], query_pre_attn_scalar=9), "own",
+             False),
+            ("activation", (), capped | dict(hidden_activation="silu"), "own", False),
+            ("biases", (), capped | dict(attention_bias=True), "own", False),
+            ("linear", (), capped | dict(rope_scaling=dict(rope_type="linear", factor=8.0)), "own",
+             False),
+            ("looped", (), capped | dict(num_hidden_layers=4), "own", False),
+        ]
     if arch == "gemma3":
         own = dict(head_dim=6, query_pre_attn_scalar=6, sliding_window=5)
         six = own | dict(num_hidden_layers=6)
@@ -205,6 +264,7 @@ def variants(arch):
             ("activation", (), own | dict(hidden_activation="silu"), "own", False),
             ("biases", (), own | dict(attention_bias=True), "own", False),
             ("looped", (), own | dict(num_hidden_layers=4, sliding_window_pattern=2), "own", False),
+            ("logit-cap", (), own | dict(final_logit_softcapping=2.5), "own", False),
         ]
     tanh = dict(hidden_act="gelu_pytorch_tanh", head_dim=6)
     return [  # gemma
@@ -222,22 +282,29 @@ def variants(arch):
 NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
          "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM",
          "gpt_neox": "GPTNeoXForCausalLM", "mistral": "MistralForCausalLM", "gemma3": "Gemma3ForCausalLM",
-         "smollm3": "SmolLM3ForCausalLM"}
-HEADS = {arch: ("embed_out.weight", "gpt_neox.embed_in.weight") if arch == "gpt_neox" else
-         ("lm_head.weight", "model.embed_tokens.weight") for arch in NAMES}
+         "smollm3": "SmolLM3ForCausalLM", "olmo2": "Olmo2ForCausalLM",
+         "gemma2": "Gemma2ForCausalLM", "internlm2": "InternLM2ForCausalLM"}
+HEADS = {arch: ("lm_head.weight", "model.embed_tokens.weight") for arch in NAMES} | {
+    "gpt_neox": ("embed_out.weight", "gpt_neox.embed_in.weight"),
+    "internlm2": ("output.weight", "model.tok_embeddings.weight")}
+# InternLM2's names, of which transformers has no code, and those of Llama, which computes the same.
+INTERNLM2 = {"output": "lm_head", "tok_embeddings": "embed_tokens", "attention_norm": "input_layernorm",
+             "ffn_norm": "post_attention_layernorm", "attention.wo": "self_attn.o_proj",
+             "feed_forward.w1": "mlp.gate_proj", "feed_forward.w3": "mlp.up_proj",
+             "feed_forward.w2": "mlp.down_proj"}
 
 
-def random_weights(model, arch, seed):
+def random_weights(shapes, arch, seed):
     g = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, t in model.state_dict().items():
-        x = torch.randn(t.shape, generator=g)
+    for name, shape in shapes.items():
+        x = torch.randn(shape, generator=g)
         if name.endswith("norm.weight"):
             x = 0.3 * x if arch.startswith("gemma") else 1 + 0.3 * x
-        elif t.dim() == 1:
+        elif len(shape) == 1:
             x = 0.3 * x
         elif "embed" not in name:
-            x = x * 1.7 / t.shape[1] ** 0.5
+            x = x * 1.7 / shape[1] ** 0.5
         weights[name.replace("lm_head.weight", HEADS[arch][0])] = x.contiguous()
     return weights
 
@@ -252,6 +319,52 @@ def with_head(weights, arch, head):
     return weights
 
 
+def as_llama(config, weights):
+    """An InternLM2 as the Llama that computes the same: wqkv is grouped by KV head."""
+    c = config | dict(model_type="llama", architectures=["LlamaForCausalLM"],
+                      attention_bias=config.get("bias", True))
+    kv = c.get("num_key_value_heads") or c["num_attention_heads"]
+    group = c["num_attention_heads"] // kv
+    renamed = {}
+    for name, tensor in weights.items():
+        if ".wqkv." in name:
+            by_head = tensor.unflatten(0, (kv, group + 2, -1))
+            for key, part in (("q", by_head[:, :group]), ("k", by_head[:, group]),
+                              ("v", by_head[:, group + 1])):
+                renamed[name.replace("attention.wqkv", f"self_attn.{key}_proj")] = \
+                    part.reshape(-1, *tensor.shape[1:]).contiguous()
+            continue
+        for own, other in INTERNLM2.items():
+            name = name.replace(own, other)
+        renamed[name] = tensor
+    return c, renamed
+
+
+def shapes_of(arch, config):
+    """Names and shapes of the model's tensors."""
+    import transformers
+
+    c = as_llama(config, {})[0] if arch == "internlm2" else config
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(c))
+        parsed = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, c["architectures"][0])(parsed)
+    shapes = {}
+    for name, tensor in model.state_dict().items():
+        shape = tuple(tensor.shape)
+        if arch == "internlm2":
+            if ".k_proj." in name or ".v_proj." in name:
+                continue
+            if ".q_proj." in name:
+                name = name.replace("self_attn.q_proj", "attention.wqkv")
+                heads, kv = parsed.num_attention_heads, parsed.num_key_value_heads
+                shape = (shape[0] // heads * (heads + 2 * kv), *shape[1:])
+            for own, other in INTERNLM2.items():
+                name = name.replace(other, own)
+        shapes[name] = shape
+    return shapes
+
+
 @contextmanager
 def model_folder(config, weights):
     with tempfile.TemporaryDirectory() as folder:
@@ -264,6 +377,8 @@ def run(config, weights, ids):
     import transformers
 
     transformers.logging.set_verbosity_error()
+    if config["architectures"] == [NAMES["internlm2"]]:
+        config, weights = as_llama(config, weights)
     with model_folder(config, weights) as folder:
         cls = getattr(transformers, config["architectures"][0])
         model = cls.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
@@ -386,8 +501,6 @@ def write_neox_gguf(path, c, weights):
 
 
 def make(arch, llama_cpp):
-    import transformers
-
     if arch in CONVERTED and not llama_cpp:
         sys.exit(f"{arch}: its GGUF files need --llama-cpp DIR")
 
@@ -399,16 +512,13 @@ def make(arch, llama_cpp):
         base = NEOX if arch == "gpt_neox" else BASE
         config = dict(model_type={"gemma3": "gemma3_text"}.get(arch, arch), architectures=[NAMES[arch]]) | base | usual | changes
         config = {k: v for k, v in config.items() if k not in absent}
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(config))
-            parsed = transformers.AutoConfig.from_pretrained(folder)
-        model = getattr(transformers, NAMES[arch])(parsed)
+        own = shapes_of(arch, config)
         buffers = {f"gpt_neox.layers.{i}.{end}": t.clone() for i in range(2)
                    for end, t in BUFFERS.items()} if name == "buffers" else {}
-        key = str([(k, tuple(t.shape)) for k, t in model.state_dict().items()] + list(buffers))
+        key = str(list(own.items()) + list(buffers))
         if key not in shapes:
             shapes[key] = f"model.{len(shapes)}"
-            weights = random_weights(model, arch, 7 + len(shapes)) | buffers
+            weights = random_weights(own, arch, 7 + len(shapes)) | buffers
             tensors |= {f"{shapes[key]}/{k}": t for k, t in weights.items()}
         prefix = shapes[key] + "/"
         weights = with_head({k[len(prefix):]: t for k, t in tensors.items()

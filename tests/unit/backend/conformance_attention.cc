@@ -14,18 +14,18 @@ struct Setup {
 };
 
 std::string name_of(const Setup& s) {
-  return fmt::format("{} rows, {} heads on {}, {} + {} wide, window {}, {}", s.rows, s.spec.heads,
-                     s.spec.kv_heads, s.spec.k_dim, s.spec.v_dim, s.spec.window,
-                     dtype_name(s.type));
+  return fmt::format("{} rows, {} heads on {}, {} + {} wide, window {}, cap {}, {}", s.rows,
+                     s.spec.heads, s.spec.kv_heads, s.spec.k_dim, s.spec.v_dim, s.spec.window,
+                     s.spec.softcap, dtype_name(s.type));
 }
 
 std::vector<Setup> setups() {
   std::vector<Setup> list;
   const auto add = [&](int heads, int kv_heads, int k_dim, int v_dim, int64_t window,
-                       int64_t rows) {
+                       int64_t rows, float softcap = 0) {
     const float scale = 1 / std::sqrt(static_cast<float>(k_dim));
     for (const DType type : {DType::F32, DType::F16})
-      list.push_back({{heads, kv_heads, k_dim, v_dim, scale, window}, rows, type});
+      list.push_back({{heads, kv_heads, k_dim, v_dim, scale, window, softcap}, rows, type});
   };
   add(1, 1, 1, 1, 0, 1);
   add(2, 2, 16, 16, 0, 5);
@@ -36,6 +36,8 @@ std::vector<Setup> setups() {
   add(6, 2, 96, 96, 40, 130);
   add(7, 1, 128, 128, 0, 45);
   add(4, 2, 256, 253, 0, 37);
+  add(6, 3, 20, 20, 0, 70, 1.5f);
+  add(4, 2, 48, 16, 9, 43, 0.4f);
   return list;
 }
 

@@ -203,7 +203,7 @@ struct Attention {
   }
   // The keys cut into runs of `each`.
   std::vector<float> run(const VectorKernels& kernels, int64_t first, int64_t last, int64_t each,
-                         KvLayout layout) const {
+                         KvLayout layout, float softcap = 0) const {
     std::vector<std::vector<float>> pages;
     std::vector<std::vector<uint16_t>> half_pages;
     std::vector<KvRun> list;
@@ -236,7 +236,7 @@ struct Attention {
     std::vector<float> scratch(static_cast<size_t>(size) + 2, NAN);
     scratch.front() = scratch.back() = kCanary;
     kernels.attend(queries.data(), last - first, list.data(), static_cast<int64_t>(list.size()),
-                   kDim, kValueDim, 0.3f, scratch.data() + 1);
+                   kDim, kValueDim, 0.3f, softcap, scratch.data() + 1);
     EXPECT_EQ(scratch.front(), kCanary);
     EXPECT_EQ(scratch.back(), kCanary);
     return out;
@@ -246,24 +246,28 @@ struct Attention {
 TEST(CpuVector, AttendIsAccurate) {
   const Attention attention;
   on_every_table([&](const VectorKernels& kernels) {
-    const auto found =
-        attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, KvLayout::Rows);
-    for (int64_t i = 0; i < Attention::kQueries; ++i) {
-      const AttendQuery query = attention.query(i, nullptr);
-      std::vector<double> result(Attention::kValueDim);
-      double sum = 0;
-      for (int64_t key = query.begin; key < query.end; ++key) {
-        const float* row = attention.k.data() + key * Attention::kStride;
-        const double dot = std::inner_product(query.q, query.q + Attention::kDim, row, 0.0);
-        const double weight = std::exp(0.3f * dot);
-        sum += weight;
+    for (const float softcap : {0.0f, 0.7f}) {
+      const auto found = attention.run(kernels, 0, Attention::kQueries, Attention::kKeys,
+                                       KvLayout::Rows, softcap);
+      for (int64_t i = 0; i < Attention::kQueries; ++i) {
+        const AttendQuery query = attention.query(i, nullptr);
+        std::vector<double> result(Attention::kValueDim);
+        double sum = 0;
+        for (int64_t key = query.begin; key < query.end; ++key) {
+          const float* row = attention.k.data() + key * Attention::kStride;
+          double score =
+              0.3f * std::inner_product(query.q, query.q + Attention::kDim, row, 0.0);
+          if (softcap > 0) score = softcap * std::tanh(score / softcap);
+          const double weight = std::exp(score);
+          sum += weight;
+          for (int64_t d = 0; d < Attention::kValueDim; ++d)
+            result[static_cast<size_t>(d)] +=
+                weight * attention.v[static_cast<size_t>(key * Attention::kValueStride + d)];
+        }
         for (int64_t d = 0; d < Attention::kValueDim; ++d)
-          result[static_cast<size_t>(d)] +=
-              weight * attention.v[static_cast<size_t>(key * Attention::kValueStride + d)];
+          EXPECT_NEAR(found[static_cast<size_t>(i * Attention::kValueDim + d)],
+                      result[static_cast<size_t>(d)] / sum, 2e-6);
       }
-      for (int64_t d = 0; d < Attention::kValueDim; ++d)
-        EXPECT_NEAR(found[static_cast<size_t>(i * Attention::kValueDim + d)],
-                    result[static_cast<size_t>(d)] / sum, 2e-6);
     }
   });
 }
@@ -271,6 +275,10 @@ TEST(CpuVector, AttendIsAccurate) {
 TEST(CpuVector, AttendDependsOnNeitherRunsNorNeighbours) {
   const Attention attention;
   on_every_table([&](const VectorKernels& kernels) {
+    const auto capped = [&](int64_t each, KvLayout layout) {
+      return attention.run(kernels, 0, Attention::kQueries, each, layout, 0.7f);
+    };
+    EXPECT_EQ(capped(32, KvLayout::PageF16), capped(Attention::kKeys, KvLayout::Rows));
     const auto expected =
         attention.run(kernels, 0, Attention::kQueries, Attention::kKeys, KvLayout::Rows);
     for (const KvLayout layout : {KvLayout::Rows, KvLayout::PageF32, KvLayout::PageF16})

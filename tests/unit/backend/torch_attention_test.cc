@@ -59,7 +59,9 @@ std::vector<float> plain_attention(const AttentionSpec& s, const Qkv& x, const L
                 double{
                     x.q[static_cast<size_t>(((own.first_row + r) * s.heads + h) * s.k_dim + c)]} *
                 x.k[static_cast<size_t>((j * s.kv_heads + kv_head) * s.k_dim + c)];
-          scores.push_back(std::exp(dot * s.scale));
+          double score = dot * s.scale;
+          if (s.softcap > 0) score = s.softcap * std::tanh(score / s.softcap);
+          scores.push_back(std::exp(score));
         }
         const double total = std::accumulate(scores.begin(), scores.end(), 0.0);
         for (int c = 0; c < s.v_dim; ++c) {
@@ -126,7 +128,9 @@ std::vector<AttentionSpec> specs() {
           {4, 2, 6, 10, 0.3f, 0},
           {3, 1, 12, 5, 0.3f, 0},
           {2, 2, 8, 8, 0.4f, 3},
-          {2, 1, 8, 8, 0.4f, 12}};
+          {2, 1, 8, 8, 0.4f, 12},
+          {4, 2, 6, 10, 0.3f, 5, 0.8f},
+          {3, 1, 8, 8, 0.3f, 0, 0.8f}};
 }
 
 Tensor attend(Backend& be, const AttentionSpec& s, const Qkv& x, const Layout& layout) {
@@ -140,7 +144,7 @@ TEST(TorchAttention, FunctionalEqualsPlainFormula) {
   Inputs in(3);
   for (const auto& [name, layout] : layouts())
     for (const AttentionSpec& spec : specs()) {
-      SCOPED_TRACE(name + ", window " + std::to_string(spec.window));
+      SCOPED_TRACE(fmt::format("{}, window {}, cap {}", name, spec.window, spec.softcap));
       const Qkv x = random_qkv(in, spec, layout.rows);
       expect_near(plain_attention(spec, x, layout), be->to_host(attend(*be, spec, x, layout)),
                   1e-5);
@@ -156,8 +160,9 @@ TEST(TorchAttention, FunctionalGradients) {
   small.emplace_back("irregular", irregular());
   for (const auto& [name, layout] : small)
     for (const AttentionSpec& s :
-         {AttentionSpec{2, 1, 3, 4, 0.5f, 0}, AttentionSpec{2, 2, 4, 2, 0.5f, 2}}) {
-      SCOPED_TRACE(name + ", window " + std::to_string(s.window));
+         {AttentionSpec{2, 1, 3, 4, 0.5f, 0}, AttentionSpec{2, 2, 4, 2, 0.5f, 2},
+          AttentionSpec{2, 1, 3, 4, 0.5f, 2, 0.9f}, AttentionSpec{2, 1, 4, 4, 0.5f, 0, 0.9f}}) {
+      SCOPED_TRACE(fmt::format("{}, window {}, cap {}", name, s.window, s.softcap));
       const Tensor weights[] = {trainable(*be, in, {layout.rows, s.heads, s.k_dim}),
                                 trainable(*be, in, {layout.rows, s.kv_heads, s.k_dim}),
                                 trainable(*be, in, {layout.rows, s.kv_heads, s.v_dim})};

@@ -14,6 +14,7 @@
 #include "formats/safetensors.h"
 #include "support/golden.h"
 #include "support/paths.h"
+#include "support/tiny_models.h"
 #include "text/tokenizer/tokenizer_files.h"
 #include "unit/formats/test_files.h"
 
@@ -278,6 +279,38 @@ TEST_F(WeightedStart, OfFullRankIsTheDenseModel) {
                                                .refit_tokens = refit});
     EXPECT_EQ(result.refit_tokens, refit);
     EXPECT_LT(distance_of_states(name), 1e-8);
+  }
+}
+
+// Norms behind attention and MLP have to be shared; here they are alike.
+TEST_F(WeightedStart, OfFullRankWithNormsBehind) {
+  const std::unique_ptr<Backend> backend = make_backend("cpu", {.threads = 1});
+  for (const char* architecture : {"Olmo2ForCausalLM", "Gemma2ForCausalLM"}) {
+    SCOPED_TRACE(architecture);
+    Json config = tiny_text_config(architecture, {.vocab = 320, .layers = 4});
+    const auto model =
+        Model::create(config_from_json(config, "config"), *backend, [](const TensorSlot& slot) {
+          TensorSlot alike = slot;
+          if (const size_t at = slot.name.find("layers."); at != std::string::npos)
+            if (slot.use == WeightUse::Vector) alike.name[at + 7] = '0';
+          return tiny_values(alike);
+        });
+    std::vector<TensorView> tensors;
+    model->read_tensors([&](const TensorSlot& slot, const Tensor& tensor) {
+      tensors.push_back(make_view(slot.name, slot.shape, backend->to_host(tensor)));
+    });
+    for (const char* file : {"model.safetensors", "config.json"})
+      std::filesystem::remove(dense() / file);
+    write_safetensors(dense() / "model.safetensors", tensors);
+    write_file_atomically(dense() / "config.json", config.dump());
+    for (const int64_t refit : {0, 512}) {
+      const std::string name = fmt::format("{}-{}", architecture, refit);
+      convert(name, {.start = LoopStart::Fitted,
+                     .rank = 1000,
+                     .calibrate = calibration(),
+                     .refit_tokens = refit});
+      EXPECT_LT(distance_of_states(name), 1e-8) << refit;
+    }
   }
 }
 

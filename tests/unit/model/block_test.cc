@@ -60,14 +60,16 @@ class BlockParts : public testing::Test {
     const Tensor h = be_->from_host(random_values(kRows * config.d, 99), {kRows, config.d});
     return project_qkv(*be_, config, 0, block.attn, rows, h);
   }
-  // values [..., 6] normed over the last dimension and weighted.
+  // values [..., size of weight] normed over the last dimension and weighted.
   static std::vector<float> normed(std::vector<float> values, const std::vector<float>& weight,
                                    float eps) {
-    for (size_t begin = 0; begin < values.size(); begin += 6) {
+    const size_t width = weight.size();
+    for (size_t begin = 0; begin < values.size(); begin += width) {
       double squares = 0;
-      for (size_t i = 0; i < 6; ++i) squares += double{values[begin + i]} * values[begin + i];
-      for (size_t i = 0; i < 6; ++i)
-        values[begin + i] *= weight[i] / static_cast<float>(std::sqrt(squares / 6 + eps));
+      for (size_t i = 0; i < width; ++i) squares += double{values[begin + i]} * values[begin + i];
+      const double mean = squares / static_cast<double>(width);
+      for (size_t i = 0; i < width; ++i)
+        values[begin + i] *= weight[i] / static_cast<float>(std::sqrt(mean + eps));
     }
     return values;
   }
@@ -84,12 +86,12 @@ class BlockParts : public testing::Test {
 
 TEST_F(BlockParts, NormsOfEachHeadsQueriesAndKeys) {
   TextConfig config = small_config();
-  config.blocks[0].qk_norm = true;
+  config.blocks[0].qk_norm = QkNorm::Head;
   Block block = make_block(config);
   EXPECT_EQ(std::ranges::count(names_, "model.layers.0.self_attn.q_norm.weight"), 1);
   EXPECT_EQ(std::ranges::count(names_, "model.layers.0.self_attn.k_norm.weight"), 1);
   const Qkv with = project(config, block);
-  config.blocks[0].qk_norm = false;
+  config.blocks[0].qk_norm = QkNorm::None;
   const Qkv without = project(config, block);
   expect_near(be_->to_host(with.q),
               normed(be_->to_host(without.q), be_->to_host(block.attn.q_norm.weight), 1e-5f));
@@ -98,15 +100,39 @@ TEST_F(BlockParts, NormsOfEachHeadsQueriesAndKeys) {
   EXPECT_EQ(be_->to_host(with.v), be_->to_host(without.v));
 }
 
+TEST_F(BlockParts, NormsOfAllQueriesAndKeysAtOnce) {
+  TextConfig config = small_config();
+  config.blocks[0].qk_norm = QkNorm::All;
+  Block block = make_block(config);
+  EXPECT_EQ(block.attn.q_norm.weight.shape(), Shape({24}));
+  EXPECT_EQ(block.attn.k_norm.weight.shape(), Shape({12}));
+  const Qkv with = project(config, block);
+  config.blocks[0].qk_norm = QkNorm::None;
+  const Qkv without = project(config, block);
+  expect_near(be_->to_host(with.q),
+              normed(be_->to_host(without.q), be_->to_host(block.attn.q_norm.weight), 1e-5f));
+  expect_near(be_->to_host(with.k),
+              normed(be_->to_host(without.k), be_->to_host(block.attn.k_norm.weight), 1e-5f));
+  EXPECT_EQ(with.q.shape(), without.q.shape());
+}
+
+TEST_F(BlockParts, NoNormsBeforeAttentionAndMlp) {
+  TextConfig config = small_config();
+  config.blocks[0].pre_norm = false;
+  make_block(config);
+  EXPECT_EQ(std::ranges::count(names_, "model.layers.0.input_layernorm.weight"), 0);
+  EXPECT_EQ(std::ranges::count(names_, "model.layers.0.post_attention_layernorm.weight"), 0);
+}
+
 TEST_F(BlockParts, NormsOfOnePlusTheWeight) {
   TextConfig config = small_config();
-  config.blocks[0].qk_norm = true;
+  config.blocks[0].qk_norm = QkNorm::Head;
   config.blocks[0].norm.offset = 1;
   const Block block = make_block(config);
   std::vector<float> weight = be_->to_host(block.attn.q_norm.weight);
   for (float& value : weight) value += 1;
   const Qkv with = project(config, block);
-  config.blocks[0].qk_norm = false;
+  config.blocks[0].qk_norm = QkNorm::None;
   expect_near(be_->to_host(with.q), normed(be_->to_host(project(config, block).q), weight, 1e-5f));
   EXPECT_EQ(block.attn_norm.offset, 1);
   EXPECT_EQ(block.mlp_norm.offset, 1);
@@ -134,6 +160,30 @@ TEST_F(BlockParts, ScaledEmbeddings) {
   const Tensor state = be_->from_host(random_values(16, 2), {1, 16});
   EXPECT_EQ(be_->to_host(scaled->logits(state)), be_->to_host(plain->logits(state)))
       << "the tied head is not scaled";
+}
+
+TEST_F(BlockParts, CappedLogits) {
+  Json json = {{"architectures", {"Gemma2ForCausalLM"}},
+               {"hidden_size", 16},
+               {"vocab_size", 12},
+               {"num_attention_heads", 2},
+               {"num_key_value_heads", 2},
+               {"intermediate_size", 8},
+               {"num_hidden_layers", 1},
+               {"final_logit_softcapping", nullptr}};
+  ModelConfig config = config_from_json(json, "config");
+  const auto initial = [](const TensorSlot& slot) {
+    return random_values(num_elements(slot.shape), 1);
+  };
+  const auto plain = Model::create(config, *be_, initial);
+  config.text.logit_softcap = 1.5;
+  const auto capped = Model::create(config, *be_, initial);
+  const Tensor state = be_->from_host(random_values(16, 2), {1, 16});
+  std::vector<float> expected = be_->to_host(plain->logits(state));
+  for (float& value : expected) value = 1.5f * std::tanh(value / 1.5f);
+  expect_near(be_->to_host(capped->logits(state)), expected);
+  EXPECT_TRUE(plain->head_gives_logits());
+  EXPECT_FALSE(capped->head_gives_logits());
 }
 
 TEST_F(BlockParts, QkvInOneMatrixOrThree) {

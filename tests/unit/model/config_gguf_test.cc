@@ -11,6 +11,7 @@
 namespace reprise {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 // A file of two layers, 4 heads of 8, that has the required keys and the embedding only.
@@ -94,6 +95,50 @@ TEST(GgufConfig, GptNeox) {
   GgufFile other = file_of("llama");
   other.metadata.set("llama.use_parallel_residual", true);
   EXPECT_THAT(error_of(other), HasSubstr("llama.use_parallel_residual"));
+}
+
+// Windows, scale and caps, as llama.cpp derives them.
+TEST(GgufConfig, Gemma) {
+  GgufFile file = file_of("gemma2");
+  const auto text = [&] { return config_from_gguf(file).text; };
+  const auto windows = [&] {
+    std::vector<int64_t> list;
+    for (const BlockConfig& block : text().blocks) list.push_back(block.window);
+    return list;
+  };
+  EXPECT_THAT(windows(), ElementsAre(4096, 0));
+  EXPECT_EQ(text().score_softcap, 50);
+  EXPECT_EQ(text().logit_softcap, 30);
+  EXPECT_FLOAT_EQ(text().blocks[0].scale, 1 / std::sqrt(8.0f));
+  file.metadata.set("gemma2.attention.sliding_window", uint32_t{7});
+  file.metadata.set("gemma2.attn_logit_softcapping", 20.0f);
+  file.metadata.set("gemma2.final_logit_softcapping", 0.0f);
+  file.metadata.set("gemma2.attention.key_length", uint32_t{12});
+  EXPECT_THAT(windows(), ElementsAre(7, 0));
+  EXPECT_EQ(text().score_softcap, 20);
+  EXPECT_EQ(text().logit_softcap, 0);
+  EXPECT_FLOAT_EQ(text().blocks[0].scale, 1 / std::sqrt(12.0f));
+  file.metadata.set("gemma2.block_count", uint32_t{46});
+  EXPECT_FLOAT_EQ(text().blocks[0].scale, 1 / std::sqrt(8.0f)) << "the largest: d / heads";
+  file = file_of("gemma3");
+  EXPECT_THAT(windows(), ElementsAre(0, 0)) << "absent: none";
+  file.metadata.set("gemma3.final_logit_softcapping", 25.0f);
+  EXPECT_EQ(text().logit_softcap, 25);
+  file.metadata.set("gemma3.attn_logit_softcapping", 25.0f);
+  EXPECT_THAT(error_of(file), HasSubstr("gemma3.attn_logit_softcapping"));
+}
+
+// Which layers are of which kind, where ours is a file of fewer layers made of llama.cpp's.
+TEST(GgufConfig, KindsOfLayersOfOurOwn) {
+  GgufFile file = file_of("gemma2");
+  file.metadata.set("reprise.keys", std::string(R"({"layer_types":
+      ["full_attention", "sliding_attention"]})"));
+  EXPECT_EQ(config_from_gguf(file).text.blocks[0].window, 0);
+  EXPECT_EQ(config_from_gguf(file).text.blocks[1].window, 4096);
+  file = file_of("smollm3");
+  EXPECT_EQ(config_from_gguf(file).text.blocks[1].rope, 0);
+  file.metadata.set("reprise.keys", std::string(R"({"no_rope_layers": [1, 0]})"));
+  EXPECT_EQ(config_from_gguf(file).text.blocks[1].rope, kNoRope);
 }
 
 TEST(GgufConfig, AWindowOfWIsWKeys) {

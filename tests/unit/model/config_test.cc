@@ -189,17 +189,19 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
     bool tied;
     int heads = 32;
     int rotated = 0;     // 0: whole heads
-    int64_t window = 0;  // of all three layers
+    int64_t window = 0;  // of all three layers; negative: of all but the second
     double theta = 10000;
   };
   const Expected all[] = {
       {"LlamaForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
       {"MistralForCausalLM", 8, 2, 1e-6f, Unary::Silu, 131072, false, 32, 0, 4096},
       {"SmolLM3ForCausalLM", 4, 2, 1e-6f, Unary::Silu, 32768, true, 32, 0, 0, 2e6},
+      {"Olmo2ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 2048, false},
       {"Qwen2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 32768, false},
       {"Qwen3ForCausalLM", 32, 128, 1e-6f, Unary::Silu, 32768, false},
       {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
       {"GemmaForCausalLM", 16, 256, 1e-6f, Unary::GeluTanh, 8192, true},
+      {"Gemma2ForCausalLM", 4, 256, 1e-6f, Unary::GeluTanh, 8192, true, 32, 0, -4096},
       {"Gemma3ForCausalLM", 4, 256, 1e-6f, Unary::GeluTanh, 131072, true, 32, 0, 4096, 1e6},
       {"InternLM2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
       {"GPTNeoXForCausalLM", 2, 32, 1e-5f, Unary::Gelu, 2048, false, 2, 8},
@@ -219,7 +221,9 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
     EXPECT_EQ(text.ropes.at(0).kind, RopeConfig::Kind::Plain) << expected.name;
     EXPECT_EQ(text.ropes.at(0).dim, expected.rotated ? expected.rotated : expected.head_dim)
         << expected.name;
-    EXPECT_EQ(windows(config), Windows(3, expected.window)) << expected.name;
+    Windows expected_windows(3, std::abs(expected.window));
+    if (expected.window < 0) expected_windows[1] = 0;
+    EXPECT_EQ(windows(config), expected_windows) << expected.name;
   }
   Json json = bare("Qwen2ForCausalLM");
   json["num_attention_heads"] = 64;
@@ -274,6 +278,29 @@ TEST(Config, LayersWithoutRope) {
   Json other = bare("LlamaForCausalLM");
   other["no_rope_layers"] = {0, 1, 1};
   EXPECT_THAT(error_of(other), HasSubstr("no_rope_layers")) << "no key of its code";
+}
+
+TEST(Config, CapsOfScoresAndLogits) {
+  Json json = bare("Gemma2ForCausalLM");
+  const auto caps = [&] {
+    const TextConfig text = config_from_json(json, "c").text;
+    return std::pair(text.score_softcap, text.logit_softcap);
+  };
+  EXPECT_EQ(caps(), std::pair(50.0f, 30.0f)) << "absent";
+  json["attn_logit_softcapping"] = nullptr;
+  json["final_logit_softcapping"] = 2.5;
+  EXPECT_EQ(caps(), std::pair(0.0f, 2.5f));
+  for (const Json& wrong : {Json(0), Json(-1), Json("30")}) {
+    json["final_logit_softcapping"] = wrong;
+    EXPECT_THAT(error_of(json), HasSubstr("final_logit_softcapping"));
+  }
+  json = bare("Gemma3ForCausalLM");
+  EXPECT_EQ(caps(), std::pair(0.0f, 0.0f));
+  json["attn_logit_softcapping"] = 50;
+  EXPECT_THAT(error_of(json), HasSubstr("attn_logit_softcapping"));
+  json.erase("attn_logit_softcapping");
+  json["sliding_window"] = nullptr;
+  EXPECT_THAT(error_of(json), HasSubstr("'sliding_window': is null"));
 }
 
 TEST(Config, KeysOfGptNeox) {

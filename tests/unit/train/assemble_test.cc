@@ -36,10 +36,10 @@ class Assemble : public ::testing::Test {
     recipe_.assembly.vision_from = test::source_dir() / "models/tiny-trol.gguf";
   }
 
-  // The same model as llama.cpp would hold it: its names, its keys, Llama's rows of q and k
-  // interleaved, Gemma's norms with 1 added.
+  // The same model as llama.cpp would hold it: its names, its keys, rows of q and k
+  // interleaved (Llama, InternLM2) or norms with 1 added (Gemma).
   std::filesystem::path gguf(const std::string& architecture = "llama") {
-    const bool llama = architecture == "llama";
+    const bool interleaved = architecture != "gemma";
     const WeightFile weights = open_safetensors(folder_ / "lm/model.safetensors").weights;
     const ModelConfig config = config_from_json(load_json(folder_ / "lm/config.json"), "config");
     const TextConfig& text = config.text;
@@ -68,9 +68,9 @@ class Assemble : public ::testing::Test {
     const auto add = [&](const std::string& source, const std::string& name, int heads) {
       const TensorView& view = weights.get(source + ".weight");
       std::vector<float> values = to_floats(view);
-      if (!llama && source.ends_with("norm"))
+      if (!interleaved && source.ends_with("norm"))
         for (float& value : values) value += 1;
-      if (heads > 0 && llama) {  // row 2 i + j of a head is the original's j hd/2 + i
+      if (heads > 0 && interleaved) {  // row 2 i + j of a head is the original's j hd/2 + i
         const std::vector<float> original = values;
         const int64_t in = view.shape[1], hd = text.head_dim;
         for (int64_t h = 0; h < heads; ++h)
@@ -140,6 +140,22 @@ TEST_F(Assemble, TheBackboneKeepsItsValuesWhateverItsFile) {
   EXPECT_EQ(from_gguf.config.image_token, 320);
   EXPECT_FALSE(from_gguf.config.text.ropes[0].interleaved);
   EXPECT_EQ(values_of(from_gguf), values);
+}
+
+// Of which llama.cpp has the three matrices apart.
+TEST_F(Assemble, InternLm2FromGguf) {
+  recipe_.assembly.backbone = gguf("internlm2");
+  const Assembled parts = assemble(recipe_);
+  EXPECT_FALSE(parts.config.text.fused_qkv);
+  EXPECT_FALSE(parts.config.text.qkv_bias);
+  EXPECT_FALSE(parts.config.text.ropes[0].interleaved);
+  const auto values = values_of(parts);
+  const WeightFile own = open_safetensors(folder_ / "lm/model.safetensors").weights;
+  const TensorNames names = tensor_names(parts.config, /*gguf_style=*/false);
+  for (const char* key : {"q", "k", "v", "o", "gate"})
+    EXPECT_EQ(values.at(names.of(key, 1) + names.matrix_suffix + ".weight"),
+              to_floats(own.get(TensorNames().of(key, 1) + ".weight")))
+        << key;
 }
 
 TEST_F(Assemble, NormsOfOnePlusTheWeightAreTheSameFromEveryFile) {

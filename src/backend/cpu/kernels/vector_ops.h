@@ -64,11 +64,12 @@ struct VectorKernels {
   // One head, not in place: rotates the first 2m of dim components by m angles, copies the rest.
   void (*rope)(const float* x, const float* cos, const float* sin, int64_t m, int64_t dim,
                bool interleaved, float* out);
-  // softmax(scale * q.k) v for each query over the keys it sees. A query's result depends only on
+  // softmax(scale * q.k) v for each query over the keys it sees, scores capped first as in
+  // AttentionSpec::softcap. A query's result depends only on
   // its own keys and values in order: not on the other queries of the call, nor on where runs begin
   // and end. A dot product is one sum along k_dim.
   void (*attend)(const AttendQuery* queries, int64_t n, const KvRun* runs, int64_t n_runs,
-                 int64_t k_dim, int64_t v_dim, float scale, float* scratch);
+                 int64_t k_dim, int64_t v_dim, float scale, float softcap, float* scratch);
 };
 
 }  // namespace reprise::cpu

@@ -121,14 +121,16 @@ void for_keys(const KvRun* runs, int64_t n_runs, int64_t begin, int64_t end, con
 }
 
 void attend(const AttendQuery* queries, int64_t n, const KvRun* runs, int64_t n_runs, int64_t k_dim,
-            int64_t v_dim, float scale, float* scores) {
+            int64_t v_dim, float scale, float softcap, float* scores) {
   for (const AttendQuery* query = queries; query < queries + n; ++query) {
     float largest = -INFINITY;
     for_keys(runs, n_runs, query->begin, query->end, [&](int64_t key, const KvRun& run, int64_t i) {
       double dot = 0;
       for (int64_t d = 0; d < k_dim; ++d) dot += double{query->q[d]} * key_element(run, i, d);
-      scores[key - query->begin] = static_cast<float>(dot) * scale;
-      largest = std::max(largest, scores[key - query->begin]);
+      float score = static_cast<float>(dot) * scale;
+      if (softcap > 0) score = softcap * std::tanh(score / softcap);
+      scores[key - query->begin] = score;
+      largest = std::max(largest, score);
     });
     double sum = 0;
     for (int64_t i = 0; i < query->end - query->begin; ++i) {

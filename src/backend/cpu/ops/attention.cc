@@ -230,7 +230,7 @@ Tensor CpuBackend::attention(const AttentionSpec& spec, const Tensor& q, const T
       }
     const auto n = static_cast<int64_t>(calls.size());
     kernels_.vector.attend(calls.data(), n, runs.data(), static_cast<int64_t>(runs.size()), k_dim,
-                           v_dim, spec.scale,
+                           v_dim, spec.scale, spec.softcap,
                            scratch(scratch_floats(n, end - begin, k_dim, v_dim)));
   });
   append.commit();
@@ -269,7 +269,7 @@ Tensor CpuBackend::full_attention(const Tensor& q, const Tensor& k, const Tensor
       calls.push_back({.q = queries + at * dim, .out = results + at * v_dim, .begin = 0, .end = n});
     }
     const auto count = static_cast<int64_t>(calls.size());
-    kernels_.vector.attend(calls.data(), count, &run, 1, dim, v_dim, scale,
+    kernels_.vector.attend(calls.data(), count, &run, 1, dim, v_dim, scale, /*softcap=*/0,
                            scratch(scratch_floats(count, n, dim, v_dim)));
   });
   return out;

@@ -93,7 +93,8 @@ std::vector<Tensor> CpuBackend::fused_cross_heads(std::span<const HeadCross> par
                          .count = n,
                          .k_stride = dim,
                          .v_stride = dim};
-      kernels_.vector.attend(calls, of_source, &run, 1, dim, dim, scale, attend_scratch);
+      kernels_.vector.attend(calls, of_source, &run, 1, dim, dim, scale, /*softcap=*/0,
+                             attend_scratch);
     }
     float* const y = queries;
     multiply_here(mixed, count, *part.o, y);
