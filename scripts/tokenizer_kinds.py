@@ -108,8 +108,12 @@ class SentencePiece:
         config = dict(tokenizer_class=self.cls, bos_token=self.bos, eos_token=self.eos, unk_token="<unk>", pad_token=None,
                       add_bos_token=self.add_bos, add_eos_token=False, clean_up_tokenization_spaces=False, model_max_length=64)
         if not self.json:
-            write_config(folder, config)
-            return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue()).vocab_size()
+            sp = sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+            added = {str(i): dict(content=sp.id_to_piece(i), lstrip=False, rstrip=False, normalized=False, single_word=False,
+                                  special=True)
+                     for i in range(sp.vocab_size()) if sp.is_control(i) or sp.is_unknown(i)}
+            write_config(folder, config | dict(added_tokens_decoder=added))
+            return sp.vocab_size()
         tok = self.tokenizer_json(out.getvalue())
         tok.save(str(folder / "tokenizer.json"))
         write_config(folder, config | dict(added_tokens_decoder=added_decoder(tok)))
