@@ -8,7 +8,8 @@ For each of the tiny models of route_models.py, one or more an architecture:
                        `reprise` does; config, generation config, chat template and special tokens are those of the first folder
   own, own > folder    `reprise convert` of the folder, and back: byte for byte
   q8_0 > folder        the same of a file of quantized weights: transformers computes with what `reprise` computes with
-What a route loses is said in the model's `loses`, and then has to be lost.
+What llama.cpp's file loses is said in the model's `loses` and `loses_ids`, and then has to be lost; the routes from there are judged
+by that file.
 
     scripts/check_routes.py --llama-cpp llama_cpp_python-0.3.36/vendor/llama.cpp      # of PyPI's source package
     scripts/check_routes.py --models phi3 gemma3
@@ -110,14 +111,14 @@ def check_model(judge, name, model, folder, temp, llama_cpp, data):
     folder5, folder4, gguf = folder / "folder5", folder / "folder4", folder / "m.gguf"
     own = model.build(folder5, 5)
     model.build(folder4, 4)
-    if model.internlm2:  # whose judge is the Llama it was made of
+    if model.internlm2 or model.other_code:  # no class of transformers': InternLM2's judge is the Llama it was made of
         tokenizer = None
     else:
         own, tokenizer = load(folder5)
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(4, own.config.vocab_size - 20, (TOKENS,), generator=generator)
     save_file({"input_ids": ids}, temp / "inputs.safetensors")
-    want = logits_of(own, ids)
+    want = judge.logits(folder5, temp) if model.other_code else logits_of(own, ids)
     added = json.loads((folder5 / "tokenizer_config.json").read_text()).get("added_tokens_decoder", {})
     texts = strings(400, [t["content"] for t in added.values()])
     (temp / "texts.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
@@ -134,12 +135,14 @@ def check_model(judge, name, model, folder, temp, llama_cpp, data):
     def load_folder(route, path, logits=want):
         """By transformers."""
         nonlocal largest
+        if model.other_code:
+            return read(route, path, logits)
         made, made_tokenizer = load(path)
         largest = max(largest, judge.close(logits_of(made, ids), logits, f"{name}: {route}, transformers"))
         found = tokens(made_tokenizer, texts, False)
         wrong = [t for t, a, b in zip(texts, want_ids, found, strict=True) if a != b]
         judge.expect(not wrong, f"{name}: {route}, transformers: {len(wrong)} texts have other ids: {wrong[:2]!r}")
-        if tokenizer:
+        if tokenizer and not model.loses_ids:
             judge.expect(tokens(tokenizer, texts[:50], True) == tokens(made_tokenizer, texts[:50], True),
                          f"{name}: {route}, transformers: other ids with special tokens")
         return made, made_tokenizer
@@ -166,6 +169,12 @@ def check_model(judge, name, model, folder, temp, llama_cpp, data):
         lost = (judge.logits(gguf, temp).reshape(-1) - want.reshape(-1)).abs().max().item()
         judge.expect(lost > TOLERANCE, f"{name}: gguf: {model.loses} isn't lost, though it is said to be")
         want = judge.logits(gguf, temp)
+    if model.loses_ids:
+        found = judge.ids(gguf, temp)
+        other = [t for t, a, b in zip(texts, want_ids, found, strict=True) if a != b]
+        judge.expect(0 < len(other) < len(texts) / 3, f"{name}: gguf: {len(other)} texts have other ids, said to be those where: "
+                                                      f"{model.loses_ids}")
+        want_ids = found
     read("gguf", gguf, want)
     judge.run("convert", gguf, temp / "from-gguf")
     read("gguf > folder", temp / "from-gguf", want)
@@ -182,6 +191,8 @@ def check_model(judge, name, model, folder, temp, llama_cpp, data):
     judge.run("convert", temp / "q8.gguf", temp / "from-q8-bf16", "--type", "bf16")
     config = json.loads((temp / "from-q8-bf16/config.json").read_text())
     judge.expect(config["torch_dtype"] == "bfloat16", f"{name}: --type bf16 says {config['torch_dtype']}")
+    if model.other_code:
+        return largest
     loaded = transformers.AutoModelForCausalLM.from_pretrained(temp / "from-q8-bf16")
     judge.expect(loaded.dtype == torch.bfloat16, f"{name}: --type bf16 is loaded as {loaded.dtype}")
     return largest

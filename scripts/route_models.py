@@ -25,6 +25,9 @@ LONG = dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3, 1.6], long_factor
 CHATML = ("{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
+FIRST = "a space is put in front of a whole text only, and only where there is none"
+META = "U+2581 written out in a text is a space to its added tokens"
+
 
 @dataclasses.dataclass
 class Model:
@@ -36,9 +39,11 @@ class Model:
     generation: dict = dataclasses.field(default_factory=dict)
     ends: tuple = ()              # further texts that end an answer
     internlm2: bool = False       # a Llama under InternLM2's names, for which transformers has no class
+    other_code: dict = None       # keys of a model whose weights are this one's and whose code transformers doesn't have
     loses: str = ""               # what llama.cpp's converter leaves out, so that its file is another model
+    loses_ids: str = ""           # and what it can't say of the tokenizer, so that some texts have other ids
 
-    def model(self, vocab, folder):
+    def model(self, vocab, folder, dtype=torch.float32, small=False):
         import transformers
 
         tok = json.loads((folder / "tokenizer_config.json").read_text())
@@ -48,6 +53,8 @@ class Model:
             ids["eos_token_id"] = [ids["eos_token_id"], *(added[t] for t in self.ends)]
         cls = getattr(transformers, self.cls)
         keys = SIZES | ids | self.config
+        if small and "head_dim" in getattr(cls.config_class, "__annotations__", {}) and not self.internlm2:
+            keys = dict(head_dim=8) | keys | dict(hidden_size=16, intermediate_size=24)
         if self.cls == "GPTNeoXForCausalLM":  # none of its keys
             keys.pop("num_key_value_heads")
         config = cls.config_class(vocab_size=vocab, **keys)
@@ -63,25 +70,30 @@ class Model:
                     p.copy_(torch.randn_like(p) * 1.7 / p.shape[1] ** 0.5)
                 else:
                     p.copy_(torch.randn_like(p))
+                p.copy_(p.to(dtype).float())
         model.tie_weights()
         model.generation_config = transformers.GenerationConfig(**(ids | self.generation))
         return model
 
-    def build(self, folder, form=5, size=700, padding=16):
-        """Returns transformers' own model of it."""
+    def build(self, folder, form=5, size=700, padding=16, dtype=torch.float32, small=False):
+        """Returns transformers' own model of it, in F32; stored as dtype, which loses nothing."""
         folder.mkdir(parents=True, exist_ok=True)
         vocab = KINDS[self.tokenizer].build(folder, size)
         changes = {k: v for k, v in (("chat_template", self.chat), ("tokenizer_class", self.tokenizer_class)) if v}
         config = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps(config | changes, indent=2) + "\n")
         padding = 1 if self.internlm2 else padding  # whose converter knows no rows without a token
-        model = self.model((vocab + padding - 1) // padding * padding, folder)
-        model.save_pretrained(folder)
+        model = self.model((vocab + padding - 1) // padding * padding, folder, dtype, small)
+        model.to(dtype).save_pretrained(folder)
+        model.to(torch.float32)
         if form == 4:
             config = to_form_4(json.loads((folder / "config.json").read_text()))
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         if self.internlm2:
             rename_to_internlm2(folder, model)
+        if self.other_code:
+            config = json.loads((folder / "config.json").read_text()) | self.other_code
+            (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         return model
 
     def to_gguf(self, folder, path, llama_cpp, outtype="f32"):
@@ -152,8 +164,9 @@ MODELS = {
                     ends=("<|end_of_text|>",), generation=dict(do_sample=True, temperature=0.6, top_p=0.9)),
     "smollm2": Model("LlamaForCausalLM", "smollm2", rope(100000.0) | dict(tie_word_embeddings=True, rms_norm_eps=1e-5), chat=CHATML),
     "llama-yarn": Model("LlamaForCausalLM", "llama2", rope(500.0, **YARN) | dict(attention_bias=True, mlp_bias=True)),
-    "mistral": Model("MistralForCausalLM", "mistral", rope(1e6) | dict(sliding_window=None)),
-    "mistral-window": Model("MistralForCausalLM", "mistral", rope(1e6) | dict(sliding_window=8), loses="attention.sliding_window"),
+    "mistral": Model("MistralForCausalLM", "mistral", rope(1e6) | dict(sliding_window=None), loses_ids=FIRST),
+    "mistral-window": Model("MistralForCausalLM", "mistral", rope(1e6) | dict(sliding_window=8), loses="attention.sliding_window",
+                            loses_ids=FIRST),
     "mistral-nemo": Model("MistralForCausalLM", "tekken", rope(1e6) | dict(sliding_window=None, head_dim=6)),
     "qwen2": Model("Qwen2ForCausalLM", "qwen2", rope(1e6) | dict(tie_word_embeddings=True), chat=CHATML, ends=("<|endoftext|>",),
                    generation=dict(do_sample=True, temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)),
@@ -163,13 +176,15 @@ MODELS = {
     "phi4-mini": Model("Phi3ForCausalLM", "gpt4o", rope(10000.0, partial_rotary_factor=0.75, **LONG | dict(
         short_factor=[1.0, 1.1, 1.3], long_factor=[2.0, 2.5, 3.0]), original_max_position_embeddings=16)
         | dict(original_max_position_embeddings=16, tie_word_embeddings=True), tokenizer_class="GPT2Tokenizer"),
-    "gemma": Model("GemmaForCausalLM", "gemma", rope(10000.0) | dict(head_dim=12, hidden_act="gelu_pytorch_tanh")),
+    "gemma": Model("GemmaForCausalLM", "gemma", rope(10000.0) | dict(head_dim=12, hidden_act="gelu_pytorch_tanh"), loses_ids=META),
     "gemma3": Model("Gemma3ForCausalLM", "gemma", dict(rope_parameters=dict(
         full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
         sliding_attention=dict(rope_type="default", rope_theta=10000.0)),
-        num_hidden_layers=7, head_dim=12, query_pre_attn_scalar=12, sliding_window=8)),
+        num_hidden_layers=7, head_dim=12, query_pre_attn_scalar=12, sliding_window=8), loses_ids=META),
     "gpt_neox": Model("GPTNeoXForCausalLM", "gpt_neox", rope(10000.0, partial_rotary_factor=0.25) | dict(rotary_pct=0.25)),
     "internlm2": Model("LlamaForCausalLM", "llama2-model", rope(1e6), internlm2=True),
+    "nanbeige": Model("LlamaForCausalLM", "llama2", rope(1e6) | dict(head_dim=12), other_code=dict(
+        architectures=["NanbeigeForCausalLM"], model_type="nanbeige", num_loops=2, skip_loop_final_norm=True)),
 }
 if __name__ == "__main__":
     # llama.cpp's converter, told the name of a pre-tokenizer: it knows the releases' by a hash of ids.

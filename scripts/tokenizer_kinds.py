@@ -77,7 +77,7 @@ class ByteLevel:
 class SentencePiece:
     """tokenizer.model, and beside it tokenizer.json as the release has it."""
     special: list                # control tokens behind the vocabulary
-    flags: dict = dataclasses.field(default_factory=dict)  # of added tokens
+    rstrip: tuple = ()           # control tokens that take the white space on their right
     model: dict = dataclasses.field(default_factory=dict)  # of the trainer
     bos: str = "<s>"
     eos: str = "</s>"
@@ -149,10 +149,7 @@ class SentencePiece:
         if self.split_spaces:
             tok.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
         own = [sp.id_to_piece(i) for i in ids if sp.is_control(i) or sp.is_unknown(i)]
-        tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in own])
-        flags = dict(special=True, normalized=False) | self.flags
-        tok.add_special_tokens([AddedToken(t, **flags) for t in self.special if flags["special"]])
-        tok.add_tokens([AddedToken(t, **flags) for t in self.special if not flags["special"]])
+        tok.add_special_tokens([AddedToken(t, special=True, normalized=False, rstrip=t in self.rstrip) for t in [*own, *self.special]])
         defined = self.model.get("user_defined_symbols", [])
         tok.add_tokens([AddedToken(t, special=False, normalized=False) for t in defined])
         if self.add_bos:
@@ -197,7 +194,8 @@ KINDS = {
     "tekken": ByteLevel([case_pattern("", r"\p{N}")], "tekken", ["</s>", "<s>", "[INST]", "[/INST]"], bos="<s>", eos="</s>",
                         ignore_merges=True),
     "llama2": SentencePiece([]),
-    "phi3": SentencePiece(["<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>"], flags=dict(rstrip=True)),
+    "phi3": SentencePiece(["<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>"],
+                          rstrip=("</s>", "<|assistant|>", "<|end|>", "<|user|>")),
     "mistral": SentencePiece(["[INST]", "[/INST]", "[TOOL_CALLS]"], prefix="first"),
     "gemma": SentencePiece([], **GEMMA),
     "llama2-model": SentencePiece([], cls="InternLM2Tokenizer", json=False),
