@@ -6,6 +6,7 @@ wrote it, and a GGUF file by llama.cpp's own converter. Needs torch and transfor
     model.build(folder, form=5)              # config.json, weights, tokenizer, generation_config.json
     model.to_gguf(folder, "m.gguf", llama_cpp="llama_cpp_python-0.3.36/vendor/llama.cpp")   # of form 4: GPT-NeoX's needs it
 """
+import copy
 import dataclasses
 import json
 import pathlib
@@ -84,8 +85,7 @@ class Model:
         (folder / "tokenizer_config.json").write_text(json.dumps(config | changes, indent=2) + "\n")
         padding = 1 if self.internlm2 else padding  # whose converter knows no rows without a token
         model = self.model((vocab + padding - 1) // padding * padding, folder, dtype, small)
-        model.to(dtype).save_pretrained(folder)
-        model.to(torch.float32)
+        copy.deepcopy(model).to(dtype).save_pretrained(folder)  # rope's frequencies would not come back from F16
         if form == 4:
             config = to_form_4(json.loads((folder / "config.json").read_text()))
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -4,9 +4,9 @@
     python make.py --llama-cpp llama_cpp_python-0.3.36/vendor/llama.cpp [NAME...]      # of PyPI's source package
 
 Needs torch, transformers, tokenizers, sentencepiece, protobuf. Each NAME is a folder of its own:
-  folder/             as transformers 5 writes it, weights in F16 (exactly)
+  folder/             as transformers 5 writes it, weights in F16 or BF16 (exactly)
   config4.json        its config.json as transformers 4 wrote it
-  model.gguf          by llama.cpp's converter, F16
+  model.gguf          by llama.cpp's converter, in the same type
   want.safetensors    "input_ids" [24], "logits" [4, vocabulary]: of the last 4, F32, by transformers
   want.json           "texts": [text, ids] by transformers; "gguf_texts": the same of the GGUF file by this program, where they are
                       others (a reason in "loses_ids"); "loses": what the GGUF file lacks, so that its logits are others;
@@ -53,9 +53,11 @@ def make(name, llama_cpp):
     out.mkdir()
     with tempfile.TemporaryDirectory() as temp:
         form4 = pathlib.Path(temp) / "4"
-        model.build(form4, 4, dtype=torch.float16, **SMALL)
-        model.to_gguf(form4, out / "model.gguf", llama_cpp, "f16")
-        own = model.build(folder, 5, dtype=torch.float16, **SMALL)
+        # That converter adds 1 to Gemma's norms in the type they have, but for BF16.
+        dtype, outtype = (torch.bfloat16, "bf16") if name.startswith("gemma") else (torch.float16, "f16")
+        model.build(form4, 4, dtype=dtype, **SMALL)
+        model.to_gguf(form4, out / "model.gguf", llama_cpp, outtype)
+        own = model.build(folder, 5, dtype=dtype, **SMALL)
         (out / "config4.json").write_bytes((form4 / "config.json").read_bytes())
     plain = model.internlm2 or model.other_code
     config = json.loads((folder / "config.json").read_text())
