@@ -149,12 +149,15 @@ TEST_P(Routes, QuantizedGgufToAFolder) {
   ConvertOptions options;
   set_type(options.types, "q8_0", "--type");
   convert_to_gguf(open_source(gguf()), temp_ / "q8.gguf", options);
-  EXPECT_FALSE(open_gguf(temp_ / "q8.gguf").metadata.has("reprise.config"));
+  const GgufFile quantized = open_gguf(temp_ / "q8.gguf");
+  EXPECT_FALSE(quantized.metadata.has("reprise.config"));
+  const bool some = std::ranges::any_of(  // rows of 16 can't be
+      quantized.weights.tensors(), [](const TensorView& t) { return t.type == DType::Q8_0; });
   const auto type_of = [&](const char* name) {
     return load_json(temp_ / name / "config.json")["torch_dtype"];
   };
   convert_to_folder(open_source(temp_ / "q8.gguf"), temp_ / "f32", {});
-  EXPECT_EQ(type_of("f32"), "float32");
+  EXPECT_EQ(type_of("f32"), some ? Json("float32") : load_json(folder() / "config.json")["dtype"]);
   EXPECT_LE(distance(logits_of(temp_ / "f32"), logits_of(temp_ / "q8.gguf")), kTolerance);
   for (const auto& [type, name] : {std::pair{"bf16", "bfloat16"}, std::pair{"f16", "float16"}}) {
     ConvertOptions half;
