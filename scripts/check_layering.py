@@ -48,8 +48,9 @@ NAMES_IN_STRINGS = [
 ARCH = "src/model/arch"
 ARCH_REGISTRY = f"{ARCH}/registry.cc"
 NAMES_ARCHITECTURES = ["src/text/", REUSE]
-# A kind of rope, whoever has it; other people's programs.
-OTHER_NAMES = re.compile(r"llama3|llama\.cpp|llama-export-lora|convert_(llama|mistral)_\w+", re.I)
+ROPE_SCALING = re.compile(r"llama3", re.I)  # a kind of rope, whoever has it
+# Programs that are called after one, as messages name them.
+PROGRAM = re.compile(r"llama\.cpp|llama-export-lora|convert_(?:llama|mistral)_\w+|ExLlamaV2")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.M)
 
@@ -102,7 +103,7 @@ def named_architectures(root: pathlib.Path):
                 any(relative.startswith(start) for start in NAMES_ARCHITECTURES):
             continue
         for number, line in enumerate(without_comments(path.read_text()).split("\n"), 1):
-            if found := name.search(OTHER_NAMES.sub("", line)):
+            if found := name.search(PROGRAM.sub("", ROPE_SCALING.sub("", line))):
                 yield (f"{relative}:{number}: names the architecture '{found[0]}': ask "
                        f"model/arch/architecture.h, or move it to {ARCH}")
 

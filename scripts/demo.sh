@@ -18,3 +18,12 @@ done
 echo
 echo "Your own picture: $reprise run $model --image PICTURE.png --prompt \"what shape is shown?\""
 echo "(the model knows circles, rectangles and triangles in eight colours, nothing else)"
+echo
+echo "== A model that loops six layers three times: each token leaves when it is sure, after one loop, two or three"
+looped=models/tiny-recursive.gguf
+for text in "The function returns" "The table has a column for"; do
+  echo "> $text"
+  "$reprise" run "$looped" --prompt "$text" --max-tokens 48 --repetition-penalty 1.2 --color-exits
+done
+echo
+echo "Where each token left, as a page: $reprise run $looped --prompt \"$text\" --max-tokens 48 --trace depths.html"

@@ -127,16 +127,26 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
         fail("{} {}: has {} tokens, expected at least one window of {} (--ctx)", option, *path,
              text->size(), ctx);
   }
+  const ExitKv kv = kv_.value_or(ExitKv::Exact);
   Progress progress("exits");
+  const auto show = [&](const char* what) {
+    return [&progress, what](int64_t done, int64_t all) { progress.update(done, all, what); };
+  };
   const auto sample = [&](const std::vector<int32_t>& text, const char* what) {
-    return sample_exits(model, plan, kind_, text, ctx, loaded->added_bos(),
-                        [&](int64_t done, int64_t all) { progress.update(done, all, what); });
+    return sample_exits(model, plan, kind_, text, ctx, loaded->added_bos(), show(what));
   };
   const ExitSamples samples = sample(tokens, "calibration"), held_out = sample(other, "held out");
+  const auto found = choose_threshold_for(model, plan, kv, {tokens, ctx, loaded->added_bos()},
+                                          samples, agreement_, show("calibration by the rule"));
+  ExitFigures held;
+  if (found && kv == ExitKv::Exact)
+    held = judge_threshold(held_out, found->threshold);
+  else if (found)
+    held = decode_by_rule(model, plan, {kind_, found->threshold, kv},
+                          {other, ctx, loaded->added_bos()}, held_out.full,
+                          show("held out by the rule"));
   progress.clear();
-  const auto found = choose_threshold(samples, agreement_);
   const std::vector<TableRow> table = make_table(samples, held_out);
-  const ExitKv kv = kv_.value_or(ExitKv::Exact);
 
   std::string stored;
   if (found && store) {
@@ -155,7 +165,7 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
     if (found) {
       report["exit"] = exit_config_to_json({kind_, found->threshold, kv});
       report["calibration"] = to_json(*found);
-      report["held_out"] = to_json(judge_threshold(held_out, found->threshold));
+      report["held_out"] = to_json(held);
     }
     for (const TableRow& row : table)
       report["table"].push_back({{"threshold", row.calibration.threshold},
@@ -164,7 +174,6 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
     print_json(report);
   } else {
     if (found) {
-      const ExitFigures held = judge_threshold(held_out, found->threshold);
       const auto [low, high] = interval(held);
       fmt::print("{} (KV {})\n", exit_text({kind_, found->threshold, kv}), exit_kv_name(kv));
       fmt::print("  calibration: {:.2f}% of {} tokens as at full depth, mean depth {:.2f} of {}\n",
@@ -178,6 +187,7 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
       fmt::print("no threshold of {} lets tokens leave early and keeps {:.2f}% of them\n",
                  exit_kind_name(kind_), 100 * agreement_);
     }
+    if (kv != ExitKv::Exact) fmt::print("with the full depth's KV (exact):\n");
     fmt::print("{:>12} {:>14} {:>8} {:>14} {:>8}\n", "threshold", "calibration %", "depth",
                "held out %", "depth");
     for (const TableRow& row : table)

@@ -2,12 +2,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <iostream>
 #include <iterator>
 
 #include "base/json.h"
 #include "engine/conversation.h"
 #include "engine/generator.h"
+#include "text/tokenizer/stream_decoder.h"
 #include "tools/beam_options.h"
 #include "tools/commands.h"
 #include "tools/exit_options.h"
@@ -88,6 +90,9 @@ class RunCommand : public Command {
                    "Also write a page that shows, for every token and layer, where the model looks "
                    "twice: weights, gates, updates. OUT.html for a browser, OUT.json for programs")
         ->type_name("OUT");
+    app.add_flag("--color-exits", color_exits_,
+                 "Colour each token by the loops it ran before it left (needs an exit rule); the "
+                 "answer is shown once it is whole");
     app.add_flag("--json", json_, "One JSON object with answer and figures instead of a stream");
     app.add_flag("--quiet", quiet_, "No figures on stderr after the answer");
   }
@@ -126,6 +131,7 @@ class RunCommand : public Command {
     generator_.reuse_prefix = chat;
     Generator generator(loaded, generator_);
     generation_.exit = exit_.resolve(loaded.model(), generator.plans().decode, generator_.plan);
+    check_color_exits(chat);
     PromptBuilder builder(loaded);
     if (chat) return converse(generator, builder, plain);
 
@@ -143,6 +149,7 @@ class RunCommand : public Command {
       if (!result.beams.empty()) json["beams"] = beams_of(result);
       print_json(json);
     } else {
+      if (color_exits_) print_colored(result);
       fmt::print("\n");
       print_beams(result);
       print_figures(generator, prompt, result);
@@ -174,10 +181,45 @@ class RunCommand : public Command {
     GenerationOptions options = generation_;
     options.cancel = &interrupt.flag();
     return generator.generate(prompt, options, [&](std::string_view text) {
-      if (json_) return;
+      if (json_ || color_exits_) return;
       std::fwrite(text.data(), 1, text.size(), stdout);
       std::fflush(stdout);
     });
+  }
+
+  void check_color_exits(bool chat) const {
+    if (!color_exits_) return;
+    if (json_) fail("--color-exits: --json has the loops of each token as exit_loops");
+    if (chat) fail("--color-exits: expected one prompt (--prompt), not a chat");
+    if (generation_.beam.beams > 1) fail("--color-exits: the tokens of beams have no loops shown");
+    if (!generation_.exit.active())
+      fail("--color-exits: no token of {} can leave early; give a rule (--exit)", flags_.model);
+  }
+
+  // The answer with each token in the colour of its depth, and what the colours mean.
+  void print_colored(const Generation& result) const {
+    const auto color = [&](int loop) {  // green, yellow, ..., the last loop plain
+      constexpr int kColors[] = {32, 33, 36, 35, 34};
+      const auto at = std::min(static_cast<size_t>(loop), std::size(kColors) - 1);
+      return loop + 1 == result.loops ? 0 : kColors[at];
+    };
+    StreamDecoder decoder(loaded_->tokenizer(), /*skip_special=*/true);
+    size_t left = result.text.size();  // a stop text and what follows it aren't shown
+    const auto show = [&](int number, const std::string& piece) {
+      const size_t size = std::min(piece.size(), left);
+      left -= size;
+      if (size > 0) fmt::print("\x1b[{}m{}\x1b[0m", number, piece.substr(0, size));
+    };
+    for (size_t i = 0; i < result.tokens.size(); ++i)
+      show(color(result.exit_loops[i]), decoder.push(result.tokens[i]));
+    show(0, decoder.flush());
+    std::fflush(stdout);
+    if (quiet_) return;
+    fmt::print(stderr, "\n\n[");
+    for (int loop = 0; loop < result.loops; ++loop)
+      fmt::print(stderr, "{}\x1b[{}mafter loop {}\x1b[0m: {}", loop ? ", " : "", color(loop),
+                 loop + 1, std::count(result.exit_loops.begin(), result.exit_loops.end(), loop));
+    fmt::print(stderr, " tokens]");
   }
 
   // Turn by turn; each turn is a prompt again that holds the whole conversation.
@@ -304,7 +346,7 @@ class RunCommand : public Command {
   std::string trace_;
   bool raw_ = false;
   PictureOptions picture_;
-  bool json_ = false;
+  bool color_exits_ = false, json_ = false;
   bool quiet_ = false;
   std::unique_ptr<LoadedModel> loaded_;
 };

@@ -56,6 +56,22 @@ std::vector<TensorSlot> slots_of(Model& model) {
   return slots;
 }
 
+// Whether the folder's own code gives every layer the window and the rope that the file's has.
+void check_kinds_of_layers(const TextConfig& file, const TextConfig& folder,
+                           const std::string& path) {
+  for (size_t i = 0; i < file.blocks.size(); ++i) {
+    const BlockConfig &from = file.blocks[i], &to = folder.blocks[i];
+    if (from.window != to.window)
+      fail(
+          "{}: can't be a folder: layer {} has a window of {} keys (0: none), where the code of {} "
+          "gives it one of {}",
+          path, i, from.window, folder.architecture, to.window);
+    if ((from.rope == kNoRope) != (to.rope == kNoRope))
+      fail("{}: can't be a folder: layer {} has {} rope, unlike in the code of {}", path, i,
+           from.rope == kNoRope ? "no" : "a", folder.architecture);
+  }
+}
+
 }  // namespace
 
 ConversionSource folder_form(const ConversionSource& source, std::vector<std::string>& notes) {
@@ -67,6 +83,7 @@ ConversionSource folder_form(const ConversionSource& source, std::vector<std::st
   folder.config = config_from_json(written.config, file.metadata.where() + " as a folder");
   folder.slots.clear();
   const TextConfig &text = source.config->text, &own = folder.config->text;
+  check_kinds_of_layers(text, own, source.path());
 
   // Both tell their tensors in the same order: they are the same model.
   FileBackend backend;
@@ -93,8 +110,9 @@ ConversionSource folder_form(const ConversionSource& source, std::vector<std::st
       folder.files[name] = std::move(bytes);
   }
   if (!written.in_transformers)
-    notes.push_back(fmt::format("transformers has no code of its own for {}; this program reads the folder",
-                                (*written.config)["architectures"][0].dump()));
+    notes.push_back(
+        fmt::format("transformers has no code of its own for {}; this program reads the folder",
+                    (*written.config)["architectures"][0].dump()));
   return folder;
 }
 

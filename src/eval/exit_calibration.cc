@@ -5,12 +5,16 @@
 #include <limits>
 #include <numeric>
 
+#include "engine/early_exits.h"
+
 namespace reprise {
 
 namespace {
 
-constexpr int64_t kStateRows = 512;  // positions of one forward call
-constexpr int64_t kLogitRows = 64;   // positions whose logits are held at a time
+constexpr int64_t kStateRows = 512;     // positions of one forward call
+constexpr int64_t kLogitRows = 64;      // positions whose logits are held at a time
+constexpr int64_t kWindowsAtOnce = 16;  // decoded in one call
+constexpr int kMostTries = 8;           // of thresholds, a decoded text each
 
 int32_t best(std::span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
@@ -48,6 +52,9 @@ void add_samples(const Model& model, const ExitRule& rule, const std::vector<Ten
     const size_t vocab = full.size() / n, first = samples.scores.size();
     samples.scores.resize(first + n * exits);
     samples.agrees.resize(first + n * exits);
+    const size_t first_position = samples.full.size();
+    for (size_t r = 0; r < n; ++r)
+      samples.full.push_back(best(std::span(full).subspan(r * vocab, vocab)));
     std::vector<ExitMemory> memory(n);
     std::vector<ExitMemory*> of_row;
     for (ExitMemory& one : memory) of_row.push_back(&one);
@@ -58,11 +65,9 @@ void add_samples(const Model& model, const ExitRule& rule, const std::vector<Ten
           static_cast<int>(loop), state,
           rule.reads_logits() ? std::span<const float>(logits) : std::span<const float>(), of_row);
       for (size_t r = 0; r < n; ++r) {
-        const auto row = [&](const std::vector<float>& all) {
-          return std::span(all).subspan(r * vocab, vocab);
-        };
         samples.scores[first + r * exits + loop] = scores[r];
-        samples.agrees[first + r * exits + loop] = best(row(logits)) == best(row(full));
+        samples.agrees[first + r * exits + loop] =
+            best(std::span(logits).subspan(r * vocab, vocab)) == samples.full[first_position + r];
       }
     }
   }
@@ -167,6 +172,60 @@ std::optional<ExitFigures> choose_threshold(const ExitSamples& samples, double a
   }
   if (!found) return std::nullopt;
   return judge_threshold(samples, *found);
+}
+
+ExitFigures decode_by_rule(Model& model, const Plan& plan, const ExitConfig& exit,
+                           const ExitText& text, std::span<const int32_t> full,
+                           const std::function<void(int64_t done, int64_t positions)>& progress) {
+  const int64_t windows = std::ssize(text.tokens) / text.ctx;
+  REPRISE_CHECK(std::ssize(full) == windows * text.ctx, "tokens of another text");
+  ExitFigures figures;
+  figures.threshold = exit.threshold;
+  figures.positions = windows * text.ctx;
+  int64_t depth = 0;
+  for (int64_t first = 0; first < windows; first += kWindowsAtOnce) {
+    const int64_t count = std::min(windows - first, kWindowsAtOnce);
+    EarlyExits exits(model, plan, exit);
+    std::vector<Sequence> sequences(static_cast<size_t>(count));
+    std::vector<int32_t> ids(static_cast<size_t>(count));
+    for (int64_t i = 0; i < text.ctx; ++i) {
+      Rows rows;
+      for (int64_t w = 0; w < count; ++w) {
+        const auto at = static_cast<size_t>((first + w) * text.ctx + i);
+        ids[static_cast<size_t>(w)] = i == 0 && text.bos ? *text.bos : text.tokens[at];
+        rows.append(sequences[static_cast<size_t>(w)], 1, text.ctx);
+      }
+      const std::vector<LoopExit> left = exits.run(std::move(rows), model.embed(ids));
+      for (int64_t w = 0; w < count; ++w) {
+        const LoopExit& one = left[static_cast<size_t>(w)];
+        depth += one.loop + 1;
+        figures.agreeing +=
+            best(one.logits) == full[static_cast<size_t>((first + w) * text.ctx + i)];
+      }
+      if (progress) progress(first * text.ctx + (i + 1) * count, figures.positions);
+    }
+    exits.finish();
+  }
+  if (figures.positions > 0)
+    figures.mean_depth = static_cast<double>(depth) / static_cast<double>(figures.positions);
+  return figures;
+}
+
+std::optional<ExitFigures> choose_threshold_for(
+    Model& model, const Plan& plan, ExitKv kv, const ExitText& text, const ExitSamples& samples,
+    double agreement, const std::function<void(int64_t done, int64_t positions)>& progress) {
+  double asked = agreement;
+  for (int tries = 0; tries < kMostTries && asked <= 1; ++tries) {
+    const auto found = choose_threshold(samples, asked);
+    if (!found || kv == ExitKv::Exact) return found;
+    const ExitFigures run = decode_by_rule(model, plan, {samples.kind, found->threshold, kv}, text,
+                                           samples.full, progress);
+    if (run.agreement() >= agreement) return run;
+    // What the policy costs is about the same at the next threshold; a little more, to get on.
+    asked = std::max(asked, found->agreement()) + (agreement - run.agreement()) +
+            1 / static_cast<double>(run.positions);
+  }
+  return std::nullopt;
 }
 
 }  // namespace reprise

@@ -1,7 +1,8 @@
 // What a rule to leave loops early would have done on a text, for any threshold at once: at every
 // position each loop end's score, and whether its most likely next token is that of the full depth.
 // The text is given (teacher forcing), and all positions have the keys and values of the full depth:
-// what tokens that left have under the policy `exact`.
+// what tokens that left have under the policy `exact`. For the other policies the text is run once
+// more, token by token, by the rule itself.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@ struct ExitSamples {
   // [positions, loops - 1]: the last loop ends every token.
   std::vector<double> scores;   // NaN: none
   std::vector<uint8_t> agrees;  // 1: the loop's token is the full depth's
+  std::vector<int32_t> full;    // [positions], the full depth's most likely next token
   int64_t positions() const {
     return loops < 2 ? 0 : static_cast<int64_t>(scores.size()) / (loops - 1);
   }
@@ -51,5 +53,25 @@ ExitFigures judge_threshold(const ExitSamples& samples, double threshold);
 // written with as few digits as tell it from the next one. nullopt: none that lets a token leave
 // early keeps so many.
 std::optional<ExitFigures> choose_threshold(const ExitSamples& samples, double agreement);
+
+// A text and how it is cut: windows of `ctx` tokens, as for sample_exits.
+struct ExitText {
+  std::span<const int32_t> tokens;
+  int64_t ctx = 0;
+  std::optional<int32_t> bos;
+};
+
+// The same windows decoded by the rule, each position with the keys and values that exit.kv leaves it;
+// `full` are the tokens to agree with (of sample_exits on the same text). progress: positions done.
+ExitFigures decode_by_rule(
+    Model& model, const Plan& plan, const ExitConfig& exit, const ExitText& text,
+    std::span<const int32_t> full,
+    const std::function<void(int64_t done, int64_t positions)>& progress = {});
+
+// As choose_threshold, but the share is kept as decode_by_rule measures it under `kv`: stricter
+// thresholds are tried until one does. `samples` are of the same text.
+std::optional<ExitFigures> choose_threshold_for(
+    Model& model, const Plan& plan, ExitKv kv, const ExitText& text, const ExitSamples& samples,
+    double agreement, const std::function<void(int64_t done, int64_t positions)>& progress = {});
 
 }  // namespace reprise

@@ -80,15 +80,14 @@ std::string weights_instead(const fs::path& folder, const std::vector<std::strin
     return fmt::format("is a model for ONNX Runtime ({}): a graph with its weights inside; {}",
                        name.empty() ? "folder onnx" : name, kOriginal);
   if (const std::string name = find(names, "openvino", ".xml"); !name.empty())
-    return fmt::format("is a model for OpenVINO ({}): a graph with its weights beside it; {}",
-                       name, kOriginal);
+    return fmt::format("is a model for OpenVINO ({}): a graph with its weights beside it; {}", name,
+                       kOriginal);
   if (has(names, "weights.npz") || has(names, "adapters.safetensors"))
-    return fmt::format("is {} of MLX ({}); {}",
-                       has(names, "weights.npz") ? "a model" : "an adapter",
-                       has(names, "weights.npz") ? "weights.npz" : "adapters.safetensors",
-                       has(names, "weights.npz")
-                           ? kOriginal
-                           : "merge it into its model first: mlx_lm.fuse --de-quantize");
+    return fmt::format(
+        "is {} of MLX ({}); {}", has(names, "weights.npz") ? "a model" : "an adapter",
+        has(names, "weights.npz") ? "weights.npz" : "adapters.safetensors",
+        has(names, "weights.npz") ? kOriginal
+                                  : "merge it into its model first: mlx_lm.fuse --de-quantize");
   for (const auto& [name, program, flag] :
        {std::tuple{"tf_model.h5", "TensorFlow", "from_tf=True"},
         std::tuple{"flax_model.msgpack", "Flax", "from_flax=True"}})
@@ -117,9 +116,10 @@ constexpr const char* kUnquantized =
     "take the release's folder that isn't quantized, or a GGUF file of it";
 
 std::string quantized(const std::string& method, const std::string& bits, const std::string& key) {
-  return fmt::format("{}the weights are quantized by {}{}, in a form that this program doesn't read; ",
-                     key.empty() ? "" : "key '" + key + "': ", method,
-                     bits.empty() ? "" : " in " + bits + " bits");
+  return fmt::format(
+      "{}the weights are quantized by {}{}, in a form that this program doesn't read; ",
+      key.empty() ? "" : "key '" + key + "': ", method,
+      bits.empty() ? "" : " in " + bits + " bits");
 }
 
 }  // namespace
@@ -136,7 +136,8 @@ std::string foreign_folder(const fs::path& folder) {
   }
   for (const auto& [file, method] :
        {std::pair{"quantize_config.json", "GPTQ"}, std::pair{"quant_config.json", "AWQ"}})
-    if (has(names, file)) return fmt::format("{}: {}", file, quantized(method, "", "")) + kUnquantized;
+    if (has(names, file))
+      return fmt::format("{}: {}", file, quantized(method, "", "")) + kUnquantized;
   return weights ? "" : weights_instead(folder, names);
 }
 
@@ -154,8 +155,8 @@ std::string foreign_quantization(const Json& config, bool whole_numbers) {
   const auto found = config.find("quantization_config");
   if (found == config.end() || !found->is_object() || found->empty()) return "";
   std::string method = text(*found, "quant_method");
-  const bool bits_and_bytes =
-      method == "bitsandbytes" || found->contains("load_in_4bit") || found->contains("load_in_8bit");
+  const bool bits_and_bytes = method == "bitsandbytes" || found->contains("load_in_4bit") ||
+                              found->contains("load_in_8bit");
   if (bits_and_bytes) {
     // Also what a model was once loaded with, whose weights were stored as they are.
     if (!whole_numbers) return "";
@@ -180,19 +181,21 @@ std::string foreign_file(const fs::path& path, std::span<const std::byte> bytes)
                               std::min<size_t>(bytes.size(), 64));
   const std::string name = path.filename().string();
   // The magic numbers of before GGUF, little-endian.
-  for (const auto& [magic, kind] : {std::pair{"lmgg", "ggml"}, std::pair{"fmgg", "ggmf"},
-                                    std::pair{"tjgg", "ggjt"}})
+  for (const auto& [magic, kind] :
+       {std::pair{"lmgg", "ggml"}, std::pair{"fmgg", "ggmf"}, std::pair{"tjgg", "ggjt"}})
     if (head.starts_with(magic))
-      return fmt::format("is a file of llama.cpp from before GGUF ({}); turn it into one with "
-                         "llama.cpp's convert_llama_ggml_to_gguf.py, or take a GGUF file",
-                         kind);
+      return fmt::format(
+          "is a file of llama.cpp from before GGUF ({}); turn it into one with "
+          "llama.cpp's convert_llama_ggml_to_gguf.py, or take a GGUF file",
+          kind);
   if (head.starts_with("algg"))
     return "is a LoRA adapter of llama.cpp from before GGUF (ggla), not a model";
   if (is_lfs_pointer(bytes)) return kLfsPointer;
   if (name.ends_with(".safetensors"))
     return "is one safetensors file; give the folder that it lies in, with its config.json";
   if (name.ends_with(".onnx")) return fmt::format("is a model for ONNX Runtime; {}", kOriginal);
-  if (name.ends_with(".npz")) return fmt::format("is an archive of NumPy (MLX's weights); {}", kOriginal);
+  if (name.ends_with(".npz"))
+    return fmt::format("is an archive of NumPy (MLX's weights); {}", kOriginal);
   const bool pickle = name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
   if (pickle || head.starts_with(std::string_view("PK\3\4", 4)))
     return "is a PyTorch pickle or another archive; give a Hugging Face folder with safetensors "

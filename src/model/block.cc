@@ -195,6 +195,7 @@ Qkv project_qkv(Backend& be, const TextConfig& config, int index, const Attentio
     out.q = be.add(out.q, bias(0));
     out.k = be.add(out.k, bias(1));
   }
+  if (block.rope == kNoRope) return out;
   const bool interleaved = config.ropes[static_cast<size_t>(block.rope)].interleaved;
   out.q = be.rope(out.q, rows.angles, interleaved);
   out.k = be.rope(out.k, rows.angles, interleaved);

@@ -86,7 +86,7 @@ struct VisitSegment {
 // A visit as its rows see it: rows of different requests, loops, chunks and plans.
 struct VisitRows {
   std::vector<VisitSegment> segments;
-  Tensor angles;                            // rope, [rows, 2 m]
+  Tensor angles;                            // rope, [rows, 2 m]; none where the block has none
   std::vector<int32_t> adapters;            // per row, -1 for none; empty: none at all
   std::vector<AttentionSegment> attention;  // per segment: KV rows resolved
   // Rows [0, attending) have queries; those behind them only leave their keys and values.

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <regex>
+
 #include "base/file.h"
 #include "base/json.h"
 #include "e2e/program.h"
@@ -13,6 +15,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::StartsWith;
 
 class ExitTest : public ::testing::Test {
  protected:
@@ -100,6 +103,24 @@ TEST_F(ExitTest, TheSummaryLineAndBeams) {
   EXPECT_FALSE(beams.contains("exit_loops"));
   EXPECT_EQ(run_json({"--exit", "depth:2", "--beams", "3"})["tokens"],
             run_json({"--beams", "3"})["tokens"]);
+}
+
+// Without its colours it is the answer; each token's colour is its loop's.
+TEST_F(ExitTest, TheAnswerInColoursOfDepth) {
+  std::vector<std::string> ask = {"run", looped_, "--prompt", "what shape", "--max-tokens", "6"};
+  ask.insert(ask.end(), {"--exit", "depth:1", "--color-exits"});
+  const ProgramResult colored = run_program(ask);
+  ASSERT_EQ(colored.exit_code, 0) << colored.err;
+  EXPECT_THAT(colored.out, StartsWith("\x1b[0m")) << "the first token is of the full depth";
+  EXPECT_THAT(colored.out, HasSubstr("\x1b[32m"));
+  EXPECT_THAT(colored.err,
+              HasSubstr("after loop 1\x1b[0m: 5, \x1b[0mafter loop 2\x1b[0m: 1 tokens]"));
+  ask.pop_back();
+  EXPECT_EQ(std::regex_replace(colored.out, std::regex("\x1b\\[[0-9]+m"), ""),
+            run_program(ask).out);
+  EXPECT_THAT(run_refusal(looped_, {"--color-exits"}), HasSubstr("--color-exits: no token"));
+  EXPECT_THAT(run_refusal(looped_, {"--exit", "depth:1", "--beams", "2", "--color-exits"}),
+              HasSubstr("--color-exits"));
 }
 
 TEST_F(ExitTest, TheTracePageShowsDepths) {

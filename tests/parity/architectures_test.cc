@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "convert/looped/convert_looped.h"
 #include "formats/safetensors.h"
 #include "model/arch/architecture.h"
 #include "model/fused_qkv.h"
@@ -126,6 +127,75 @@ TEST(Qkv, TakenApartIsTheSameModel) {
         << machine.name();
 }
 
+// To a GGUF file of ours and back; a llama.cpp file anew: the same model to the bit.
+TEST_P(Architectures, ConvertsThereAndBack) {
+  const std::string name = GetParam();
+  const WeightFile file = open_safetensors(root() / (name + ".safetensors")).weights;
+  const std::vector<int64_t> ids = to_ints(file.get("ids"));
+  const auto folder = write_folder(file, load_json(root() / (name + ".json"))["plain"]);
+  const std::vector<float> expected = logits_of(folder, ids);
+  convert_to_gguf(open_source(folder), temp_ / "own.gguf", {});
+  EXPECT_EQ(logits_of(temp_ / "own.gguf", ids), expected);
+  convert_to_folder(open_source(temp_ / "own.gguf"), temp_ / "back", {});
+  EXPECT_EQ(read_file(temp_ / "back/config.json"), read_file(folder / "config.json"));
+  EXPECT_EQ(logits_of(temp_ / "back", ids), expected);
+  const auto others = root() / (name + "-plain.gguf");
+  if (!std::filesystem::exists(others)) return;
+  convert_to_gguf(open_source(others), temp_ / "others.gguf", {});
+  EXPECT_EQ(logits_of(temp_ / "others.gguf", ids), logits_of(others, ids));
+}
+
+// A looped model whose adapters have full rank is the dense one, where tied layers have the same
+// vectors (norms, biases).
+class LoopedArchitectures : public Architectures {
+ protected:
+  // The first half of the layers and the second are tied; the first one stays out where their
+  // number is odd.
+  std::filesystem::path write_tied_folder(const WeightFile& file, const Json& variant) const {
+    const std::filesystem::path folder = write_folder(file, variant);
+    const int layers = variant["config"]["num_hidden_layers"];
+    const NameTable& names =
+        *find_architecture(variant["config"]["architectures"][0].get<std::string>())->names;
+    const auto in_layer = [&](int layer) { return fmt::format("{}{}.", names.layers, layer); };
+    const WeightFile made = open_safetensors(folder / "model.safetensors").weights;
+    std::vector<TensorView> tensors = made.tensors();
+    for (TensorView& tensor : tensors)
+      for (int layer = layers % 2 + layers / 2; layer < layers; ++layer)
+        if (tensor.shape.size() == 1 && tensor.name.starts_with(in_layer(layer))) {
+          const std::string name = tensor.name;
+          tensor = made.get(in_layer(layer - layers / 2) + name.substr(in_layer(layer).size()));
+          tensor.name = name;
+        }
+    write_safetensors(temp_ / "tied.safetensors", tensors);
+    std::filesystem::rename(temp_ / "tied.safetensors", folder / "model.safetensors");
+    return folder;
+  }
+};
+
+TEST_P(LoopedArchitectures, FullRankGivesBackTheDenseModel) {
+  const std::string name = GetParam();
+  const WeightFile file = open_safetensors(root() / (name + ".safetensors")).weights;
+  const std::vector<int64_t> ids = to_ints(file.get("ids"));
+  const Json variants = load_json(root() / (name + ".json"));
+  const Json& variant = variants[variants.contains("looped") ? "looped" : "plain"];
+  const auto folder = write_tied_folder(file, variant);
+  const std::vector<float> expected = logits_of(folder, ids);
+  const bool shifted = open_source(folder).config->text.final_norm.bias;
+  for (const bool fold : {false, true}) {
+    if (fold && shifted) continue;  // what norms add goes into biases, and those are shared
+    for (const char* target : {"looped", "looped.gguf"}) {
+      const LoopOptions loop = {.start = LoopStart::Average,
+                                .keep_first = variant["config"]["num_hidden_layers"].get<int>() % 2,
+                                .rank = 1000,
+                                .fold_norms = fold};
+      convert_looped(open_source(folder), temp_ / target, std::string(target).ends_with(".gguf"),
+                     loop, {.replace = true});
+      EXPECT_LE(distance(logits_of(temp_ / target, ids), expected), kTolerance)
+          << target << (fold ? ", norms folded" : "");
+    }
+  }
+}
+
 // One instruction set reads all the configs; every other one, and torch, runs what they lead to.
 TEST_P(Architectures, OnEveryMachine) {
   const std::string name = GetParam();
@@ -147,6 +217,8 @@ std::vector<std::string> names() {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Architectures, ::testing::ValuesIn(names()),
+                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(All, LoopedArchitectures, ::testing::ValuesIn(names()),
                          [](const auto& info) { return info.param; });
 
 TEST(Cases, AreComputedRight) {

@@ -209,6 +209,7 @@ std::vector<Case> cases() {
   some_windows["max_window_layers"] = 1;
   some_windows["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}};
   list.push_back({"qwen3", some_windows});
+  list.push_back({"smollm3", with(text("SmolLM3"), "no_rope_layers", {1, 0})});
   list.push_back({"mistral", with(text("Mistral"), "sliding_window", 7)});
   list.push_back({"gemma3", with(text("Gemma3"), "sliding_window", 7)});
   list.push_back({"gemma", with(text("Gemma"), "hidden_act", "gelu")});

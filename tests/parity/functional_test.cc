@@ -22,6 +22,8 @@ std::vector<std::pair<std::string, Json>> models() {
   some_windows["use_sliding_window"] = true;
   some_windows["sliding_window"] = 6;
   some_windows["max_window_layers"] = 1;
+  Json smollm3 = tiny_text_config("SmolLM3ForCausalLM");
+  smollm3["no_rope_layers"] = {1, 0};
   Json gemma3 = tiny_text_config("Gemma3ForCausalLM");
   gemma3["sliding_window"] = 6;
   gemma3["sliding_window_pattern"] = 2;
@@ -35,6 +37,7 @@ std::vector<std::pair<std::string, Json>> models() {
           {"qwen2", qwen},
           {"phi3 with a window", window},
           {"qwen3 with a window on one layer", some_windows},
+          {"smollm3", smollm3},
           {"mistral", tiny_text_config("MistralForCausalLM")},
           {"gemma", tiny_text_config("GemmaForCausalLM")},
           {"gemma3", gemma3},

@@ -13,32 +13,11 @@
 #include "base/json.h"
 #include "formats/safetensors.h"
 #include "support/paths.h"
+#include "support/temp_folder.h"
 
 namespace reprise::testing {
 
 inline std::filesystem::path test_data(const std::string& name) { return test::data_dir() / name; }
-
-// A new folder that goes away with its owner.
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "reprise-test-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) fail("{} can't be made", name);
-    path_ = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // Copies golden model `name` ("trol/phi3-vit", "rrt/llama", ...) and the test tokenizer (320
 // tokens, see tests/data/engine/make.py) to `to`.

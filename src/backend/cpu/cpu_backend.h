@@ -122,8 +122,19 @@ class CpuBackend final : public Backend, public HeadOperations {
                 bool int8_activations);
   // The same for a few rows on the calling thread, within a task; no bias. out has row stride n.
   void multiply_here(const float* x, int64_t m, const LinearWeight& weight, float* out);
-  void add_adapters(const float* x, int64_t m, int64_t k, const LinearWeight& weight, float* out,
+  void multiply_f32_here(const float* x, int64_t m, const Tensor& weight, float* out);
+  // One adapter on its rows of x [*, k], added to those of out [*, n].
+  struct AdapterProduct {
+    const LowRank* adapter;
+    std::span<const int64_t> rows;  // ascending, at least one
+    int64_t k, n;
+    float* out;
+  };
+  void add_adapters(const float* x, int64_t m, int64_t k,
+                    std::span<const LinearWeight* const> weights, std::span<const Product> products,
                     std::span<const int32_t> adapter_of_row);
+  void add_adapter(const float* x, const AdapterProduct& product);
+  void add_adapter_here(const float* x, const AdapterProduct& product);
 
   const Kernels& kernels_;
   Activations activations_;

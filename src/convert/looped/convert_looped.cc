@@ -1,6 +1,7 @@
 #include "convert/looped/convert_looped.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -27,6 +28,28 @@ std::vector<int> like_layers(const LoopLayout& layout) {
   return layers;
 }
 
+// Keys of the decoder that have an entry a layer, where layers are of different kinds. config.json's
+// own ones follow the layers whether or not they are.
+Json layer_kinds(const ConversionSource& source, const LoopedModel& model,
+                 const std::function<bool(const char* key)>& has) {
+  const std::vector<BlockConfig>& blocks = source.config->text.blocks;
+  const auto unlike = [&](auto BlockConfig::*part) {
+    return std::ranges::any_of(
+        blocks, [&](const BlockConfig& block) { return block.*part != blocks[0].*part; });
+  };
+  Json kinds = Json::object();
+  const bool windows = has("layer_types") || unlike(&BlockConfig::window);
+  const bool ropes = has("no_rope_layers") ||
+                     std::ranges::count(blocks, kNoRope, &BlockConfig::rope) > 0;
+  for (const int layer : like_layers(model.layout())) {
+    const BlockConfig& block = blocks[static_cast<size_t>(layer)];
+    if (windows)
+      kinds["layer_types"].push_back(block.window > 0 ? "sliding_attention" : "full_attention");
+    if (ropes) kinds["no_rope_layers"].push_back(block.rope == kNoRope ? 0 : 1);
+  }
+  return kinds;
+}
+
 // config.json of the looped model: the decoder's own, with the scheme's section.
 std::string looped_config(const ConversionSource& source, const LoopedModel& model) {
   const LoopLayout& layout = model.layout();
@@ -47,17 +70,9 @@ std::string looped_config(const ConversionSource& source, const LoopedModel& mod
   }
   config["num_hidden_layers"] = layout.layers();
   config["vocab_size"] = known.text.vocab;
-  const std::vector<int> like = like_layers(layout);
-  const std::vector<BlockConfig>& blocks = known.text.blocks;
-  const bool unlike_windows = std::ranges::any_of(
-      blocks, [&](const BlockConfig& block) { return block.window != blocks[0].window; });
-  if (config.contains("layer_types") || unlike_windows) {
-    OrderedJson types = OrderedJson::array();
-    for (const int layer : like)
-      types.push_back(blocks[static_cast<size_t>(layer)].window > 0 ? "sliding_attention"
-                                                                    : "full_attention");
-    config["layer_types"] = types;
-  }
+  const Json kinds =
+      layer_kinds(source, model, [&](const char* key) { return config.contains(key); });
+  for (const auto& [key, value] : kinds.items()) config[key] = OrderedJson::parse(value.dump());
   OrderedJson own = config.contains("reprise") ? config["reprise"] : OrderedJson::object();
   for (const SchemeType* type : scheme_types()) own.erase(type->name);
   own.erase("image");
@@ -83,6 +98,7 @@ GgufMetadata looped_metadata(const ConversionSource& source, const LoopedModel& 
   Json own = {{"scheme", looping_scheme().name},
               {looping_scheme().name, looping_scheme().looping.section(model.shape())}};
   if (model.stores_qkv_apart()) own["qkv"] = "separate";
+  own.update(layer_kinds(source, model, [](const char*) { return false; }));
   metadata.set(kOwnKeysKey, own.dump());
   return metadata;
 }

@@ -4,6 +4,7 @@
 // part that none has yet belongs to model/block.h first.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -112,7 +113,13 @@ void refuse_flag(const DecoderKeys& keys, const char* key);
 // "layer_types" says on which layers; where it is absent, those from `first` on.
 void read_windows(const DecoderKeys& keys, int64_t absent, int64_t first, TextConfig& text);
 inline constexpr int64_t kNoLayer = INT64_MAX;
-// The same as Qwen has it: off unless "use_sliding_window", on layers from max_window_layers on.
+// The same where absent layer_types mean the layers that `has` says.
+void read_windows(const DecoderKeys& keys, int64_t absent,
+                  const std::function<bool(const BlockConfig& block, int64_t layer)>& has,
+                  TextConfig& text);
+// "use_sliding_window", off where absent. Notes a problem where it is off and layer_types have some.
+bool windows_switched_on(const DecoderKeys& keys, const TextConfig& text);
+// As Qwen has windows: where they are switched on, on layers from max_window_layers on.
 void read_switched_windows(const DecoderKeys& keys, TextConfig& text);
 
 // ---- For GgufForm::to_folder. Where windows are there, they are on all layers.

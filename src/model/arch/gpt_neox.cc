@@ -59,20 +59,18 @@ const NameTable& names() {
 }  // namespace
 
 Architecture gpt_neox() {
-  return {.name = "GPTNeoXForCausalLM",
-          .model_type = "gpt_neox",
-          .norm = NormKind::Layer,
-          .defaults = {.activation = "gelu", .norm_eps = 1e-5, .max_position = 2048},
-          .rope = {.theta_key = "rotary_emb_base", .partial_key = "rotary_pct", .partial = 0.25},
-          .looped_apart = true,
-          .gguf = {.name = "gptneox",
-                   .optional_biases = true,
-                   .qkv = "fused",
-                   .to_folder = to_folder},
-          .own_flags = {"use_parallel_residual"},
-          .unread = {".attention.bias", ".attention.masked_bias"},
-          .names = &names(),
-          .read = read};
+  return {
+      .name = "GPTNeoXForCausalLM",
+      .model_type = "gpt_neox",
+      .norm = NormKind::Layer,
+      .defaults = {.activation = "gelu", .norm_eps = 1e-5, .max_position = 2048},
+      .rope = {.theta_key = "rotary_emb_base", .partial_key = "rotary_pct", .partial = 0.25},
+      .looped_apart = true,
+      .gguf = {.name = "gptneox", .optional_biases = true, .qkv = "fused", .to_folder = to_folder},
+      .own_flags = {"use_parallel_residual"},
+      .unread = {".attention.bias", ".attention.masked_bias"},
+      .names = &names(),
+      .read = read};
 }
 
 }  // namespace reprise::arch

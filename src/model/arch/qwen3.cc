@@ -19,9 +19,7 @@ Architecture qwen3() {
           .model_type = "qwen3",
           .defaults = {.kv_heads = 32, .head_dim = 128, .max_position = 32768},
           .rope = {},
-          .gguf = {.name = "qwen3",
-                   .optional_biases = true,
-                   .to_folder = write_switched_windows},
+          .gguf = {.name = "qwen3", .optional_biases = true, .to_folder = write_switched_windows},
           .read = read};
 }
 

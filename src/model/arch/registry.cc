@@ -5,6 +5,7 @@
 #define REPRISE_ARCHITECTURES(entry) \
   entry(llama)                       \
   entry(mistral)                     \
+  entry(smollm3)                     \
   entry(qwen2)                       \
   entry(qwen3)                       \
   entry(phi3)                        \

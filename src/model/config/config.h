@@ -57,13 +57,15 @@ enum class PostNorm {
   State,   // of the state behind it: norm(x + f(x))
 };
 
+inline constexpr int kNoRope = -1;
+
 // What one block may have otherwise than its neighbours.
 struct BlockConfig {
   NormConfig norm;                      // before attention and before the MLP
   PostNorm post_norm = PostNorm::None;  // as `norm`, behind them
   bool qk_norm = false;  // such norms over each head of q and of k, before rope: [head_dim]
   bool qk_bias = false;  // added to q and to k before rope: [2, 1, heads, head_dim]
-  int rope = 0;          // of TextConfig::ropes
+  int rope = 0;          // of TextConfig::ropes; kNoRope: q and k stay as they are
   float scale = 0;       // on q.k, before the softmax
   int64_t window = 0;    // keys a token sees, itself included; 0: all before it
 };

@@ -255,11 +255,13 @@ GgufDecoder read_gguf_decoder(const GgufFile& file) {
   const std::string type = meta.find_string("general.type").value_or("model");
   const std::string name = meta.get_string("general.architecture");
   if (type == "adapter")
-    meta.fail_at("general.type", "is an adapter, not a whole model: merge it into its model first "
-                                 "(llama.cpp's llama-export-lora)");
+    meta.fail_at("general.type",
+                 "is an adapter, not a whole model: merge it into its model first "
+                 "(llama.cpp's llama-export-lora)");
   if (type == "mmproj" || name == "clip")
-    meta.fail_at("general.type", "is the vision or audio part of a model (mmproj), which this program "
-                                 "doesn't read: expected the file of its language model");
+    meta.fail_at("general.type",
+                 "is the vision or audio part of a model (mmproj), which this program "
+                 "doesn't read: expected the file of its language model");
   const Architecture* kind = find_gguf_decoder(name);
   if (!kind)
     meta.fail_at("general.architecture", "unknown architecture '" + name +
@@ -267,12 +269,19 @@ GgufDecoder read_gguf_decoder(const GgufFile& file) {
                                              " and its own files (with key 'reprise.config')");
   GgufDecoder decoder;
   decoder.kind = kind;
-  decoder.keys = decoder_keys(file, {meta, name + "."}, *kind);
+  Json json = decoder_keys(file, {meta, name + "."}, *kind);
   if (const auto own_keys = meta.find_string(kOwnKeysKey)) {
     const std::string where = fmt::format("{}: key '{}'", meta.where(), kOwnKeysKey);
-    decoder.own = parse_json(*own_keys, where);
-    JsonObject(*decoder.own, where);  // Error unless it is an object
+    Json own = parse_json(*own_keys, where);
+    JsonObject(own, where);  // Error unless it is an object
+    // Which kind each layer is: llama.cpp's keys leave that to the layer's number.
+    for (const char* key : {"layer_types", "no_rope_layers"}) {
+      if (own.contains(key)) json[key] = own[key];
+      own.erase(key);
+    }
+    decoder.own = std::move(own);
   }
+  decoder.keys = std::move(json);
   return decoder;
 }
 

@@ -256,7 +256,8 @@ void read_ropes(const JsonObject& json, Dialect dialect, TextConfig& text) {
           parameters->get_object(windowed ? "sliding_attention" : "full_attention");
       read(&own, windowed);
       for (size_t i = 0; types && i < text.blocks.size(); ++i)
-        if ((*types)[i] == windowed) text.blocks[i].rope = windowed ? 1 : 0;
+        if ((*types)[i] == windowed && text.blocks[i].rope != kNoRope)
+          text.blocks[i].rope = windowed ? 1 : 0;
     }
     return;
   }

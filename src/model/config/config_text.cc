@@ -141,6 +141,13 @@ void refuse_flag(const DecoderKeys& keys, const char* key) {
 }
 
 void read_windows(const DecoderKeys& keys, int64_t absent, int64_t first, TextConfig& text) {
+  read_windows(
+      keys, absent, [&](const BlockConfig&, int64_t layer) { return layer >= first; }, text);
+}
+
+void read_windows(const DecoderKeys& keys, int64_t absent,
+                  const std::function<bool(const BlockConfig& block, int64_t layer)>& has,
+                  TextConfig& text) {
   const JsonObject& json = keys.json;
   int64_t window = 0;
   if (json.has("sliding_window"))
@@ -149,7 +156,7 @@ void read_windows(const DecoderKeys& keys, int64_t absent, int64_t first, TextCo
     window = absent;
   const auto types = read_layer_types(json, text.layers);
   for (size_t i = 0; i < text.blocks.size(); ++i) {
-    if (types ? !(*types)[i] : static_cast<int64_t>(i) < first) continue;
+    if (!(types ? (*types)[i] : has(text.blocks[i], static_cast<int64_t>(i)))) continue;
     if (types && window == 0) {
       json.problem_at("sliding_window", "is none, but layer_types names sliding_attention");
       return;
@@ -158,15 +165,19 @@ void read_windows(const DecoderKeys& keys, int64_t absent, int64_t first, TextCo
   }
 }
 
+bool windows_switched_on(const DecoderKeys& keys, const TextConfig& text) {
+  if (read_flag(keys, "use_sliding_window")) return true;
+  const auto types = read_layer_types(keys.json, text.layers);
+  if (types && std::ranges::count(*types, true) > 0)
+    keys.json.problem_at("layer_types",
+                         "names sliding_attention, but use_sliding_window is not true");
+  return false;
+}
+
 void read_switched_windows(const DecoderKeys& keys, TextConfig& text) {
   constexpr int64_t kWindow = 4096, kFirst = 28;  // Qwen2Config, Qwen3Config
   const JsonObject& json = keys.json;
-  if (!read_flag(keys, "use_sliding_window")) {
-    const auto types = read_layer_types(json, text.layers);
-    if (types && std::ranges::count(*types, true) > 0)
-      json.problem_at("layer_types", "names sliding_attention, but use_sliding_window is not true");
-    return;
-  }
+  if (!windows_switched_on(keys, text)) return;
   const int64_t first =
       json.has("max_window_layers") ? json.get_int("max_window_layers", 0, kMostTokens) : kFirst;
   read_windows(keys, kWindow, first, text);

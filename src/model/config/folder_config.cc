@@ -116,12 +116,12 @@ void write_rope_factors(const RopeConfig& rope, Json& json) {
 }
 
 // What generation_config.json's keys are called in GGUF files, behind "general.sampling.".
-constexpr std::pair<const char*, const char*> kSampling[] = {{"temp", "temperature"},
-                                                             {"top_k", "top_k"},
-                                                             {"top_p", "top_p"},
-                                                             {"min_p", "min_p"},
-                                                             {"penalty_repeat",
-                                                              "repetition_penalty"}};
+constexpr std::pair<const char*, const char*> kSampling[] = {
+    {"temp", "temperature"},
+    {"top_k", "top_k"},
+    {"top_p", "top_p"},
+    {"min_p", "min_p"},
+    {"penalty_repeat", "repetition_penalty"}};
 
 Json generation_config(const GgufMetadata& metadata, const Json& config) {
   Json json;

@@ -185,17 +185,18 @@ void Runner::visit(std::span<Cohort* const> given) const {
 
   Backend& be = model_.backend();
   JoinedRows joined(cohorts, model_.kv_spec());
-  const auto rope =
-      static_cast<size_t>(model_.config().text.blocks[static_cast<size_t>(block)].rope);
+  const int rope = model_.config().text.blocks[static_cast<size_t>(block)].rope;
   std::vector<Tensor> states, angles;
   for (const Cohort* cohort : cohorts) {
     joined.add_active(*cohort, cohort->states_.some_skip, cohort->states_.active);
     joined.add_adapters(*cohort, cohort->states_.row_adapters);
     states.push_back(cohort->states_.x);
-    angles.push_back(cohort->states_.angles[rope]);
+    if (rope != kNoRope) angles.push_back(cohort->states_.angles[static_cast<size_t>(rope)]);
   }
   const bool one = cohorts.size() == 1;
-  VisitRows& rows = joined.finish(one ? angles[0] : be.concat(angles, 0));
+  VisitRows& rows = joined.finish(angles.empty() ? Tensor()
+                                  : one          ? angles[0]
+                                                 : be.concat(angles, 0));
   rows.watch = one && cohorts[0]->mode() != Mode::KvOnly
                    ? Watch(cohorts[0]->observer_, cohorts[0]->plan(), cohorts[0]->step())
                    : Watch();

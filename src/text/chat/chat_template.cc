@@ -141,6 +141,10 @@ struct Shape {
   std::vector<std::string> pieces;  // in this order, not overlapping
   int outputs;
   std::string literal;
+  // Statements that may stand around the pieces; others could change what the pieces write (a message
+  // put in front of all, a condition around them).
+  std::vector<std::string> statements = {};
+  bool all_but_set = false;  // those that set nothing too
 };
 
 const std::string kLoop = "{%formessageinmessages%}";
@@ -178,7 +182,9 @@ Shape qwen2_5() {
                chatml_turn() + "{%elifmessage['role']=='assistant'%}",
            "{%elifmessage['role']=='tool'%}", "{%endfor%}" + kAsked + chatml_asked()},
           24,
-          ""};
+          "",
+          {"{%settool_call=tool_call.function%}"},
+          /*all_but_set=*/true};
 }
 
 // ChatML with the first system message taken out of the loop (Ouro): with a default for it or
@@ -243,7 +249,8 @@ Shape gemma() {
            "{{'<start_of_turn>'+role+'\n'+message['content']|trim+'<end_of_turn>\n'}}{%endfor%}" +
                kAsked + "{{'<start_of_turn>model\n'}}{%endif%}"},
           4,
-          ""};
+          "",
+          {"{%endif%}"}};
 }
 
 Shape mistral_instruct() {
@@ -266,7 +273,7 @@ const std::vector<Shape>& shapes() {
       chatml_first_system("chatml", true),
       chatml_first_system("qwen2", false),
       chatml_first_system("qwen2", true),
-      {"llama3", llama3_pieces(), 2, ""},
+      {"llama3", llama3_pieces(), 2, "", {kAsked, "{%endif%}"}},
       phi3(""),
       phi3("andmessage['content']"),
       zephyr(),
@@ -277,15 +284,29 @@ const std::vector<Shape>& shapes() {
   return table;
 }
 
-bool fits(const Canonical& found, const Shape& shape) {
-  if (found.outputs != shape.outputs || found.literal != shape.literal) return false;
-  size_t at = 0;
-  for (const std::string& piece : shape.pieces) {
-    at = found.text.find(piece, at);
-    if (at == std::string::npos) return false;
-    at += piece.size();
+// Whether the statements between two pieces leave alone what those write.
+bool harmless(std::string_view between, const Shape& shape) {
+  for (size_t at = 0; (at = between.find("{%", at)) != std::string_view::npos; at += 2) {
+    const std::string_view rest = between.substr(at);
+    if (shape.all_but_set && !rest.starts_with("{%set")) continue;
+    if (std::ranges::none_of(shape.statements,
+                             [&](const std::string& one) { return rest.starts_with(one); }))
+      return false;
   }
   return true;
+}
+
+bool fits(const Canonical& found, const Shape& shape) {
+  if (found.outputs != shape.outputs || found.literal != shape.literal) return false;
+  const std::string_view text = found.text;
+  size_t at = 0;
+  for (const std::string& piece : shape.pieces) {
+    const size_t begin = text.find(piece, at);
+    if (begin == std::string_view::npos) return false;
+    if (!harmless(text.substr(at, begin - at), shape)) return false;
+    at = begin + piece.size();
+  }
+  return harmless(text.substr(at), shape);
 }
 
 }  // namespace

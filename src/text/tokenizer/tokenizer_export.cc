@@ -69,13 +69,14 @@ TokenizerSpec spec_from_sentencepiece(const GgufMetadata& metadata) {
   spec.vocab_key = "tokenizer.ggml.tokens";
   spec.merges_key = "tokenizer.ggml.scores";
   spec.fuse_unknown = true;
-  spec.metaspace = Metaspace{
-      .prepend = model.add_dummy_prefix ? Metaspace::Prepend::Normalizer : Metaspace::Prepend::Never,
-      .byte_fallback = model.byte_fallback,
-      .decode = {.strip_first_space = model.add_dummy_prefix}};
+  spec.metaspace = Metaspace{.prepend = model.add_dummy_prefix ? Metaspace::Prepend::Normalizer
+                                                               : Metaspace::Prepend::Never,
+                             .byte_fallback = model.byte_fallback,
+                             .decode = {.strip_first_space = model.add_dummy_prefix}};
   for (size_t id = 0; id < model.pieces.size(); ++id) {
     const Piece& piece = model.pieces[id];
-    const bool hole = piece.type == Type::Unused && piece.text == gguf_hole_text(static_cast<int64_t>(id));
+    const bool hole =
+        piece.type == Type::Unused && piece.text == gguf_hole_text(static_cast<int64_t>(id));
     const bool own = piece.type == Type::Normal || piece.type == Type::Byte ||
                      (piece.type == Type::Unused && !hole);
     spec.tokens.push_back(own ? piece.text : "");
@@ -127,9 +128,8 @@ OrderedJson vocabulary(const TokenizerSpec& spec) {
 }
 
 OrderedJson added_token(const AddedToken& token) {
-  return {{"content", token.text},   {"single_word", token.single_word},
-          {"lstrip", token.lstrip},  {"rstrip", token.rstrip},
-          {"normalized", token.normalized}, {"special", token.special}};
+  return {{"content", token.text},  {"single_word", token.single_word}, {"lstrip", token.lstrip},
+          {"rstrip", token.rstrip}, {"normalized", token.normalized},   {"special", token.special}};
 }
 
 OrderedJson replace_step(const char* from, const char* to) {
@@ -260,7 +260,7 @@ OrderedJson config_json(const GgufMetadata& metadata, const TokenizerSpec& spec,
 
 TokenizerSpec merges_from_gguf(const GgufMetadata& metadata) {
   return metadata.find_string("tokenizer.ggml.model") == "llama" ? spec_from_sentencepiece(metadata)
-                                                                  : spec_from_gguf(metadata);
+                                                                 : spec_from_gguf(metadata);
 }
 
 OrderedJson tokenizer_to_json(const TokenizerSpec& spec) {

@@ -1,6 +1,7 @@
 """What configs mean, by `transformers`: logits of tiny random models whose configs differ in one key.
 
     python make_architectures.py [ARCHITECTURE...]     # needs torch, transformers, safetensors, gguf
+    python make_architectures.py --llama-cpp DIR ARCHITECTURE...  # GGUF by llama.cpp's own converter
     python make_architectures.py --check               # the same numbers from another transformers?
 
 For tests/parity/architectures_test.cc. Writes into architectures/, an architecture each:
@@ -8,18 +9,21 @@ For tests/parity/architectures_test.cc. Writes into architectures/, an architect
                          it is), "none" (left out) or "copy" (the embedding's values), "config": all
                          of config.json, "gguf": whether there is a file <variant>.gguf}
   <arch>.safetensors     "ids"; "<weights>/<tensor>" for models; "logits/<variant>" [ids, vocabulary]
-  <variant>.gguf         the same model in llama.cpp's keys and names, written by the package gguf as
-                         llama.cpp's converter does
+  <variant>.gguf         the same model in llama.cpp's keys and names: written by its converter, of which
+                         DIR is a copy (llama-cpp-python's source package has one under
+                         vendor/llama.cpp), or by the package gguf as the converter does. Those of
+                         CONVERTED come from the converter alone.
 Every variant is loaded by from_pretrained from a folder, so that the defaults of absent keys are
 those of the config class. --check exits with 1 where the installed transformers has other numbers;
 variants it refuses are named. Made with transformers 5.24.0. 4.57.6 knows no rope_parameters, ties
 whatever is stored, and takes Gemma's legacy "gelu" for the exact one; else it has the same numbers.
-GPT-NeoX's head is lm_head to transformers 5 and embed_out in files.
+GPT-NeoX's head is lm_head to transformers 5 and embed_out in files. GGUF: llama-cpp-python 0.3.36's.
 """
 
 import json
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +49,8 @@ BUFFERS = {"attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool).tril(),
 WIDE = dict(num_attention_heads=64, num_hidden_layers=1)
 FULL, SLIDING = "full_attention", "sliding_attention"
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
+# Architectures whose GGUF files are only made by llama.cpp's converter.
+CONVERTED = ("smollm3",)
 TWO = dict(short_factor=[1.0, 1.3], long_factor=[2.0, 3.0])  # of a head of 4
 ONE = dict(short_factor=[1.1], long_factor=[2.5])
 
@@ -160,6 +166,26 @@ def variants(arch):
             ("relu", (), dict(hidden_act="relu"), "own", False),
             ("buffers", (), {}, "own", False),
         ]
+    if arch == "smollm3":
+        five = dict(num_hidden_layers=5)
+        window = five | dict(use_sliding_window=True, sliding_window=5)
+        return yarn[:3] + [
+            ("plain", ("tie_word_embeddings",), five, "none", True),
+            ("defaults", DEFAULTED, five, "none", False),
+            ("untied", (), five, "own", True),
+            ("kv-heads-absent", ("num_key_value_heads",), WIDE | dict(head_dim=2), "own", False),
+            ("layers", (), dict(no_rope_layers=[0, 1], no_rope_layer_interval=1), "own", False),
+            ("more-layers", (), dict(no_rope_layers=[1, 0, 0, 1]), "own", False),
+            ("looped", (), five | dict(no_rope_layers=None, no_rope_layer_interval=2), "own", False),
+            ("interval-one", (), dict(no_rope_layer_interval=1), "own", False),
+            ("window", (), window, "own", False),
+            ("window-null", (), window | dict(sliding_window=None), "own", False),
+            ("window-off", (), five | dict(sliding_window=5), "own", False),
+            ("window-types", (), window | dict(layer_types=[SLIDING, FULL, FULL, FULL, FULL]),
+             "own", False),
+            ("biases", (), five | dict(attention_bias=True, mlp_bias=True), "own", True),
+            ("linear", (), five | dict(rope_scaling=dict(type="linear", factor=2.0)), "own", True),
+        ]
     if arch == "gemma3":
         own = dict(head_dim=6, query_pre_attn_scalar=6, sliding_window=5)
         six = own | dict(num_hidden_layers=6)
@@ -178,6 +204,7 @@ def variants(arch):
                 full_attention=dict(rope_type="default"), sliding_attention=dict(rope_type="default"))), "own", False),
             ("activation", (), own | dict(hidden_activation="silu"), "own", False),
             ("biases", (), own | dict(attention_bias=True), "own", False),
+            ("looped", (), own | dict(num_hidden_layers=4, sliding_window_pattern=2), "own", False),
         ]
     tanh = dict(hidden_act="gelu_pytorch_tanh", head_dim=6)
     return [  # gemma
@@ -194,7 +221,8 @@ def variants(arch):
 
 NAMES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "phi3": "Phi3ForCausalLM",
          "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM",
-         "gpt_neox": "GPTNeoXForCausalLM", "mistral": "MistralForCausalLM", "gemma3": "Gemma3ForCausalLM"}
+         "gpt_neox": "GPTNeoXForCausalLM", "mistral": "MistralForCausalLM", "gemma3": "Gemma3ForCausalLM",
+         "smollm3": "SmolLM3ForCausalLM"}
 HEADS = {arch: ("embed_out.weight", "gpt_neox.embed_in.weight") if arch == "gpt_neox" else
          ("lm_head.weight", "model.embed_tokens.weight") for arch in NAMES}
 
@@ -224,17 +252,36 @@ def with_head(weights, arch, head):
     return weights
 
 
+@contextmanager
+def model_folder(config, weights):
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        yield folder
+
+
 def run(config, weights, ids):
     import transformers
 
     transformers.logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config))
-        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+    with model_folder(config, weights) as folder:
         cls = getattr(transformers, config["architectures"][0])
         model = cls.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     with torch.no_grad():
         return model(input_ids=ids[None], use_cache=False).logits[0].float().contiguous()
+
+
+def convert_gguf(path, config, weights, llama_cpp):
+    """By llama.cpp's converter, without a tokenizer."""
+    sys.path[:0] = [str(llama_cpp / "gguf-py"), str(llama_cpp)]
+    import gguf
+    from conversion import ModelBase, get_model_class
+
+    with model_folder(config, weights) as folder, torch.inference_mode():
+        cls = get_model_class(config["architectures"][0])
+        model = cls(Path(folder), gguf.LlamaFileType.ALL_F32, path, eager=True, model_name="tiny")
+        model.set_vocab = lambda: None
+        model.write()
 
 
 def write_gguf(path, arch, config, weights):
@@ -338,8 +385,11 @@ def write_neox_gguf(path, c, weights):
     finish(writer)
 
 
-def make(arch):
+def make(arch, llama_cpp):
     import transformers
+
+    if arch in CONVERTED and not llama_cpp:
+        sys.exit(f"{arch}: its GGUF files need --llama-cpp DIR")
 
     HERE.mkdir(exist_ok=True)
     ids = torch.randint(0, 20, (TOKENS,), generator=torch.Generator().manual_seed(3))
@@ -368,7 +418,11 @@ def make(arch):
         table[name] = dict(weights=shapes[key], head=head, config=config, gguf=as_gguf)
         print(f"{arch} {name}: deviation {logits.std():.2f}")
         if as_gguf:
-            write_gguf(HERE / f"{arch}-{name}.gguf", arch, config, weights)
+            path = HERE / f"{arch}-{name}.gguf"
+            if llama_cpp:
+                convert_gguf(path, config, weights, llama_cpp)
+            else:
+                write_gguf(path, arch, config, weights)
     save_file(tensors, HERE / f"{arch}.safetensors")
     (HERE / f"{arch}.json").write_text(json.dumps(table, indent=1) + "\n")
 
@@ -395,5 +449,11 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "--check" in sys.argv:
         sys.exit(check())
-    for arch in sys.argv[1:] or NAMES:
-        make(arch)
+    asked = sys.argv[1:]
+    source = None
+    if "--llama-cpp" in asked:
+        at = asked.index("--llama-cpp")
+        source = Path(asked[at + 1]).resolve()
+        del asked[at:at + 2]
+    for arch in asked or NAMES:
+        make(arch, source)

@@ -7,9 +7,12 @@
 #include <cmath>
 
 #include "backend/factory.h"
+#include "base/file.h"
 #include "engine/early_exits.h"
+#include "engine/loaded_model.h"
 #include "engine/sampler.h"
 #include "support/error_of.h"
+#include "support/paths.h"
 #include "support/tiny_models.h"
 
 namespace reprise::test {
@@ -137,6 +140,62 @@ TEST(ExitSampling, IsWhatDecodingGives) {
     EXPECT_DOUBLE_EQ(figures.mean_depth, static_cast<double>(loops) / (2 * kWindow));
     EXPECT_EQ(figures.agreeing, agreeing);
   }
+}
+
+// With the full depth's KV decoding by the rule gives what the samples say; with other KV a threshold
+// is kept only where it holds as it runs.
+TEST(ExitSampling, DecodedByTheRule) {
+  const auto backend = make_backend("cpu", {.threads = 2});
+  const auto model = tiny_model(looped_config(), *backend);
+  const auto plans = make_plans(*model);
+  std::vector<int32_t> tokens;
+  for (int32_t i = 0; i < 19 * 16 + 5; ++i) tokens.push_back((i * i + 5 * i) % 46);
+  const ExitText text = {tokens, 16, 7};
+  const ExitSamples samples =
+      sample_exits(*model, plans->decode, ExitKind::Confidence, tokens, text.ctx, text.bos);
+  ASSERT_EQ(std::ssize(samples.full), 19 * 16);
+  const auto first = choose_threshold(samples, 0.5);
+  ASSERT_TRUE(first);
+  const auto decode = [&](double threshold, ExitKv kv) {
+    return decode_by_rule(*model, plans->decode, {ExitKind::Confidence, threshold, kv}, text,
+                          samples.full);
+  };
+  const ExitFigures exact = decode(first->threshold, ExitKv::Exact);
+  EXPECT_EQ(exact.agreeing, first->agreeing);
+  EXPECT_DOUBLE_EQ(exact.mean_depth, first->mean_depth);
+  EXPECT_EQ(exact.positions, first->positions);
+  int tighter = 0;
+  for (const ExitKv kv : {ExitKv::Propagate, ExitKv::Share, ExitKv::Missing})
+    for (const double wanted : {0.5, 0.8, 0.95}) {
+      SCOPED_TRACE(exit_kv_name(kv));
+      const auto loose = choose_threshold(samples, wanted);
+      const auto found = choose_threshold_for(*model, plans->decode, kv, text, samples, wanted);
+      if (!loose || !found) continue;
+      EXPECT_GE(found->agreement(), wanted);
+      EXPECT_GE(found->threshold, loose->threshold);
+      EXPECT_EQ(found->agreeing, decode(found->threshold, kv).agreeing);
+      tighter += found->threshold > loose->threshold;
+    }
+  EXPECT_GT(tighter, 0) << "no case here needs a stricter threshold";
+}
+
+// What README says of the model in models/, on 17 kB of its test text (of 176 kB): the stored rule
+// keeps 95% of the tokens, at 65% of the loops or less. So few tokens tell the share to 0.7%.
+TEST(ExitSampling, TheShippedModelLeavesEarly) {
+  const auto loaded = LoadedModel::load(
+      {.model = source_dir() / "models/tiny-recursive.gguf", .compute = {.threads = 2}});
+  Model& model = loaded->model();
+  const std::optional<ExitConfig> stored = model.config().exit;
+  ASSERT_TRUE(stored);
+  EXPECT_EQ(stored->kv, ExitKv::Exact);
+  const std::vector<int32_t> tokens =
+      loaded->tokenizer().encode(read_file(data_dir() / "exit/docs.txt"), {.parse_special = false});
+  const ExitSamples samples =
+      sample_exits(model, model.decode_plan(), stored->kind, tokens, 256, loaded->added_bos());
+  const ExitFigures figures = judge_threshold(samples, stored->threshold);
+  EXPECT_GT(figures.positions, 3500);
+  EXPECT_GE(figures.agreement(), 0.95 - 0.007);
+  EXPECT_LE(figures.mean_depth, 0.65 * 3);
 }
 
 TEST(ExitSampling, Errors) {

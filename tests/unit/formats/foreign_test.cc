@@ -50,8 +50,8 @@ class Foreign : public ::testing::Test {
 
 TEST_F(Foreign, WeightsInAnotherForm) {
   remove_weights();
-  for (const char* name : {"pytorch_model.bin", "pytorch_model-00001-of-00002.bin",
-                           "pytorch_model.bin.index.json"})
+  for (const char* name :
+       {"pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"})
     EXPECT_THAT(refusal_with(name),
                 AllOf(HasSubstr("PyTorch pickles"), HasSubstr(name),
                       HasSubstr("save_pretrained(FOLDER, safe_serialization=True)")));
@@ -82,12 +82,12 @@ TEST_F(Foreign, Adapters) {
   folder_.write("adapter_config.json",
                 R"({"peft_type": "LORA", "base_model_name_or_path": "org/base"})");
   folder_.write("adapter_model.safetensors", "x");
-  EXPECT_THAT(refusal(), AllOf(HasSubstr("a model and a PEFT adapter"),
-                               HasSubstr("merge the adapter")));
+  EXPECT_THAT(refusal(),
+              AllOf(HasSubstr("a model and a PEFT adapter"), HasSubstr("merge the adapter")));
   remove_weights();
   std::filesystem::remove(folder_ / "config.json");
-  EXPECT_THAT(refusal(), AllOf(HasSubstr("PEFT adapter (LORA) of org/base"),
-                               HasSubstr("merge_and_unload()")));
+  EXPECT_THAT(refusal(),
+              AllOf(HasSubstr("PEFT adapter (LORA) of org/base"), HasSubstr("merge_and_unload()")));
   folder_.write("adapter_config.json", "{");  // its own reader isn't here
   EXPECT_THAT(refusal(), HasSubstr("is a PEFT adapter, not a whole model"));
 }
@@ -97,9 +97,10 @@ TEST_F(Foreign, QuantizedWeights) {
     folder_.write("config.json", R"({"hidden_size": 2, )" + keys + "}");
     return refusal();
   };
-  EXPECT_THAT(with(R"("quantization_config": {"quant_method": "gptq", "bits": 4})"),
-              AllOf(HasSubstr("config.json: key 'quantization_config'"), HasSubstr("GPTQ in 4 bits"),
-                    HasSubstr("folder that isn't quantized, or a GGUF file")));
+  EXPECT_THAT(
+      with(R"("quantization_config": {"quant_method": "gptq", "bits": 4})"),
+      AllOf(HasSubstr("config.json: key 'quantization_config'"), HasSubstr("GPTQ in 4 bits"),
+            HasSubstr("folder that isn't quantized, or a GGUF file")));
   EXPECT_THAT(with(R"("quantization_config": {"quant_method": "awq", "bits": 4})"),
               HasSubstr("AWQ in 4 bits"));
   EXPECT_THAT(with(R"("quantization_config": {"quant_method": "fp8"})"), HasSubstr("by fp8"));
@@ -109,24 +110,26 @@ TEST_F(Foreign, QuantizedWeights) {
                     HasSubstr("--dequantize")));
   std::filesystem::remove(folder_ / "model.safetensors.index.json");
   std::filesystem::copy(data_path("types.safetensors"), folder_ / "model.safetensors");
-  EXPECT_THAT(with(R"("quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true})"),
-              AllOf(HasSubstr("bitsandbytes"), HasSubstr(".dequantize()")));
+  EXPECT_THAT(
+      with(R"("quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true})"),
+      AllOf(HasSubstr("bitsandbytes"), HasSubstr(".dequantize()")));
   EXPECT_THAT(refusal_with("quantize_config.json"), HasSubstr("GPTQ"));
   EXPECT_THAT(refusal_with("quant_config.json"), HasSubstr("AWQ"));
 }
 
 // What a model was loaded with when it was stored says nothing of what is stored.
 TEST_F(Foreign, OrdinaryWeightsThatWereQuantizedWhileLoading) {
-  folder_.write("config.json",
-                R"({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}})");
+  folder_.write(
+      "config.json",
+      R"({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}})");
   EXPECT_EQ(HfFolder::open(folder_.path()).weights.tensors().size(), 3u);
   folder_.write("config.json", R"({"quantization_config": null})");
   EXPECT_EQ(HfFolder::open(folder_.path()).weights.tensors().size(), 3u);
 }
 
 TEST_F(Foreign, Files) {
-  for (const auto& [magic, name] : {std::pair{"lmgg", "(ggml)"}, std::pair{"fmgg", "(ggmf)"},
-                                    std::pair{"tjgg", "(ggjt)"}})
+  for (const auto& [magic, name] :
+       {std::pair{"lmgg", "(ggml)"}, std::pair{"fmgg", "(ggmf)"}, std::pair{"tjgg", "(ggjt)"}})
     EXPECT_THAT(file_refusal("model.ggml", magic + std::string("\3\0\0\0more", 8)),
                 AllOf(HasSubstr("from before GGUF"), HasSubstr(name),
                       HasSubstr("convert_llama_ggml_to_gguf.py")));

@@ -15,6 +15,7 @@
 namespace reprise {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
 
 Json golden(const std::string& model) {
@@ -194,6 +195,7 @@ TEST(Config, AbsentKeysMeanWhatTheArchitecturesOwnCodeMeans) {
   const Expected all[] = {
       {"LlamaForCausalLM", 32, 2, 1e-6f, Unary::Silu, 2048, false},
       {"MistralForCausalLM", 8, 2, 1e-6f, Unary::Silu, 131072, false, 32, 0, 4096},
+      {"SmolLM3ForCausalLM", 4, 2, 1e-6f, Unary::Silu, 32768, true, 32, 0, 0, 2e6},
       {"Qwen2ForCausalLM", 32, 2, 1e-6f, Unary::Silu, 32768, false},
       {"Qwen3ForCausalLM", 32, 128, 1e-6f, Unary::Silu, 32768, false},
       {"Phi3ForCausalLM", 32, 2, 1e-5f, Unary::Silu, 4096, false},
@@ -246,6 +248,32 @@ TEST(Config, BiasesOfLlamaAreTold) {
   Json other = bare("Qwen2ForCausalLM");
   other["attention_bias"] = true;
   EXPECT_THAT(error_of(other), HasSubstr("attention_bias")) << "its code has no such flag";
+}
+
+TEST(Config, LayersWithoutRope) {
+  Json json = bare("SmolLM3ForCausalLM");
+  json["num_hidden_layers"] = 5;
+  const auto layers = [&] {
+    std::vector<int> list;
+    for (const BlockConfig& block : config_from_json(json, "c").text.blocks)
+      list.push_back(block.rope);
+    return list;
+  };
+  EXPECT_THAT(layers(), ElementsAre(0, 0, 0, kNoRope, 0)) << "every fourth";
+  json["no_rope_layer_interval"] = 2;
+  EXPECT_THAT(layers(), ElementsAre(0, kNoRope, 0, kNoRope, 0));
+  json["no_rope_layers"] = {0, 1, 1, 0, 1};
+  EXPECT_THAT(layers(), ElementsAre(kNoRope, 0, 0, kNoRope, 0)) << "the list counts";
+  json["use_sliding_window"] = true;
+  json["sliding_window"] = 7;
+  EXPECT_EQ(windows(config_from_json(json, "c")), Windows({7, 0, 0, 7, 0}));
+  for (const Json& wrong : {Json({0, 1}), Json({0, 1, 1, true, 1}), Json(3)}) {
+    json["no_rope_layers"] = wrong;
+    EXPECT_THAT(error_of(json), HasSubstr("'no_rope_layers': expected an array of 5 numbers"));
+  }
+  Json other = bare("LlamaForCausalLM");
+  other["no_rope_layers"] = {0, 1, 1};
+  EXPECT_THAT(error_of(other), HasSubstr("no_rope_layers")) << "no key of its code";
 }
 
 TEST(Config, KeysOfGptNeox) {

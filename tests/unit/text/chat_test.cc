@@ -45,6 +45,29 @@ TEST(Chat, KnownTemplates) {
   EXPECT_EQ(seen.size(), 10u);
 }
 
+// Statements that write nothing themselves may change what the others write.
+TEST(Chat, StatementsAroundAKnownTemplate) {
+  const std::string guard =
+      "{% if messages[0]['role'] != 'system' %}{% set messages = [{'role': 'system', 'content': "
+      "'the world'}] + messages %}{% endif %}";
+  for (const Json& entry : known_templates()) {
+    const std::string known = entry["template"];
+    const auto refused = [&](const std::string& jinja) {
+      return test::error_of(
+          [&] { recognize_chat_format(jinja, entry["bos"], entry["eos"], "model"); });
+    };
+    EXPECT_EQ(refused(known), "");
+    for (const std::string& jinja :
+         {guard + known, "{% set messages = messages[1:] %}" + known,
+          "{% if messages|length > 2 %}" + known + "{% endif %}",
+          "{% if messages|length > 2 %}" + known + "{% else %}{% endif %}"}) {
+      // Of that one's many statements only those that set something are looked at.
+      if (entry["format"] == "qwen2.5" && jinja.find("set messages") == std::string::npos) continue;
+      EXPECT_THAT(refused(jinja), HasSubstr("none of the known formats")) << jinja;
+    }
+  }
+}
+
 // The table's own entries, as --chat-template takes them, equal the recognised ones.
 TEST(Chat, TableEqualsTemplates) {
   const std::vector<ChatMessage> messages = {{"user", "Hi"}, {"assistant", "Yes"}, {"user", "So"}};

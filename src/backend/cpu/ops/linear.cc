@@ -13,6 +13,8 @@ constexpr int64_t kTileRows = 128;
 constexpr int64_t kTileBytes = 64 << 10;
 constexpr int64_t kTileColumns = 64;
 constexpr int64_t kRowAlignment = 64;
+// An adapter on few rows, of at most this many steps, is one thread's work from gathering to adding.
+constexpr int64_t kSmallAdapter = 1 << 18;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -94,14 +96,21 @@ void CpuBackend::multiply(const float* x, int64_t m, int64_t k, std::span<const 
 void CpuBackend::multiply_here(const float* x, int64_t m, const LinearWeight& weight, float* out) {
   const CpuData& data = data_of(weight.weight);
   const int64_t n = weight.weight.dim(0), k = weight.weight.dim(1);
-  if (!data.packed) {
-    kernels_.matmul.dense_f32(x, m, k, data.bytes, weight.weight.dtype(), 0, n, k, out, n);
-  } else if (activations_ == Activations::Int8) {
+  if (data.packed && activations_ == Activations::Int8) {
     const Quantized input = quantize(x, m, k, /*here=*/true);
     kernels_.matmul.packed_int8(input.rows, m, data.packed->matrix(), 0, n, out, n);
   } else {
-    kernels_.matmul.packed_f32(x, m, k, data.packed->matrix(), 0, n, out, n);
+    multiply_f32_here(x, m, weight.weight, out);
   }
+}
+
+void CpuBackend::multiply_f32_here(const float* x, int64_t m, const Tensor& weight, float* out) {
+  const CpuData& data = data_of(weight);
+  const int64_t n = weight.dim(0), k = weight.dim(1);
+  if (data.packed)
+    kernels_.matmul.packed_f32(x, m, k, data.packed->matrix(), 0, n, out, n);
+  else
+    kernels_.matmul.dense_f32(x, m, k, data.bytes, weight.dtype(), 0, n, k, out, n);
 }
 
 std::vector<Tensor> CpuBackend::linear(const Tensor& x,
@@ -126,53 +135,93 @@ std::vector<Tensor> CpuBackend::linear(const Tensor& x,
   }
   if (m == 0) return results;
   multiply(from, m, k, products, activations_ == Activations::Int8);
-  if (!adapter_of_row.empty())
-    for (size_t i = 0; i < weights.size(); ++i)
-      if (!weights[i]->adapters.empty())
-        add_adapters(from, m, k, *weights[i], products[i].out, adapter_of_row);
+  if (!adapter_of_row.empty()) add_adapters(from, m, k, weights, products, adapter_of_row);
   return results;
 }
 
-// out [m, n] += scale * B (A x), row by row with its own adapter; in F32 throughout, since adapters
-// are small and meant to correct.
-void CpuBackend::add_adapters(const float* x, int64_t m, int64_t k, const LinearWeight& weight,
-                              float* out, std::span<const int32_t> adapter_of_row) {
-  std::vector<std::vector<int64_t>> rows_of(weight.adapters.size());
-  for (int64_t row = 0; row < m; ++row) {
-    const int32_t id = adapter_of_row[static_cast<size_t>(row)];
-    if (id < 0) continue;
-    REPRISE_CHECK(static_cast<size_t>(id) < rows_of.size(), "adapter {} of {}", id, rows_of.size());
-    rows_of[static_cast<size_t>(id)].push_back(row);
-  }
-  const int64_t n = weight.weight.dim(0);
-  for (size_t id = 0; id < rows_of.size(); ++id) {
-    const LowRank& adapter = weight.adapters[id];
-    const std::vector<int64_t>& rows = rows_of[id];
-    if (rows.empty() || !adapter.a) continue;
-    const int64_t rank = adapter.a.dim(0), count = static_cast<int64_t>(rows.size());
-    REPRISE_CHECK(adapter.a.shape() == (Shape{rank, k}) && adapter.b.shape() == (Shape{n, rank}),
-                  "adapter {} {} on a weight of {}", shape_string(adapter.a.shape()),
-                  shape_string(adapter.b.shape()), shape_string(weight.weight.shape()));
-    Tensor gathered;
-    const float* input = x;
-    if (count < m) {
-      gathered = new_tensor({count, k});
-      for (int64_t i = 0; i < count; ++i)
-        std::copy_n(x + rows[static_cast<size_t>(i)] * k, k, new_floats(gathered) + i * k);
-      input = new_floats(gathered);
-    }
-    const Tensor low = new_tensor({count, rank});
-    const Tensor high = new_tensor({count, n});
-    const Product down = {&data_of(adapter.a), adapter.a.dtype(), rank, nullptr, new_floats(low)};
-    const Product up = {&data_of(adapter.b), adapter.b.dtype(), n, nullptr, new_floats(high)};
-    multiply(input, count, k, {&down, 1}, false);
-    multiply(new_floats(low), count, rank, {&up, 1}, false);
-    run_chunks(count, n, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        float* to = out + rows[static_cast<size_t>(i)] * n;
-        kernels_.vector.add_scaled(to, new_floats(high) + i * n, adapter.scale, n, to);
+// out [m, n] += scale * B (A x) for every product, row by row with its own adapter; in F32 throughout,
+// since adapters are small and meant to correct.
+void CpuBackend::add_adapters(const float* x, int64_t m, int64_t k,
+                              std::span<const LinearWeight* const> weights,
+                              std::span<const Product> products,
+                              std::span<const int32_t> adapter_of_row) {
+  std::vector<int32_t> ids(adapter_of_row.begin(), adapter_of_row.end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  if (ids.front() < 0) ids.erase(ids.begin());
+  std::vector<AdapterProduct> small;
+  std::vector<std::vector<int64_t>> rows_of;
+  rows_of.reserve(ids.size());
+  int64_t work = 0;
+  for (const int32_t id : ids) {
+    std::vector<int64_t>& rows = rows_of.emplace_back();
+    for (int64_t row = 0; row < m; ++row)
+      if (adapter_of_row[static_cast<size_t>(row)] == id) rows.push_back(row);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const std::vector<LowRank>& adapters = weights[i]->adapters;
+      if (adapters.empty()) continue;
+      REPRISE_CHECK(static_cast<size_t>(id) < adapters.size(), "adapter {} of {}", id,
+                    adapters.size());
+      const LowRank& adapter = adapters[static_cast<size_t>(id)];
+      if (!adapter.a) continue;
+      const int64_t n = products[i].n, rank = adapter.a.dim(0);
+      REPRISE_CHECK(adapter.a.shape() == (Shape{rank, k}) && adapter.b.shape() == (Shape{n, rank}),
+                    "adapter {} {} on a weight of {}", shape_string(adapter.a.shape()),
+                    shape_string(adapter.b.shape()), shape_string(weights[i]->weight.shape()));
+      const AdapterProduct product = {&adapter, rows, k, n, products[i].out};
+      const int64_t steps = std::ssize(rows) * rank * (k + n);
+      if (steps > kSmallAdapter) {
+        add_adapter(x, product);
+      } else {
+        small.push_back(product);
+        work += steps / 8;
       }
-    });
+    }
+  }
+  run_tasks(std::ssize(small), work,
+            [&](int64_t task) { add_adapter_here(x, small[static_cast<size_t>(task)]); });
+}
+
+void CpuBackend::add_adapter(const float* x, const AdapterProduct& p) {
+  const int64_t rank = p.adapter->a.dim(0), count = std::ssize(p.rows);
+  const Tensor gathered = new_tensor({count, p.k});
+  for (int64_t i = 0; i < count; ++i)
+    std::copy_n(x + p.rows[static_cast<size_t>(i)] * p.k, p.k, new_floats(gathered) + i * p.k);
+  const Tensor low = new_tensor({count, rank});
+  const Tensor high = new_tensor({count, p.n});
+  const Product down = {&data_of(p.adapter->a), p.adapter->a.dtype(), rank, nullptr,
+                        new_floats(low)};
+  const Product up = {&data_of(p.adapter->b), p.adapter->b.dtype(), p.n, nullptr, new_floats(high)};
+  multiply(new_floats(gathered), count, p.k, {&down, 1}, false);
+  multiply(new_floats(low), count, rank, {&up, 1}, false);
+  run_chunks(count, p.n, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* to = p.out + p.rows[static_cast<size_t>(i)] * p.n;
+      kernels_.vector.add_scaled(to, new_floats(high) + i * p.n, p.adapter->scale, p.n, to);
+    }
+  });
+}
+
+// The same on the calling thread, within a task.
+void CpuBackend::add_adapter_here(const float* x, const AdapterProduct& p) {
+  const int64_t rank = p.adapter->a.dim(0), count = std::ssize(p.rows);
+  thread_local std::vector<float> scratch;
+  const auto floats = static_cast<size_t>(count * (p.k + rank + p.n));
+  if (scratch.size() < floats) scratch.resize(floats);
+  const float* input = x + p.rows[0] * p.k;
+  float* const gathered = scratch.data();
+  float* const low = gathered + count * p.k;
+  float* const high = low + count * rank;
+  if (count > 1) {
+    for (int64_t i = 0; i < count; ++i)
+      std::copy_n(x + p.rows[static_cast<size_t>(i)] * p.k, p.k, gathered + i * p.k);
+    input = gathered;
+  }
+  multiply_f32_here(input, count, p.adapter->a, low);
+  multiply_f32_here(low, count, p.adapter->b, high);
+  for (int64_t i = 0; i < count; ++i) {
+    float* to = p.out + p.rows[static_cast<size_t>(i)] * p.n;
+    kernels_.vector.add_scaled(to, high + i * p.n, p.adapter->scale, p.n, to);
   }
 }
 
