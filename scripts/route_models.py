@@ -171,6 +171,8 @@ MODELS = {
     "qwen2": Model("Qwen2ForCausalLM", "qwen2", rope(1e6) | dict(tie_word_embeddings=True), chat=CHATML, ends=("<|endoftext|>",),
                    generation=dict(do_sample=True, temperature=0.7, top_p=0.8, top_k=20, repetition_penalty=1.05)),
     "qwen3": Model("Qwen3ForCausalLM", "qwen2", rope(1e6) | dict(head_dim=12), chat=CHATML),
+    "smollm3": Model("SmolLM3ForCausalLM", "llama3", rope(5e6) | dict(num_hidden_layers=5, tie_word_embeddings=True),
+                     ends=("<|end_of_text|>",)),
     "phi3": Model("Phi3ForCausalLM", "phi3", rope(10000.0, **LONG, original_max_position_embeddings=16)
                   | dict(original_max_position_embeddings=16, sliding_window=24)),
     "phi4-mini": Model("Phi3ForCausalLM", "gpt4o", rope(10000.0, partial_rotary_factor=0.75, **LONG | dict(
