@@ -126,7 +126,8 @@ TEST_P(Routes, LlamaCppsGgufToAFolder) {
 
   const Json config = load_json(made / "config.json"), first = load_json(folder() / "config.json");
   EXPECT_EQ(config["torch_dtype"], first["dtype"]);
-  for (const char* key : {"bos_token_id", "pad_token_id"}) EXPECT_EQ(config[key], first[key]) << key;
+  for (const char* key : {"bos_token_id", "pad_token_id"})
+    EXPECT_EQ(config[key], first[key]) << key;
   const Json generation = load_json(made / "generation_config.json");
   for (const auto& [key, value] : want_["generation"].items()) EXPECT_EQ(generation[key], value);
   // Weights are the folder's: nothing is lost where norms are F32.
@@ -138,7 +139,8 @@ TEST_P(Routes, LlamaCppsGgufToAFolder) {
     EXPECT_EQ(config[key], first[key]) << key;
   }
   const WeightFile weights = open_safetensors(made / "model.safetensors").weights;
-  for (const TensorView& tensor : open_safetensors(folder() / "model.safetensors").weights.tensors()) {
+  for (const TensorView& tensor :
+       open_safetensors(folder() / "model.safetensors").weights.tensors()) {
     const std::vector<float> found = to_floats(weights.get(tensor.name));
     EXPECT_LE(distance(found, to_floats(tensor)), 1e-6) << tensor.name;
   }
@@ -243,14 +245,16 @@ class FolderKeys : public ::testing::Test {
     return folder_config(file).config;
   }
   // What a whole conversion of such a file ends with.
-  std::string refusal(const char* name, const std::vector<std::pair<std::string, GgufValue>>& keys) {
+  std::string refusal(const char* name,
+                      const std::vector<std::pair<std::string, GgufValue>>& keys) {
     GgufFile file = open_gguf(root() / name / "model.gguf");
     for (const auto& [key, value] : keys) file.metadata.set(key, value);
     std::vector<GgufTensor> tensors;
-    for (const TensorView& tensor : file.weights.tensors()) tensors.push_back({tensor, tensor.type});
+    for (const TensorView& tensor : file.weights.tensors())
+      tensors.push_back({tensor, tensor.type});
     write_gguf(temp_ / "changed.gguf", file.metadata, tensors);
-    const std::string text =
-        error_of([&] { convert_to_folder(open_source(temp_ / "changed.gguf"), temp_ / "out", {}); });
+    const std::string text = error_of(
+        [&] { convert_to_folder(open_source(temp_ / "changed.gguf"), temp_ / "out", {}); });
     EXPECT_FALSE(fs::exists(temp_ / "out"));
     return text;
   }
