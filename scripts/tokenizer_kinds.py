@@ -10,6 +10,7 @@ import json
 import pathlib
 import random
 import sys
+from pydoc_data.topics import topics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests/data/text"))
@@ -77,7 +78,7 @@ class ByteLevel:
 class SentencePiece:
     """tokenizer.model, and beside it tokenizer.json as the release has it."""
     special: list                # control tokens behind the vocabulary
-    flags: dict = dataclasses.field(default_factory=dict)  # of added tokens
+    rstrip: tuple = ()           # control tokens that take the white space on their right
     model: dict = dataclasses.field(default_factory=dict)  # of the trainer
     bos: str = "<s>"
     eos: str = "</s>"
@@ -108,8 +109,12 @@ class SentencePiece:
         config = dict(tokenizer_class=self.cls, bos_token=self.bos, eos_token=self.eos, unk_token="<unk>", pad_token=None,
                       add_bos_token=self.add_bos, add_eos_token=False, clean_up_tokenization_spaces=False, model_max_length=64)
         if not self.json:
-            write_config(folder, config)
-            return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue()).vocab_size()
+            sp = sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+            added = {str(i): dict(content=sp.id_to_piece(i), lstrip=False, rstrip=False, normalized=False, single_word=False,
+                                  special=True)
+                     for i in range(sp.vocab_size()) if sp.is_control(i) or sp.is_unknown(i)}
+            write_config(folder, config | dict(added_tokens_decoder=added))
+            return sp.vocab_size()
         tok = self.tokenizer_json(out.getvalue())
         tok.save(str(folder / "tokenizer.json"))
         write_config(folder, config | dict(added_tokens_decoder=added_decoder(tok)))
@@ -145,10 +150,7 @@ class SentencePiece:
         if self.split_spaces:
             tok.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
         own = [sp.id_to_piece(i) for i in ids if sp.is_control(i) or sp.is_unknown(i)]
-        tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in own])
-        flags = dict(special=True, normalized=False) | self.flags
-        tok.add_special_tokens([AddedToken(t, **flags) for t in self.special if flags["special"]])
-        tok.add_tokens([AddedToken(t, **flags) for t in self.special if not flags["special"]])
+        tok.add_special_tokens([AddedToken(t, special=True, normalized=False, rstrip=t in self.rstrip) for t in [*own, *self.special]])
         defined = self.model.get("user_defined_symbols", [])
         tok.add_tokens([AddedToken(t, special=False, normalized=False) for t in defined])
         if self.add_bos:
@@ -171,8 +173,8 @@ def write_config(folder, config):
 def corpus():
     yield CORPUS
     yield CORPUS.upper()
-    for path in sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("src/*/*.h"), *ROOT.glob("scripts/*.py")]):
-        yield path.read_text()
+    for _, topic in sorted(topics.items()):  # Python's own manual: prose and code
+        yield topic
 
 
 CHAT = ["<|im_end|>", "<|im_start|>"]
@@ -193,7 +195,8 @@ KINDS = {
     "tekken": ByteLevel([case_pattern("", r"\p{N}")], "tekken", ["</s>", "<s>", "[INST]", "[/INST]"], bos="<s>", eos="</s>",
                         ignore_merges=True),
     "llama2": SentencePiece([]),
-    "phi3": SentencePiece(["<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>"], flags=dict(rstrip=True)),
+    "phi3": SentencePiece(["<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>"],
+                          rstrip=("</s>", "<|assistant|>", "<|end|>", "<|user|>")),
     "mistral": SentencePiece(["[INST]", "[/INST]", "[TOOL_CALLS]"], prefix="first"),
     "gemma": SentencePiece([], **GEMMA),
     "llama2-model": SentencePiece([], cls="InternLM2Tokenizer", json=False),

@@ -29,8 +29,9 @@ class ConvertCommand : public Command {
     app.footer(
         "A name that ends in .gguf is written as a GGUF file, another one as a folder. Without\n"
         "--type nothing is lost: the way back gives the same tensors, to the bit, and the same\n"
-        "config.json, tokenizer and other small files. DST is written under another name and\n"
-        "renamed when it is complete.\n"
+        "config.json, tokenizer and other small files. A GGUF file of llama.cpp's becomes a folder\n"
+        "that transformers loads, quantized weights as F32 or --type. DST is written under another\n"
+        "name and renamed when it is complete.\n"
         "Examples:\n"
         "  reprise convert FOLDER model.gguf\n"
         "  reprise convert model.gguf FOLDER-again --shard-size 2GB\n"

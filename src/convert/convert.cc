@@ -86,10 +86,11 @@ class Conversion {
     };
     ConvertedTensor& entry = result_.tensors[index_.at(name)];
     const auto edit = source_.edits.find(name);
-    entry.error = converter_.write(
-        edit == source_.edits.end() ? tensor
-                                    : OutputTensor{edited(tensor.source, edit->second), tensor.type},
-        sink, progress);
+    entry.error =
+        converter_.write(edit == source_.edits.end()
+                             ? tensor
+                             : OutputTensor{edited(tensor.source, edit->second), tensor.type},
+                         sink, progress);
     done_ = before + static_cast<int64_t>(tensor.source.data.size());
   }
 

@@ -83,6 +83,10 @@ ConversionSource folder_form(const ConversionSource& source, std::vector<std::st
   folder.config = config_from_json(written.config, file.metadata.where() + " as a folder");
   folder.slots.clear();
   const TextConfig &text = source.config->text, &own = folder.config->text;
+  for (size_t i = 0; i < text.blocks.size(); ++i)
+    if (text.blocks[i].window != own.blocks[i].window)
+      fail("{}: layer {}: a window of {} keys can't be said in a folder of {}, which means {}",
+           source.path(), i, text.blocks[i].window, own.architecture, own.blocks[i].window);
   check_kinds_of_layers(text, own, source.path());
 
   // Both tell their tensors in the same order: they are the same model.

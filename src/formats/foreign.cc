@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "base/file.h"
@@ -163,7 +164,7 @@ std::string foreign_quantization(const Json& config, bool whole_numbers) {
            ".dequantize().save_pretrained(NEW)";
   }
   for (const auto& [name, known] :
-       {std::pair{"gptq", "GPTQ"}, std::pair{"awq", "AWQ"}, std::pair{"exl2", "ExLlamaV2"}})
+       {std::pair{"gptq", "GPTQ"}, std::pair{"awq", "AWQ"}, std::pair{"exl2", "EXL2"}})
     if (method == name) method = known;
   if (method.empty()) method = "an unknown method";
   return quantized(method, text(*found, "bits"), "quantization_config") + kUnquantized;

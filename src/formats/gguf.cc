@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
-#include "base/error.h"
 #include "base/byte_reader.h"
+#include "base/error.h"
 #include "formats/foreign.h"
 #include "formats/gguf_layout.h"
 

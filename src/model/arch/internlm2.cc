@@ -17,8 +17,6 @@ void read(const DecoderKeys& keys, TextConfig& text) {
   read_windows(keys, /*absent=*/0, /*first=*/kNoLayer, text);
 }
 
-void complete(Json& json) { json["bias"] = false; }
-
 const NameTable& names() {
   static const NameTable table = {
       .layers = "model.layers.",

@@ -43,6 +43,11 @@ void read(const DecoderKeys& keys, TextConfig& text) {
         text);
 }
 
+void to_folder(Json& json) {
+  json["use_sliding_window"] = json.contains("sliding_window");
+  if (!json.contains("sliding_window")) json.erase("layer_types");
+}
+
 }  // namespace
 
 Architecture smollm3() {
@@ -53,7 +58,7 @@ Architecture smollm3() {
           .gguf = {.name = "smollm3",
                    .interleaved = true,
                    .optional_biases = true,
-                   .to_folder = write_no_windows},
+                   .to_folder = to_folder},
           .own_keys = {kLayers, kInterval},
           .read = read};
 }

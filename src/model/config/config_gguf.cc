@@ -126,6 +126,15 @@ Json rope_scaling(const GgufKeys& keys, int64_t context) {
   return json;
 }
 
+// Whether a token is one of those that stand for no text (control) or a whole one (user-defined).
+bool is_added_token(const GgufMetadata& meta, int64_t id) {
+  constexpr const char* kTypes = "tokenizer.ggml.token_type";
+  if (!meta.has(kTypes)) return false;
+  const std::vector<int64_t> types = meta.get_ints(kTypes);
+  return id >= 0 && id < std::ssize(types) &&
+         (types[static_cast<size_t>(id)] == 3 || types[static_cast<size_t>(id)] == 4);
+}
+
 Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture& kind) {
   const GgufMetadata& meta = file.metadata;
   refuse_unknown_parts(keys, kind);
@@ -192,12 +201,11 @@ Json decoder_keys(const GgufFile& file, const GgufKeys& keys, const Architecture
   };
   if (const auto bos = token("bos")) json["bos_token_id"] = *bos;
   // A turn's end (eot) and a message's (eom) end an answer too, where they are told apart. Gemma's
-  // files name one whatever the vocabulary.
+  // files name one whatever the vocabulary, so it counts only where no text is written with it.
   std::vector<int64_t> ends;
   for (const char* role : {"eos", "eot", "eom"})
     if (const auto id = token(role); id && std::ranges::count(ends, *id) == 0)
-      if (std::string_view(role) == "eos" || *id < json["vocab_size"].get<int64_t>())
-        ends.push_back(*id);
+      if (std::string_view(role) == "eos" || is_added_token(meta, *id)) ends.push_back(*id);
   if (!ends.empty()) json["eos_token_id"] = ends.size() == 1 ? Json(ends[0]) : Json(ends);
   return json;
 }

@@ -43,8 +43,9 @@ double llama3_factor(double wavelength, double factor, double low, double high, 
 }
 
 // llama.cpp keeps Llama 3's scaling as the factors it comes to. The numbers that they come from are
-// those of the releases, or follow from two frequencies between the ends, but for a common factor of
-// `low`, `high` and the original context: low is taken to be 1. Nullopt where no such rule gives them.
+// those of the releases, or with another original context, or follow from two frequencies between the
+// ends, but for a common factor of all three: low is taken to be 1. Whatever fits is the same to every
+// frequency. Nullopt where no such rule gives them.
 std::optional<Json> llama3_scaling(const RopeConfig& rope) {
   const std::vector<double>& factors = rope.short_factor;
   if (rope.kind != RopeConfig::Kind::LongRope || factors != rope.long_factor || factors.empty() ||
@@ -64,7 +65,10 @@ std::optional<Json> llama3_scaling(const RopeConfig& rope) {
                 {"high_freq_factor", high},
                 {"original_max_position_embeddings", original}};
   };
-  if (fits(4, 8192)) return json(4, 8192);
+  constexpr double kHigh = 4, kOriginal = 8192;  // of Llama 3.1 to 3.3
+  if (fits(kHigh, kOriginal)) return json(kHigh, static_cast<int64_t>(kOriginal));
+  for (int64_t original = 16; original <= int64_t{1} << 20; original *= 2)
+    if (fits(kHigh, static_cast<double>(original))) return json(kHigh, original);
   std::vector<size_t> between;
   for (size_t i = 0; i < factors.size(); ++i)
     if (factors[i] > 1 && !same(factors[i], 1) && !same(factors[i], factor)) between.push_back(i);
