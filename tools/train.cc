@@ -10,6 +10,7 @@
 #include "backend/factory.h"
 #include "backend/train_backend.h"
 #include "tools/commands.h"
+#include "tools/heartbeat.h"
 #include "tools/interrupt.h"
 #include "tools/options.h"
 #include "train/trainer.h"
@@ -32,6 +33,9 @@ void keep_freed_memory() {
   mallopt(M_TOP_PAD, 64 << 20);
 #endif
 }
+
+// Who watches a log shouldn't wonder for longer whether training goes on.
+constexpr std::chrono::seconds kMostSilence{10};
 
 class TrainCommand : public Command {
  public:
@@ -60,14 +64,23 @@ class TrainCommand : public Command {
   int run() override {
     keep_freed_memory();
     const Recipe recipe = load_recipe(recipe_);
+    Progress progress("training");
+    Heartbeat heartbeat(kMostSilence, [&](const std::string& line) {
+      progress.clear();
+      print_line(line);
+    });
+    const auto stage = [&](const std::string& what) { heartbeat.doing(what); };
+    stage("loading the torch backend");
     const auto backend = make_torch_backend(backend_);
     const InterruptScope interrupt;
-    Progress progress("training");
     options_.output = out_;
     options_.cancelled = &interrupt.flag();
-    options_.progress = [&](const StepReport& report) { show(report, recipe, progress); };
+    options_.stage = stage;
+    options_.progress = [&](const StepReport& report) {
+      show(report, recipe, progress, heartbeat);
+    };
     try {
-      return train(recipe, *backend, progress);
+      return train(recipe, *backend, progress, heartbeat);
     } catch (const StoppedAtStart&) {
       fmt::print(stderr, "reprise: interrupted before the first step; nothing was written\n");
       return interrupted_exit();
@@ -75,14 +88,25 @@ class TrainCommand : public Command {
   }
 
  private:
-  int train(const Recipe& recipe, TrainBackend& backend, Progress& progress) {
-    Trainer trainer(recipe, backend, options_);
-    fmt::print("{}: {} parameters, {} trained; {} steps on {}\n", recipe_,
-               human_count(trainer.model().parameters()),
-               human_count(trainer.trainable_parameters()), recipe.steps, backend.description());
+  static void print_line(const std::string& line) {
+    fmt::print("{}\n", line);
     std::fflush(stdout);
-    show_quantized(trainer.quantized());
+  }
+
+  int train(const Recipe& recipe, TrainBackend& backend, Progress& progress, Heartbeat& heartbeat) {
+    heartbeat.doing("preparing the model and its data");
+    heartbeat.say(
+        [&] { print_line(fmt::format("{}: preparing the model and its data", recipe_)); });
+    Trainer trainer(recipe, backend, options_);
+    heartbeat.say([&] {
+      print_line(fmt::format("{}: {} parameters, {} trained; {} steps on {}", recipe_,
+                             human_count(trainer.model().parameters()),
+                             human_count(trainer.trainable_parameters()), recipe.steps,
+                             backend.description()));
+      show_quantized(trainer.quantized());
+    });
     const bool done = trainer.run();
+    heartbeat.doing("");
     progress.clear();
     if (done)
       fmt::print("done: {}/model.gguf\n", out_);
@@ -107,19 +131,26 @@ class TrainCommand : public Command {
     std::fflush(stdout);
   }
 
-  void show(const StepReport& report, const Recipe& recipe, Progress& progress) const {
+  static void show(const StepReport& report, const Recipe& recipe, Progress& progress,
+                   Heartbeat& heartbeat) {
     const std::string note = fmt::format("loss {:.4f}  {:.0f} tokens/s  {} left", report.loss,
                                          report.tokens_per_second, duration(report.seconds_left));
-    progress.update(report.step, report.steps, note);
-    if (!report.validation_loss && report.step % (10 * recipe.log_every) != 0) return;
-    progress.clear();
-    fmt::print("step {}/{}  {}  lr {:.2e}  gradient {:.2f}", report.step, report.steps, note,
-               report.learning_rate, report.gradient_norm);
-    for (const auto& [name, value] : report.values) fmt::print("  {} {:.4f}", name, value);
-    if (report.validation_loss) fmt::print("  validation loss {:.4f}", *report.validation_loss);
-    if (report.validation_exact) fmt::print(", exact {:.1f}%", 100 * *report.validation_exact);
-    fmt::print("\n");
-    std::fflush(stdout);
+    if (!report.validation_loss && report.step % (10 * recipe.log_every) != 0 && !heartbeat.due()) {
+      heartbeat.draw([&] { progress.update(report.step, report.steps, note); });
+      return;
+    }
+    std::string line = fmt::format("step {}/{}  {}  lr {:.2e}  gradient {:.2f}", report.step,
+                                   report.steps, note, report.learning_rate, report.gradient_norm);
+    for (const auto& [name, value] : report.values) line += fmt::format("  {} {:.4f}", name, value);
+    if (report.validation_loss)
+      line += fmt::format("  validation loss {:.4f}", *report.validation_loss);
+    if (report.validation_exact)
+      line += fmt::format(", exact {:.1f}%", 100 * *report.validation_exact);
+    heartbeat.say([&] {
+      progress.clear();
+      print_line(line);
+      progress.update(report.step, report.steps, note);
+    });
   }
 
   std::string recipe_;

@@ -155,11 +155,15 @@ bool Trainer::run() {
   const int64_t end = time_used() < 1 ? recipe_.steps : first;  // a budget may be used up already
   for (int64_t index = first; index < end; ++index) {
     const auto step_start = Clock::now();
+    next(fmt::format("step {} of {}", index + 1, recipe_.steps));
     StepReport report = step(index);
     measure(report, first, step_start);
     const int64_t done = report.step;
     const bool last = done == recipe_.steps || time_used() >= 1;
-    if (done % recipe_.validation_every == 0 || last) validate(*run_, report);
+    if (done % recipe_.validation_every == 0 || last) {
+      next(fmt::format("validation after step {}", done));
+      validate(*run_, report);
+    }
     if (done % recipe_.log_every == 0 || last || report.validation_loss) {
       history_.push_back(report);
       append_log(file(kLog), report);
@@ -168,12 +172,14 @@ bool Trainer::run() {
     const bool stop = (options_.stop_after > 0 && done >= options_.stop_after) ||
                       (options_.cancelled && options_.cancelled->load());
     if (done % recipe_.checkpoint_every == 0 || last || stop) {
+      next(fmt::format("writing the checkpoint of step {}", done));
       save_checkpoint(done);
       write_plot(file("plot.svg"), history_);
     }
     if (last) break;
     if (stop) return false;
   }
+  next("writing model.gguf");
   export_model();
   return true;
 }

@@ -36,6 +36,8 @@ struct TrainOptions {
   int64_t stop_after = 0;  // stop (with a checkpoint) when this many steps are done; 0: never
   const std::atomic<bool>* cancelled = nullptr;  // asked between steps; stops with a checkpoint
   std::function<void(const StepReport&)> progress;
+  // Told what comes next, before it begins: a step, a validation, a file.
+  std::function<void(const std::string& what)> stage;
 };
 
 // `cancelled` was set before the first step: there is nothing to go on from.
@@ -60,6 +62,9 @@ class Trainer {
 
  private:
   void prepare();
+  void next(const std::string& what) const {
+    if (options_.stage) options_.stage(what);
+  }
   void release_backend();
   void stop_if_asked() const;
   // Gives how many steps are done.
