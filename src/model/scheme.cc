@@ -166,10 +166,13 @@ std::unique_ptr<Scheme> make_scheme(const ModelConfig& config) {
 }
 
 SchemeOption plan_option() {
-  return {.name = "plan",
-          .type = SchemeOption::Type::Text,
-          .help = "Order of blocks: 0-23,10-14 runs 10 to 14 again; 10-14*3 three times, damped",
-          .placeholder = "PLAN"};
+  return {
+      .name = "plan",
+      .type = SchemeOption::Type::Text,
+      .help =
+          "Order of blocks: 0-14,10-14@0.1,15-23 runs 10 to 14 again for a tenth of their update; "
+          "10-14*3 three times for a third",
+      .placeholder = "PLAN"};
 }
 
 SchemeOption official_loops_option(std::string name) {

@@ -233,6 +233,7 @@ std::vector<Case> cases() {
   shared["loop_share_kv"] = true;
   list.push_back({"loop_split_shared", shared});
   list.push_back({"damped", text("Llama"), {{"plan", "0,0-1*3,1"}}});
+  list.push_back({"factors", text("Llama"), {{"plan", "0-1,0-1*2@0.3,1@0.6"}}});
   list.push_back(
       {"stored_replay", with(text("Phi3"), "reprise", own("replay", {{"plan", "0-1,1*2"}}))});
   for (const DType type : {DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1}) {
