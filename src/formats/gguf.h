@@ -42,6 +42,7 @@ class GgufMetadata {
   // Appends, or replaces the value of a key that is there.
   void set(const std::string& key, GgufValue value);
   void set(const std::string& key, std::vector<std::string> strings);
+  void erase(const std::string& key);  // one that may be there
 
   const std::vector<std::pair<std::string, GgufValue>>& entries() const { return entries_; }
   const std::string& where() const { return where_; }

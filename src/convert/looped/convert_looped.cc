@@ -127,6 +127,11 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
     fail(
         "{}: is a GGUF file of another program, of which only a GGUF file can be made (a name that ends in .gguf)",
         source.path());
+  if (!source.config->plan.empty())
+    fail(
+        "{}: has a stored plan ({}), which is one for its own layers; expected a model without one "
+        "('reprise plan store MODEL none OUT' takes it away)",
+        source.path(), source.config->plan);
   if (!gguf) check_folder_types(options.types, target.string());
   LoopedModel model(source, loop, options.threads);
   LoopedResult all;
