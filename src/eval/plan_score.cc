@@ -60,6 +60,7 @@ class PlanTree {
       if (plans.empty()) return;
       if (done.empty() || plans.size() > 1) break;
     }
+    if (stopped_) return;
     std::vector<std::vector<size_t>> branches;  // by the next step
     for (const size_t plan : plans) {
       auto it = std::ranges::find_if(branches, [&](const auto& branch) {
