@@ -179,10 +179,14 @@ MODELS = {
         short_factor=[1.0, 1.1, 1.3], long_factor=[2.0, 2.5, 3.0]), original_max_position_embeddings=16)
         | dict(original_max_position_embeddings=16, tie_word_embeddings=True), tokenizer_class="GPT2Tokenizer"),
     "gemma": Model("GemmaForCausalLM", "gemma", rope(10000.0) | dict(head_dim=12, hidden_act="gelu_pytorch_tanh"), loses_ids=META),
+    "gemma2": Model("Gemma2ForCausalLM", "gemma", rope(10000.0) | dict(
+        num_hidden_layers=3, head_dim=12, query_pre_attn_scalar=12, sliding_window=8, attn_logit_softcapping=2.0,
+        final_logit_softcapping=5.0), loses_ids=META),
     "gemma3": Model("Gemma3ForCausalLM", "gemma", dict(rope_parameters=dict(
         full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
         sliding_attention=dict(rope_type="default", rope_theta=10000.0)),
         num_hidden_layers=7, head_dim=12, query_pre_attn_scalar=12, sliding_window=8), loses_ids=META),
+    "olmo2": Model("Olmo2ForCausalLM", "dolma2", rope(5e5) | dict(rms_norm_eps=1e-6)),
     "gpt_neox": Model("GPTNeoXForCausalLM", "gpt_neox", rope(10000.0, partial_rotary_factor=0.25) | dict(rotary_pct=0.25)),
     "internlm2": Model("LlamaForCausalLM", "llama2-model", rope(1e6), internlm2=True),
     "nanbeige": Model("LlamaForCausalLM", "llama2", rope(1e6) | dict(head_dim=12), other_code=dict(

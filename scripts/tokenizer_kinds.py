@@ -192,6 +192,7 @@ KINDS = {
                           added=tuple(" " * n for n in range(24, 1, -1))),
     "gpt4o": ByteLevel([case_pattern("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", r"\p{N}{1,3}")], "gpt-4o",
                        ["<|endoftext|>", "<|endofprompt|>"]),
+    "dolma2": ByteLevel([WORDS + r"\p{N}{1,3}" + REST], "dbrx", ["<|endoftext|>", "<|pad|>"], eos="<|endoftext|>"),
     "tekken": ByteLevel([case_pattern("", r"\p{N}")], "tekken", ["</s>", "<s>", "[INST]", "[/INST]"], bos="<s>", eos="</s>",
                         ignore_merges=True),
     "llama2": SentencePiece([]),

@@ -140,6 +140,7 @@ void LoopedModel::add_adapters(int block, size_t tensor, int loop) {
     const std::vector<double> wide(dense.begin(), dense.end());
     report_weighted(factors, std::sqrt(weighted_squares(wide, out, in, c)), report);
     report_plain(dense, shared, factors, in, report);
+    factors = in_singular_form(std::move(factors), out, in);
   } else if (options_.adapters == LoopAdapters::Zero) {
     factors = zero_low_rank(out, in, rank, seed);
     for (const double x : residual) factors.residual += x * x;
@@ -179,6 +180,7 @@ void LoopedModel::fit(int block, size_t tensor) {
     report_weighted(factors, fit.norms[at], report);
     report_plain(targets[at].matrix, fit.shared, factors, in, report);
     reports.push_back(std::move(report));
+    factors = in_singular_form(std::move(factors), out, in);
     block_.a[tensor][at] = std::move(factors.a);
     block_.b[tensor][at] = std::move(factors.b);
   }
@@ -304,9 +306,11 @@ void LoopedModel::refit_depth(int loop, int block, Refit& run) {
                                                    moments.damping, moments.cross, moments.behind);
       const std::vector<float>& shared = computed.tensors[i];
       for (size_t j = 0; j < rest.size(); ++j) rest[j] -= shared[j];
-      LowRankFactors factors = weighted_low_rank(
-          rest, out, in, moments.c, rank_of(i),
-          options_.seed ^ stream_of(fmt::format("{}.{}.{}", block, loop, of.matrix)));
+      LowRankFactors factors = in_singular_form(
+          weighted_low_rank(
+              rest, out, in, moments.c, rank_of(i),
+              options_.seed ^ stream_of(fmt::format("{}.{}.{}", block, loop, of.matrix))),
+          out, in);
       computed.a[i][static_cast<size_t>(loop)] = std::move(factors.a);
       computed.b[i][static_cast<size_t>(loop)] = std::move(factors.b);
     });

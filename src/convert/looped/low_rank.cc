@@ -102,4 +102,37 @@ LowRankFactors low_rank(std::vector<double> m, int64_t out, int64_t in, int64_t 
   return factors;
 }
 
+LowRankFactors in_singular_form(LowRankFactors factors, int64_t out, int64_t in) {
+  const int64_t rank = factors.rank;
+  REPRISE_CHECK(std::ssize(factors.a) == rank * in && std::ssize(factors.b) == out * rank);
+  if (rank == 0 || std::ranges::all_of(factors.b, [](float x) { return x == 0; })) return factors;
+  const std::vector<double> a(factors.a.begin(), factors.a.end());
+  const std::vector<double> b(factors.b.begin(), factors.b.end());
+  std::vector<double> rows = a, columns(b.size());  // orthonormal bases [rank, in] and [rank, out]
+  for (int64_t j = 0; j < out; ++j)
+    for (int64_t r = 0; r < rank; ++r)
+      columns[static_cast<size_t>(r * out + j)] = b[static_cast<size_t>(j * rank + r)];
+  lapack::orthonormalize_rows(rank, in, rows.data());
+  lapack::orthonormalize_rows(rank, out, columns.data());
+  // B A = columns^T ((columns B) (A rows^T)) rows.
+  const auto square = [&] { return std::vector<double>(static_cast<size_t>(rank * rank)); };
+  std::vector<double> left = square(), right = square(), core = square();
+  lapack::gemm(rank, rank, out, 1.0, {columns.data(), out}, {b.data(), rank}, 0.0, left.data(),
+               rank);
+  lapack::gemm(rank, rank, in, 1.0, {a.data(), in}, {rows.data(), in, Op::Transpose}, 0.0,
+               right.data(), rank);
+  lapack::gemm(rank, rank, rank, 1.0, {left.data(), rank}, {right.data(), rank}, 0.0, core.data(),
+               rank);
+  lapack::Svd d = lapack::svd(rank, rank, core.data());
+  for (size_t i = 0; i < d.u.size(); ++i) d.u[i] *= d.s[i % static_cast<size_t>(rank)];
+  std::vector<double> new_a(a.size()), new_b(b.size());
+  lapack::gemm(rank, in, rank, 1.0, {d.v.data(), rank}, {rows.data(), in}, 0.0, new_a.data(), in);
+  lapack::gemm(out, rank, rank, 1.0, {columns.data(), out, Op::Transpose}, {d.u.data(), rank}, 0.0,
+               new_b.data(), rank);
+  const auto narrow = [](double x) { return static_cast<float>(x); };
+  std::ranges::transform(new_a, factors.a.begin(), narrow);
+  std::ranges::transform(new_b, factors.b.begin(), narrow);
+  return factors;
+}
+
 }  // namespace reprise

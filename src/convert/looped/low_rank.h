@@ -26,6 +26,12 @@ inline constexpr int64_t kExactDecomposition = 2048;
 // may run in parallel. Throws Error where LAPACK does not converge or m isn't finite.
 LowRankFactors low_rank(std::vector<double> m, int64_t out, int64_t in, int64_t rank,
                         uint64_t seed);
+// The same product B A in low_rank's form, the only one in which factors are stored: rows of A that are
+// orthonormal, columns of B as long as its singular values. Other factors of it (weighted_low_rank's
+// have rows and columns of very different lengths) run as well and train far worse: an optimizer's
+// step on a short row's long column undoes what the start brought (docs/claims.md). A product of
+// zero stays as it is.
+LowRankFactors in_singular_form(LowRankFactors factors, int64_t out, int64_t in);
 // A Gaussian as above and B zero: an adapter that changes nothing yet.
 LowRankFactors zero_low_rank(int64_t out, int64_t in, int64_t rank, uint64_t seed);
 

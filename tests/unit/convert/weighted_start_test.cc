@@ -129,6 +129,58 @@ TEST(WeightedLowRank, FullRankAndZero) {
   }
 }
 
+// The product is the same, rows of A are orthonormal, and columns of B at right angles to each other,
+// the longest first.
+TEST(SingularForm, OfWeightedFactors) {
+  for (const auto& [out, in] : kShapes) {
+    SCOPED_TRACE(fmt::format("{} x {}", out, in));
+    const std::vector<double> m = random_matrix(out, in, 8);
+    const LowRankFactors weighted = weighted_low_rank(m, out, in, random_moments(in, 9), 3, 1);
+    const LowRankFactors f = in_singular_form(weighted, out, in);
+    ASSERT_EQ(f.rank, 3);
+    const std::vector<double> a = without(m, weighted, in), b = without(m, f, in);
+    for (size_t i = 0; i < m.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5);
+    std::vector<double> lengths;
+    for (int64_t r = 0; r < 3; ++r)
+      for (int64_t q = 0; q <= r; ++q) {
+        double rows = 0, columns = 0;
+        for (int64_t i = 0; i < in; ++i)
+          rows +=
+              double{f.a[static_cast<size_t>(r * in + i)]} * f.a[static_cast<size_t>(q * in + i)];
+        for (int64_t j = 0; j < out; ++j)
+          columns +=
+              double{f.b[static_cast<size_t>(j * 3 + r)]} * f.b[static_cast<size_t>(j * 3 + q)];
+        EXPECT_NEAR(rows, q == r ? 1 : 0, 1e-5);
+        if (q == r)
+          lengths.push_back(columns);
+        else
+          EXPECT_NEAR(columns, 0, 1e-4);
+      }
+    EXPECT_TRUE(std::ranges::is_sorted(lengths, std::greater<>()));
+  }
+}
+
+// A component of no weight stays one, with a row that training can begin from; a product of zero stays
+// as it is.
+TEST(SingularForm, OfRankBelowItsOwn) {
+  LowRankFactors f = zero_low_rank(6, 5, 3, 1);
+  const LowRankFactors zero = in_singular_form(f, 6, 5);
+  EXPECT_EQ(zero.a, f.a);
+  EXPECT_EQ(zero.b, f.b);
+  for (size_t j = 0; j < 6; ++j) f.b[j * 3 + 1] = static_cast<float>(j);
+  const LowRankFactors one = in_singular_form(f, 6, 5);
+  const std::vector<double> none(30);
+  const std::vector<double> a = without(none, f, 5), b = without(none, one, 5);
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5);
+  for (size_t r = 0; r < 3; ++r) {
+    double row = 0, column = 0;
+    for (size_t i = 0; i < 5; ++i) row += double{one.a[r * 5 + i]} * one.a[r * 5 + i];
+    for (size_t j = 0; j < 6; ++j) column += double{one.b[j * 3 + r]} * one.b[j * 3 + r];
+    EXPECT_NEAR(row, 1, 1e-5);
+    EXPECT_EQ(column > 1e-8, r == 0);
+  }
+}
+
 std::vector<FitTarget> targets(int count, int64_t out, int64_t in,
                                const std::vector<std::vector<float>>& c) {
   std::vector<FitTarget> list;
