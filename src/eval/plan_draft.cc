@@ -8,7 +8,7 @@
 namespace reprise {
 namespace {
 
-constexpr size_t kMostEdits = 4;
+constexpr size_t kMostEdits = 6;
 constexpr int kMostTimes = 4;
 
 // Two digits say enough, and make equal plans equal texts.

@@ -13,7 +13,7 @@
 namespace reprise {
 namespace {
 
-constexpr size_t kFirstShare = 8;   // the first step of a halving takes one unit in so many
+constexpr size_t kFirstShare = 8;  // a power of 2: a halving begins with one unit in so many
 constexpr size_t kFewest = 4;       // plans that no step goes below
 constexpr size_t kParents = 5;      // best plans that a round starts from
 constexpr int kPatience = 2;        // rounds without a better plan
@@ -35,7 +35,7 @@ class Search {
     const int budget = std::max(search_.budget, 1);
     std::vector<std::string> plans;
     for (const std::string& plan : search_.tried) add(plan, plans);
-    take(first, std::max(budget / 2, std::min(budget, 8)), plans);
+    take(first, std::max(budget * 2 / 5, std::min(budget, 8)), plans);
     halve(plans);
     for (int idle = 0; idle < kPatience && looked_at() < budget && !stopped_; ++progress_.round) {
       const std::string before = progress_.best;
@@ -132,10 +132,11 @@ class Search {
 
   void halve(std::vector<std::string> alive) {
     const size_t all = order_.size();
-    for (size_t units = std::max<size_t>(all / kFirstShare, 1);; units = std::min(all, units * 2)) {
+    for (size_t share = kFirstShare;; share /= 2) {
+      const size_t units = (all + share - 1) / share;
       measure(alive, units);
       if (stopped_) return;
-      if (units == all) break;
+      if (share == 1) break;
       std::ranges::stable_sort(alive, {}, [&](const auto& plan) { return difference(plan, units); });
       alive.resize(std::min(alive.size(), std::max(alive.size() / 2, kFewest)));
     }
