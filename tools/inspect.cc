@@ -49,7 +49,7 @@ class InspectCommand : public Command {
     app.footer(
         "Examples:\n"
         "  reprise inspect model.gguf --ctx 4096\n"
-        "  reprise inspect model.gguf --plan 0-23,10-14 --json");
+        "  reprise inspect model.gguf --plan 0-14,10-14@0.1,15-23 --json");
     flags_.add(app);
     flags_.add_chat_template(app);
     add_plan_options(app, plan_);
