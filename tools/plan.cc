@@ -12,7 +12,8 @@ namespace {
 class PlanCommand : public Command {
  public:
   void setup(cli::App& app) override {
-    app.description("Replay plans: looks for one that is better than the plain depth, or keeps one");
+    app.description(
+        "Looks for an order of layers that is better than the plain depth, or keeps one in a model");
     app.footer(
         "Examples:\n"
         "  reprise plan search model.gguf --text mine.txt --budget 100 --out plans.json\n"

@@ -18,14 +18,15 @@ namespace reprise::tools {
 namespace {
 
 constexpr size_t kShownPlans = 5;
-constexpr size_t kFewUnits = 10;          // of held-out text, below which an interval is a guess
-constexpr double kSaveSeconds = 2;        // between two writes of the figures
-constexpr int64_t kAnswerTokens = 32;     // as eval's
-constexpr double kSameFigure = 1e-4;      // relative; instruction sets differ by less
+constexpr size_t kFewUnits = 10;       // of held-out text, below which an interval is a guess
+constexpr double kSaveSeconds = 2;     // between two writes of the figures
+constexpr int64_t kAnswerTokens = 32;  // as eval's
+constexpr double kSameFigure = 1e-4;   // relative; instruction sets differ by less
 
 // The difference in perplexity that nats per token are: "0.84% lower".
 std::string percent(double nats) {
-  return fmt::format("{:.2f}% {}", 100 * std::abs(std::expm1(nats)), nats <= 0 ? "lower" : "higher");
+  return fmt::format("{:.2f}% {}", 100 * std::abs(std::expm1(nats)),
+                     nats <= 0 ? "lower" : "higher");
 }
 
 int64_t predictions(const std::vector<JudgedPrompt>& units) {
@@ -47,11 +48,9 @@ class SearchRun {
     const LoadedModelOptions& options = loaded.options();
     file_.inputs = material_.inputs;
     file_.inputs["blocks"] = blocks_;
-    file_.inputs["activations"] =
-        options.compute.activations == Activations::F32 ? "f32" : "int8";
+    file_.inputs["activations"] = options.compute.activations == Activations::F32 ? "f32" : "int8";
     file_.inputs["kv"] = options.load.kv_type == DType::F16 ? "f16" : "f32";
-    if (!out.empty())
-      file_.load(out, material_.calibration.size(), material_.held_out.size());
+    if (!out.empty()) file_.load(out, material_.calibration.size(), material_.held_out.size());
   }
 
   // nullopt: interrupted, the figures so far are kept.
@@ -73,9 +72,9 @@ class SearchRun {
       looked_at_ = now.plans;
       progress_.update(
           now.plans, budget,
-          fmt::format("round {}, {} of {} {}{}", now.round, now.unit + 1, now.units, material_.unit,
-                      now.best.empty() ? ""
-                                       : fmt::format("; {}: {}", now.best, percent(-now.gain))));
+          fmt::format(
+              "round {}, {} of {} {}{}", now.round, now.unit + 1, now.units, material_.unit,
+              now.best.empty() ? "" : fmt::format("; {}: {}", now.best, percent(-now.gain))));
     };
     result_ = search_plans(search, file_.calibration);
     keep_figures(0);
@@ -96,7 +95,8 @@ class SearchRun {
   const char* unit() const { return material_.unit; }
 
  private:
-  std::vector<double> nats(const JudgedPrompt& judged, const std::vector<std::string>& plans) const {
+  std::vector<double> nats(const JudgedPrompt& judged,
+                           const std::vector<std::string>& plans) const {
     std::vector<Plan> parsed;
     for (const std::string& plan : plans) parsed.push_back(parse_plan(plan, blocks_, "plan"));
     return scorer_.nll(judged, parsed, [&] { return interrupt_.flag().load(); });
@@ -109,9 +109,10 @@ class SearchRun {
         if (!std::isfinite(units[unit])) continue;
         const std::vector<double> now = nats(material_.calibration[unit], {plan});
         if (!now.empty() && !(std::abs(now[0] - units[unit]) <= kSameFigure * std::abs(now[0])))
-          fail("{}: is of a search on another model: plan {} has {:.4f} nats there, {:.4f} here; expected "
-               "the same model, or another --out",
-               out_, plan, units[unit], now[0]);
+          fail(
+              "{}: is of a search on another model: plan {} has {:.4f} nats there, {:.4f} here; expected "
+              "the same model, or another --out",
+              out_, plan, units[unit], now[0]);
         return;
       }
   }
@@ -195,11 +196,11 @@ class SearchRun {
       generator.plan.set("plan", plan);
       generator.reuse_prefix = true;
       try {
-        const QaResult answers = answer_questions(
-            loaded_, generator, material_.held_out_questions, options, nullptr,
-            [&](const QaResult& so_far) {
-              progress_.update(so_far.total.questions, total, "held-out answers, " + plan);
-            });
+        const QaResult answers = answer_questions(loaded_, generator, material_.held_out_questions,
+                                                  options, nullptr, [&](const QaResult& so_far) {
+                                                    progress_.update(so_far.total.questions, total,
+                                                                     "held-out answers, " + plan);
+                                                  });
         held_out[key] = answers.total.rate();
         held_out[std::string(key) + "_interval"] = wilson_interval(answers.total);
       } catch (const Error&) {
@@ -255,15 +256,17 @@ void print_report(const Json& report, const std::string& model) {
                100 * held_out["exact_match"].get<double>(),
                100 * held_out["plain_exact_match"].get<double>());
   if (report["better"].get<bool>())
-    fmt::print("Better than the plain depth on what it wasn't chosen by. To keep it:\n"
-               "  reprise plan store {} '{}' NEW\n",
-               model, best);
+    fmt::print(
+        "Better than the plain depth on what it wasn't chosen by. To keep it:\n"
+        "  reprise plan store {} '{}' NEW\n",
+        model, best);
   else if (calibration["nats_per_token"].get<double>() >= 0)
     fmt::print("Nothing is better than the plain depth, not even on what plans were chosen by.\n");
   else if (held_out["interval"][0].get<double>() > 0)
     fmt::print("Worse than the plain depth on what it wasn't chosen by: keep the plain depth.\n");
   else
-    fmt::print("Not shown to be better than the plain depth: the interval holds no difference too.\n");
+    fmt::print(
+        "Not shown to be better than the plain depth: the interval holds no difference too.\n");
 }
 
 }  // namespace

@@ -21,6 +21,19 @@ std::string config_with(const std::string& config, const std::string& where,
   return with_own_key(config, where, kName, plan.empty() ? nullptr : &value);
 }
 
+// What is in `from` and the folders in it; links as what they lead to.
+void copy_files(const fs::path& from, const fs::path& to) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(from)) {
+    const fs::path copy = to / entry.path().filename();
+    if (entry.is_directory()) {
+      fs::create_directory(copy);
+      copy_files(entry.path(), copy);
+    } else {
+      fs::copy_file(entry.path(), copy);
+    }
+  }
+}
+
 void store_in_folder(const fs::path& model, const std::string& plan, const fs::path& target) {
   const fs::path file = model / "config.json";
   const std::string config = config_with(read_file(file), file.string(), plan);
@@ -35,9 +48,9 @@ void store_in_folder(const fs::path& model, const std::string& plan, const fs::p
     fail("{}: lies inside {}, of which it would be a copy", target.string(), model.string());
   write_folder_atomically(target, /*replace=*/false, [&](const fs::path& folder) {
     try {
-      fs::copy(model, folder, fs::copy_options::recursive);
+      copy_files(model, folder);
     } catch (const fs::filesystem_error& error) {
-      fail("{}: {}", target.string(), error.code().message());
+      fail("{}: {}: {}", target.string(), error.path1().string(), error.code().message());
     }
     write_file_atomically(folder / "config.json", config);
   });

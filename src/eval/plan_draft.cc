@@ -96,9 +96,12 @@ std::string plan_text(const PlanDraft& draft, int blocks) {
 std::vector<PlanDraft> single_edits(int blocks, int keep) {
   // Replays for a part of their update, replays that share one update, and updates scaled.
   const PlanEdit ways[] = {
-      {.again = true, .factor = 0.1f},       {.again = false, .factor = 1.1f},
-      {.again = true, .factor = 0.3f},       {.again = false, .times = 2, .factor = 0.5f},
-      {.again = false, .factor = 0.9f},      {.again = false, .times = 3, .factor = 1.0f / 3},
+      {.again = true, .factor = 0.1f},
+      {.again = false, .factor = 1.1f},
+      {.again = true, .factor = 0.3f},
+      {.again = false, .times = 2, .factor = 0.5f},
+      {.again = false, .factor = 0.9f},
+      {.again = false, .times = 3, .factor = 1.0f / 3},
       {.again = true, .times = 2, .factor = 0.1f},
   };
   std::vector<PlanDraft> all;

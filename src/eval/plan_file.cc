@@ -22,9 +22,7 @@ Json to_json(const PlanFigures& figures) {
     bool any = false;
     for (const double nats : units) {
       any = any || !std::isnan(nats);
-      list.push_back(std::isnan(nats)   ? Json()
-                     : std::isinf(nats) ? Json(kInfinite)
-                                        : Json(nats));
+      list.push_back(std::isnan(nats) ? Json() : std::isinf(nats) ? Json(kInfinite) : Json(nats));
     }
     if (any) all[plan] = std::move(list);
   }
@@ -68,17 +66,20 @@ void PlanFile::load(const std::filesystem::path& path, size_t calibration_units,
   const std::string where = path.string();
   const Json json = load_json(path);
   if (!json.is_object() || json.value(kVersionKey, Json()) != kVersion)
-    fail("{}: is no file of a plan search (key '{}' is not {}); expected one, or a name that isn't there",
-         where, kVersionKey, kVersion);
+    fail(
+        "{}: is no file of a plan search (key '{}' is not {}); expected one, or a name that isn't there",
+        where, kVersionKey, kVersion);
   const Json found = part(json, "inputs", where);
   for (const auto& [key, value] : inputs.items())
     if (!found.is_object() || found.value(key, Json()) != value)
-      fail("{}: is of a search with other inputs: '{}' was {}, now it is {}; expected the same, or another --out",
-           where, key, found.is_object() ? found.value(key, Json()).dump() : "nothing",
-           value.dump());
-  calibration =
-      figures_from(part(json, "calibration", where), where + ": key 'calibration'", calibration_units);
-  held_out = figures_from(part(json, "held_out", where), where + ": key 'held_out'", held_out_units);
+      fail(
+          "{}: is of a search with other inputs: '{}' was {}, now it is {}; expected the same, or another --out",
+          where, key, found.is_object() ? found.value(key, Json()).dump() : "nothing",
+          value.dump());
+  calibration = figures_from(part(json, "calibration", where), where + ": key 'calibration'",
+                             calibration_units);
+  held_out =
+      figures_from(part(json, "held_out", where), where + ": key 'held_out'", held_out_units);
   result = part(json, "result", where);
 }
 

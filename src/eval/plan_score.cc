@@ -119,10 +119,11 @@ class PlanTree {
   double sum(const Tensor& x) const {
     const std::vector<int32_t>& ids = judged_.prompt.ids;
     const int64_t last = judged_.prompt.size() - 1;  // predicts nothing
-    const Tensor normed =
-        model_.final_norm(model_.backend().slice(x, 0, judged_.first, last));
+    const Tensor normed = model_.final_norm(model_.backend().slice(x, 0, judged_.first, last));
     double nats = 0;
-    const auto head = [&](const Tensor& rows) { return model_.backend().to_host(model_.logits(rows)); };
+    const auto head = [&](const Tensor& rows) {
+      return model_.backend().to_host(model_.logits(rows));
+    };
     each_logits(model_.backend(), normed, 0, last - judged_.first, head,
                 [&](int64_t row, std::span<const float> logits) {
                   const int32_t token = ids[static_cast<size_t>(judged_.first + row + 1)];

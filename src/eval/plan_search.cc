@@ -14,9 +14,9 @@ namespace reprise {
 namespace {
 
 constexpr size_t kFirstShare = 8;  // a power of 2: a halving begins with one unit in so many
-constexpr size_t kFewest = 4;       // plans that no step goes below
-constexpr size_t kParents = 5;      // best plans that a round starts from
-constexpr int kPatience = 2;        // rounds without a better plan
+constexpr size_t kFewest = 4;      // plans that no step goes below
+constexpr size_t kParents = 5;     // best plans that a round starts from
+constexpr int kPatience = 2;       // rounds without a better plan
 
 class Search {
  public:
@@ -87,7 +87,8 @@ class Search {
     }
     std::vector<PlanDraft> joins, near;
     for (size_t i = 0; i < parents.size(); ++i)
-      for (size_t j = i + 1; j < parents.size(); ++j) joins.push_back(joined(parents[i], parents[j]));
+      for (size_t j = i + 1; j < parents.size(); ++j)
+        joins.push_back(joined(parents[i], parents[j]));
     // Every other one around the best plan, the rest around those behind it.
     std::vector<std::vector<PlanDraft>> around;
     for (const PlanDraft& parent : parents) {
@@ -137,7 +138,8 @@ class Search {
       measure(alive, units);
       if (stopped_) return;
       if (share == 1) break;
-      std::ranges::stable_sort(alive, {}, [&](const auto& plan) { return difference(plan, units); });
+      std::ranges::stable_sort(alive, {},
+                               [&](const auto& plan) { return difference(plan, units); });
       alive.resize(std::min(alive.size(), std::max(alive.size() / 2, kFewest)));
     }
     whole_.insert(whole_.end(), alive.begin(), alive.end());
@@ -170,7 +172,8 @@ class Search {
 
   std::vector<RankedPlan> ranking() {
     std::vector<RankedPlan> ranked;
-    for (const std::string& plan : whole_) ranked.push_back({plan, difference(plan, order_.size())});
+    for (const std::string& plan : whole_)
+      ranked.push_back({plan, difference(plan, order_.size())});
     std::ranges::stable_sort(ranked, {}, &RankedPlan::difference);
     return ranked;
   }
@@ -183,10 +186,9 @@ class Search {
     if (stopped_) return result;
     result.ranked = ranking();
     const auto& plain = nats(plain_);
-    result.plain_nll =
-        std::accumulate(plain.begin(), plain.end(), 0.0) /
-        static_cast<double>(
-            std::accumulate(search_.tokens.begin(), search_.tokens.end(), int64_t{0}));
+    result.plain_nll = std::accumulate(plain.begin(), plain.end(), 0.0) /
+                       static_cast<double>(std::accumulate(search_.tokens.begin(),
+                                                           search_.tokens.end(), int64_t{0}));
     return result;
   }
 

@@ -21,16 +21,16 @@ using PlanFigures = std::map<std::string, std::vector<double>>;
 
 struct PlanSearchProgress {
   int round = 1;
-  int plans = 0;                       // looked at so far
-  int64_t unit = 0, units = 0;         // of this step of the halving
-  std::string best;                    // on all units, "" as long as there is none
-  double gain = 0;                     // nats per token that it is better than the plain depth
+  int plans = 0;                // looked at so far
+  int64_t unit = 0, units = 0;  // of this step of the halving
+  std::string best;             // on all units, "" as long as there is none
+  double gain = 0;              // nats per token that it is better than the plain depth
 };
 
 struct PlanSearch {
   int blocks = 0;
-  int keep = 0;      // blocks in front that no plan visits otherwise
-  int budget = 200;  // plans
+  int keep = 0;                         // blocks in front that no plan visits otherwise
+  int budget = 200;                     // plans
   std::vector<std::string> tried = {};  // plans to look at in any case
   std::vector<int64_t> tokens;          // by unit, > 0: predictions in its sums
 

@@ -81,7 +81,7 @@ class GgufMetadata {
 
 struct GgufFile {
   uint32_t version = 3;
-  uint32_t alignment = 32;  // bytes; tensor data begins at multiples of it
+  uint32_t alignment = 32;                   // bytes; tensor data begins at multiples of it
   std::vector<std::filesystem::path> parts;  // the file, or all files of a model that was split
   GgufMetadata metadata;
   WeightFile weights;  // shapes row-major: the file's order is reversed, a matrix is [out, in]

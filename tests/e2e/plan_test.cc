@@ -1,7 +1,6 @@
 // reprise plan: a plan searched, kept and run, with the real program.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <signal.h>
 
 #include "base/file.h"
@@ -122,8 +121,8 @@ TEST_F(PlanTest, WhatPeopleRead) {
 }
 
 TEST_F(PlanTest, QuestionsAreAnsweredToo) {
-  const ProgramResult result = search({"--qa", at("questions.jsonl"), "--budget", "8", "--json",
-                                       "--chat-template", "plain-qa"});
+  const ProgramResult result = search(
+      {"--qa", at("questions.jsonl"), "--budget", "8", "--json", "--chat-template", "plain-qa"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const Json report = parse_json(result.out, "stdout");
   EXPECT_EQ(report["unit"], "questions");
@@ -140,9 +139,8 @@ TEST_F(PlanTest, GoesOnFromItsFile) {
     return std::filesystem::exists(folder_ / "plans.json", ignored);
   };
   // The first figures come within seconds; where the search was quicker, it has ended.
-  const ProgramResult cut = search_text(
-      {"--out", at("plans.json"), "--json"},
-      {.interrupt = SIGINT, .interrupt_when = size});
+  const ProgramResult cut = search_text({"--out", at("plans.json"), "--json"},
+                                        {.interrupt = SIGINT, .interrupt_when = size});
   if (cut.exit_code != 0) {
     EXPECT_EQ(cut.exit_code, 128 + SIGINT) << cut.err;
     EXPECT_THAT(cut.err, HasSubstr("goes on from"));
@@ -176,7 +174,8 @@ TEST_F(PlanTest, SearchesThatCantBe) {
   EXPECT_THAT(refusal(search_text({"--held-out", at("short.txt")})),
               AllOf(HasSubstr("--held-out"), HasSubstr("2 windows of 64")));
   EXPECT_THAT(refusal(search_text({"--keep", "6"})), HasSubstr("6 blocks"));
-  EXPECT_THAT(refusal(search_text({"--try", "0-6"})), AllOf(HasSubstr("--try"), HasSubstr("no block 6")));
+  EXPECT_THAT(refusal(search_text({"--try", "0-6"})),
+              AllOf(HasSubstr("--try"), HasSubstr("no block 6")));
   EXPECT_THAT(refusal(search_text({"--budget", "0"})), HasSubstr("--budget"));
   EXPECT_THAT(refusal(search_text({"--out", at("nowhere/plans.json")})), HasSubstr("nowhere"));
   write_file_atomically(folder_ / "other.json", "{}");

@@ -212,8 +212,8 @@ std::vector<Case> cases() {
   list.push_back({"smollm3", with(text("SmolLM3"), "no_rope_layers", {1, 0})});
   list.push_back({"olmo2", text("Olmo2")});
   list.push_back({"mistral", with(text("Mistral"), "sliding_window", 7)});
-  list.push_back({"gemma2", with(with(text("Gemma2"), "sliding_window", 7),
-                                 "attn_logit_softcapping", 1.5)});
+  list.push_back(
+      {"gemma2", with(with(text("Gemma2"), "sliding_window", 7), "attn_logit_softcapping", 1.5)});
   list.push_back({"gemma3", with(text("Gemma3"), "sliding_window", 7)});
   list.push_back({"gemma", with(text("Gemma"), "hidden_act", "gelu")});
   list.push_back({"internlm2", with(text("InternLM2"), "bias", false)});

@@ -39,8 +39,8 @@ Json layer_kinds(const ConversionSource& source, const LoopedModel& model,
   };
   Json kinds = Json::object();
   const bool windows = has("layer_types") || unlike(&BlockConfig::window);
-  const bool ropes = has("no_rope_layers") ||
-                     std::ranges::count(blocks, kNoRope, &BlockConfig::rope) > 0;
+  const bool ropes =
+      has("no_rope_layers") || std::ranges::count(blocks, kNoRope, &BlockConfig::rope) > 0;
   for (const int layer : like_layers(model.layout())) {
     const BlockConfig& block = blocks[static_cast<size_t>(layer)];
     if (windows)

@@ -125,13 +125,12 @@ TEST_F(StorePlan, FilesThatSayItWrong) {
                        [&](Json& config) { config["reprise"]["plan"] = plan; });
     return error_of([&] { Model::load(dense_, *backend_); });
   };
-  EXPECT_THAT(load_error("0-6"),
-              AllOf(HasSubstr("config.json"), HasSubstr("'reprise.plan'"), HasSubstr("no block 6")));
+  EXPECT_THAT(load_error("0-6"), AllOf(HasSubstr("config.json"), HasSubstr("'reprise.plan'"),
+                                       HasSubstr("no block 6")));
   EXPECT_THAT(load_error(7), HasSubstr("plan"));
   testing::edit_json(dense_ / "config.json", [](Json& config) {
-    config["reprise"] = {{"scheme", "recursive"},
-                         {"recursive", {{"loops", 2}, {"lora_rank", 0}}},
-                         {"plan", "0-5"}};
+    config["reprise"] = {
+        {"scheme", "recursive"}, {"recursive", {{"loops", 2}, {"lora_rank", 0}}}, {"plan", "0-5"}};
   });
   EXPECT_THAT(error_of([&] { Model::load(dense_, *backend_); }),
               AllOf(HasSubstr("'reprise.plan'"), HasSubstr("scheme 'recursive'")));

@@ -27,9 +27,9 @@ TEST(PlanDraft, IsWrittenAsParsePlanReadsIt) {
   EXPECT_EQ(plan_text({{.first = 3, .last = 3, .times = 2, .factor = 0.1f}}, kBlocks),
             "0-3,3*2@0.1,4-11");
   EXPECT_EQ(plan_text({{.first = 3, .last = 5}}, kBlocks), "0-5,3-5,6-11");
-  EXPECT_EQ(plan_text({{.first = 3, .last = 5, .again = false, .times = 3, .factor = 1.0f / 3}},
-                      kBlocks),
-            "0-2,3-5*3,6-11");
+  EXPECT_EQ(
+      plan_text({{.first = 3, .last = 5, .again = false, .times = 3, .factor = 1.0f / 3}}, kBlocks),
+      "0-2,3-5*3,6-11");
   EXPECT_EQ(plan_text({{.first = 0, .last = 1, .again = false, .factor = 1.1f},
                        {.first = 2, .last = 2, .factor = 0.05f},
                        {.first = 10, .last = 11, .again = false, .factor = 0.9f}},

@@ -28,9 +28,10 @@ std::vector<int32_t> some_tokens(int count) {
 // Some equal, some the beginning of others, some that differ from the first step on.
 const std::vector<std::string>& plan_texts() {
   static const std::vector<std::string> texts = {
-      "0-4",     "0-3,2-3@0.1,4",  "0-3,2-3@0.3,4", "0-3,2-3*2@0.1,4", "0-1,2-3*3,4", "0-2",
-      "0-4,3-4", "0-1@1.1,2-4",    "0-4",           "4-0",             "0-1,2-3@0.9,4",
-      "0-3",     "0-3,2-3*2@0.1"};
+      "0-4",          "0-3,2-3@0.1,4", "0-3,2-3@0.3,4", "0-3,2-3*2@0.1,4",
+      "0-1,2-3*3,4",  "0-2",           "0-4,3-4",       "0-1@1.1,2-4",
+      "0-4",          "4-0",           "0-1,2-3@0.9,4", "0-3",
+      "0-3,2-3*2@0.1"};
   return texts;
 }
 

@@ -107,10 +107,14 @@ TEST(Plan, CheckRefusesWhatCannotBeRun) {
               HasSubstr("second time"));
   EXPECT_THAT(error([](Plan& p) { std::get<Visit>(p.steps[0].op).read = 2; }),
               HasSubstr("before it is written"));
-  EXPECT_THAT(error([](Plan& p) { p.steps.insert(p.steps.begin(), {Mix{0}, ""}); }),
+  EXPECT_THAT(error([](Plan& p) {
+                p.steps.insert(p.steps.begin(), {Mix{0}, ""});
+              }),
               HasSubstr("must follow a visit"));
   EXPECT_THAT(error([](Plan& p) { p.steps.push_back({Save{0}, ""}); }), HasSubstr("register 0"));
-  EXPECT_THAT(error([](Plan& p) { p.steps.push_back({Combine{0, 0.5f}, ""}); }),
+  EXPECT_THAT(error([](Plan& p) {
+                p.steps.push_back({Combine{0, 0.5f}, ""});
+              }),
               HasSubstr("before it is saved"));
   EXPECT_THAT(error([](Plan& p) { p.steps.clear(); }), HasSubstr("no steps"));
 }
