@@ -80,7 +80,7 @@ class BenchCommand : public Command {
         "second one has the --beside- options alone; without --beside it is the same model.\n"
         "Examples:\n"
         "  reprise bench model.gguf --prefill 512 --decode 512 --decode 2000\n"
-        "  reprise bench model.gguf --plan 0-23,10-14 --beside model.gguf\n"
+        "  reprise bench model.gguf --plan 0-14,10-14@0.1,15-23 --beside model.gguf\n"
         "  reprise bench model.gguf --beside dense.gguf --decode 512 --json\n"
         "  reprise bench looped-model --decode 512 --exit depth:1 --beside looped-model");
     flags_.add(app);

@@ -15,14 +15,6 @@ namespace {
 // What a table shows besides the share that was asked for.
 constexpr double kShownAgreements[] = {0.99, 0.98, 0.95, 0.9, 0.8};
 
-std::vector<int32_t> read_tokens(LoadedModel& loaded, const std::string& path) {
-  std::string text = read_file(path);
-  if (text.ends_with('\n')) text.pop_back();  // as for perplexity
-  std::vector<int32_t> tokens = loaded.tokenizer().encode(text, {.parse_special = false});
-  if (const auto bos = loaded.added_bos()) tokens.insert(tokens.begin(), *bos);
-  return tokens;
-}
-
 std::pair<double, double> interval(const ExitFigures& figures) {
   return wilson_interval({.correct = figures.agreeing, .questions = figures.positions});
 }
@@ -108,7 +100,7 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
   const int64_t limit = loaded->context_limit();
   if (limit > 0 && ctx > limit) fail("--ctx {}: the model's context is {}", ctx, limit);
 
-  std::vector<int32_t> tokens = read_tokens(*loaded, text_), other;
+  std::vector<int32_t> tokens = loaded->text_tokens(read_file(text_)), other;
   if (held_out_.empty()) {
     const int64_t windows = std::ssize(tokens) / ctx;
     if (windows < 2)
@@ -120,7 +112,7 @@ int ExitCalibration::run(const ModelFlags& flags, const PlanOptions& plan_option
     other.assign(half, tokens.end());
     tokens.erase(half, tokens.end());
   } else {
-    other = read_tokens(*loaded, held_out_);
+    other = loaded->text_tokens(read_file(held_out_));
     for (const auto& [option, path, text] : {std::tuple{"--calibrate-exit", &text_, &tokens},
                                              std::tuple{"--held-out", &held_out_, &other}})
       if (std::ssize(*text) < ctx)

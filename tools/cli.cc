@@ -110,6 +110,12 @@ App* App::add_option_group(const std::string& name) {
   groups_.push_back(std::make_unique<App>(app_->add_option_group(name)));
   return groups_.back().get();
 }
+App* App::add_subcommand(const std::string& name) {
+  groups_.push_back(std::make_unique<App>(app_->add_subcommand(name)));
+  return groups_.back().get();
+}
+void App::require_subcommand() { app_->require_subcommand(1); }
+bool App::parsed() const { return app_->parsed(); }
 Option* App::get_option(const std::string& name) { return keep(app_->get_option(name)); }
 void App::require_option(size_t exactly) { app_->require_option(static_cast<int>(exactly)); }
 void App::require_option(size_t least, size_t most) { app_->require_option(least, most); }

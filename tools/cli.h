@@ -84,6 +84,9 @@ class App {
   Option* add_flag_callback(const std::string& name, const std::function<void()>& given,
                             const std::string& help);
   App* add_option_group(const std::string& name);
+  App* add_subcommand(const std::string& name);
+  void require_subcommand();  // one of them
+  bool parsed() const;        // of a subcommand: it is the one given
   Option* get_option(const std::string& name);
   // How many of a group's options may be given.
   void require_option(size_t exactly);

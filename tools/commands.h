@@ -25,6 +25,7 @@ class Command {
   X(batch)           /* answers the requests of a file, many at a time */    \
   X(inspect)         /* what a model file is, its plan, its memory */        \
   X(eval)            /* perplexity and question answering */                 \
+  X(plan)            /* other orders of layers: searched, stored */          \
   X(bench)           /* speed and memory */                                  \
   X(train)           /* fine-tuning from a recipe */                         \
   X(convert)         /* Hugging Face folders to GGUF and back */             \

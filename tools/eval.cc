@@ -85,16 +85,14 @@ class EvalCommand : public Command {
 
   int measure_perplexity() {
     const LoadedModelOptions options = flags_.options();
-    std::string text = read_file(text_);
-    if (text.ends_with('\n')) text.pop_back();  // as llama.cpp's tool reads its file
+    const std::string text = read_file(text_);
     const auto loaded = LoadedModel::load(options);
     const int64_t limit = loaded->context_limit();
     if (limit > 0 && context_ > limit) {
       fail("--ctx {}: the model's context is {}", context_, limit);
     }
     const std::optional<int32_t> bos = loaded->added_bos();
-    std::vector<int32_t> tokens = loaded->tokenizer().encode(text, {.parse_special = false});
-    if (bos) tokens.insert(tokens.begin(), *bos);
+    const std::vector<int32_t> tokens = loaded->text_tokens(text);
     const auto exact = reference(*loaded);
     Progress progress("perplexity");
     const auto logits = [&](LoadedModel& one) {

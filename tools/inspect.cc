@@ -49,7 +49,7 @@ class InspectCommand : public Command {
     app.footer(
         "Examples:\n"
         "  reprise inspect model.gguf --ctx 4096\n"
-        "  reprise inspect model.gguf --plan 0-23,10-14 --json");
+        "  reprise inspect model.gguf --plan 0-14,10-14@0.1,15-23 --json");
     flags_.add(app);
     flags_.add_chat_template(app);
     add_plan_options(app, plan_);
@@ -121,6 +121,7 @@ class InspectCommand : public Command {
                       {"decode_visits", decode.visits()},
                       {"loops", prefill.loops()}};
     facts["plan"] = {{"summary", plan_summary(prefill)},
+                     {"stored", config.plan.empty() ? Json() : Json(config.plan)},
                      {"prefill", plan_to_json(prefill)},
                      {"decode", plan_to_json(decode)}};
     facts["memory"] = memory(loaded, prefill);
@@ -262,9 +263,10 @@ class InspectCommand : public Command {
     const Plan prefill = loaded.model().prefill_plan(plan_);
     const Plan decode = loaded.model().decode_plan(plan_);
     const bool same = prefill == decode;
-    fmt::print("\nplan{}: {} visits of {} blocks: {}\n{}", same ? "" : " of prompts",
-               prefill.visits(), prefill.unique_blocks(), plan_summary(prefill),
-               plan_table(prefill));
+    const bool stored = !loaded.config().plan.empty() && !plan_.has("plan");
+    fmt::print("\nplan{}{}: {} visits of {} blocks: {}\n{}", same ? "" : " of prompts",
+               stored ? ", stored in the model" : "", prefill.visits(), prefill.unique_blocks(),
+               plan_summary(prefill), plan_table(prefill));
     if (!same) {
       fmt::print("\nplan of decode: {} visits of {} blocks: {}\n{}", decode.visits(),
                  decode.unique_blocks(), plan_summary(decode), plan_table(decode));

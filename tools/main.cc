@@ -68,7 +68,7 @@ int run_program(int argc, char** argv) {
       "Examples:\n"
       "  reprise run model.gguf --prompt \"Why is the sky blue?\"\n"
       "  reprise run models/tiny-trol.gguf --image photo.png --prompt \"What shape is shown?\"\n"
-      "  reprise inspect model.gguf --plan 0-23,10-14\n"
+      "  reprise inspect model.gguf --plan 0-14,10-14@0.1,15-23\n"
       "'reprise COMMAND --help' lists the options of a command.");
 
   struct Added {

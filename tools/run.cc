@@ -34,7 +34,7 @@ class RunCommand : public Command {
         "  reprise run model.gguf --prompt \"Why is the sky blue?\" --max-tokens 100\n"
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour is the shape?\"\n"
         "  reprise run tiny-trol.gguf --image photo.png --prompt \"What colour?\" --trace t.html\n"
-        "  reprise run model.gguf --plan 0-23,10-14 --temperature 0.8 --top-p 0.95 --seed 1\n"
+        "  reprise run model.gguf --plan 0-14,10-14@0.1,15-23 --temperature 0.8 --top-p 0.95 --seed 1\n"
         "  reprise run model.gguf --image photo.png --prompt \"What is this?\" --beams 5\n"
         "  reprise run looped-model --prompt \"Why is the sky blue?\" --exit confidence:0.9\n"
         "  echo \"Once upon a time\" | reprise run model.gguf --raw");

@@ -176,10 +176,19 @@ ConvertResult convert_to_gguf(const ConversionSource& source, const std::filesys
                             source.config ? source.config->scheme : std::string(), source.files);
     if (source.config && !source.config->presets.empty())
       metadata.set("reprise.presets", source.config->presets);
+    if (source.config && !source.config->plan.empty()) metadata.set(kPlanKey, source.config->plan);
   }
-  for (const auto& [key, text] : options.keys) metadata.set(key, text);
+  for (const auto& [key, text] : options.keys) {
+    if (text)
+      metadata.set(key, *text);
+    else
+      metadata.erase(key);
+  }
   if (!forms.empty()) metadata.set(kTensorFormsKey, forms.dump());
-  set_file_type(metadata, tensors, options.types.mix, options.types.type.has_value());
+  // One that is said already stays right as long as no tensor changes.
+  if (!metadata.has("general.file_type") ||
+      std::ranges::any_of(tensors, [](const auto& one) { return one.type != one.source.type; }))
+    set_file_type(metadata, tensors, options.types.mix, options.types.type.has_value());
   write_gguf(target, metadata, tensors, conversion.writer());
   return std::move(conversion).result();
 }

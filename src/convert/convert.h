@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,8 @@ struct ConvertOptions {
   TypeRules types;
   int threads = 1;
   bool replace = false;  // what is at the target already
-  // To GGUF: keys and their texts, in place of what the source has there.
-  std::map<std::string, std::string> keys = {};
+  // To GGUF: keys and their texts, in place of what the source has there; nullopt: without the key.
+  std::map<std::string, std::optional<std::string>> keys = {};
   // Data of one safetensors file at most (a larger tensor has one of its own); above it, shards
   // with an index.
   int64_t shard_bytes = 5'000'000'000;

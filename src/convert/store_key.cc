@@ -21,19 +21,24 @@ std::string edited(const std::string& text, const std::string& where,
   return json.dump(2) + "\n";
 }
 
-std::string config_with(const std::string& text, const std::string& where, const std::string& key,
-                        const Json& value) {
-  return edited(text, where, [&](OrderedJson& config) {
-    config["reprise"][key] = OrderedJson::parse(value.dump());
-  });
-}
-
 bool is_folder(const std::filesystem::path& path) {
   std::error_code ignored;
   return std::filesystem::is_directory(path, ignored);
 }
 
 }  // namespace
+
+std::string with_own_key(const std::string& config, const std::string& where,
+                         const std::string& key, const Json* value) {
+  return edited(config, where, [&](OrderedJson& json) {
+    if (value) {
+      json["reprise"][key] = OrderedJson::parse(value->dump());
+    } else if (json.contains("reprise")) {
+      json["reprise"].erase(key);
+      if (json["reprise"].empty()) json.erase("reprise");
+    }
+  });
+}
 
 void check_store(const std::filesystem::path& model, const std::filesystem::path& target) {
   std::error_code ignored;
@@ -61,14 +66,14 @@ void store_key(const std::filesystem::path& model, const std::filesystem::path& 
   check_store(model, target);
   if (is_folder(model)) {
     const std::filesystem::path config = model / "config.json";
-    write_file_atomically(config, config_with(read_file(config), config.string(), key, value));
+    write_file_atomically(config, with_own_key(read_file(config), config.string(), key, &value));
     return;
   }
   const ConversionSource source = open_source(model);
   ConvertOptions options;
   if (source.model.kind() == ModelSource::Kind::OwnGguf) {
     options.keys[kConfigKey] =
-        config_with(source.config_text, source.model.config_where(), key, value);
+        with_own_key(source.config_text, source.model.config_where(), key, &value);
   } else {  // llama.cpp's keys, and ours in one of their own
     const std::string keys = source.model.gguf()->metadata.find_string(kOwnKeysKey).value_or("{}");
     options.keys[kOwnKeysKey] =

@@ -14,6 +14,11 @@ namespace reprise {
 // (--store, --store-as) and path otherwise.
 void store_key(const std::filesystem::path& model, const std::filesystem::path& target,
                const std::string& key, const Json& value);
+// The text of a config.json, its keys in their order, with "reprise.<key>" set; value null: without
+// it. `where` is for messages.
+std::string with_own_key(const std::string& config, const std::string& where,
+                         const std::string& key, const Json* value);
+
 // What of this can't work, known before there is a value. Throws Error.
 void check_store(const std::filesystem::path& model, const std::filesystem::path& target);
 

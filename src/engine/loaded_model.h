@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backend/factory.h"
@@ -44,6 +45,9 @@ class LoadedModel {
   std::vector<int32_t> end_tokens();
   // The beginning-of-text token where the model adds one in front of a text.
   std::optional<int32_t> added_bos();
+  // Of a whole file, as llama.cpp's perplexity tool reads it: without the line feed at its end, with
+  // a beginning-of-text token where the model adds one.
+  std::vector<int32_t> text_tokens(std::string_view text);
 
   // Whether activations are quantized anywhere: int8 asked for, and a matrix that is quantized.
   bool quantizes_activations();

@@ -45,4 +45,11 @@ std::optional<int32_t> LoadedModel::added_bos() {
   return std::nullopt;
 }
 
+std::vector<int32_t> LoadedModel::text_tokens(std::string_view text) {
+  if (text.ends_with('\n')) text.remove_suffix(1);
+  std::vector<int32_t> tokens = tokenizer().encode(text, {.parse_special = false});
+  if (const auto bos = added_bos()) tokens.insert(tokens.begin(), *bos);
+  return tokens;
+}
+
 }  // namespace reprise

@@ -30,6 +30,21 @@ using WindowLogits =
 // Called after each window.
 using PerplexityProgress = std::function<void(int64_t done, int64_t windows, double perplexity)>;
 
+// The windows that a text is cut into; bos replaces the first token of each. Throws Error when
+// ctx < 4 or the tokens don't fill a window.
+std::vector<std::vector<int32_t>> perplexity_windows(std::span<const int32_t> tokens, int64_t ctx,
+                                                     std::optional<int32_t> bos);
+
+// Logits of rows [begin, end) of `normed`, what the head reads, by `head` ([rows, d] -> [rows, vocab]
+// on the host): a few rows at a time, since a row's logits are long. The sink gets row numbers.
+void each_logits(Backend& be, const Tensor& normed, int64_t begin, int64_t end,
+                 const std::function<std::vector<float>(const Tensor& rows)>& head,
+                 const LogitsSink& sink);
+
+// -log p of a token of the text in nats; NaN where the logits are. Throws Error for one that the
+// model has no logit for.
+double token_nll(std::span<const float> logits, int32_t token);
+
 // bos: replaces the first token of each window. reference: where given, its logits are compared
 // with the model's. Throws Error when ctx < 4, the tokens don't fill a window, or a logit is NaN.
 PerplexityResult perplexity(std::span<const int32_t> tokens, int64_t ctx,

@@ -42,6 +42,7 @@ class GgufMetadata {
   // Appends, or replaces the value of a key that is there.
   void set(const std::string& key, GgufValue value);
   void set(const std::string& key, std::vector<std::string> strings);
+  void erase(const std::string& key);  // one that may be there
 
   const std::vector<std::pair<std::string, GgufValue>>& entries() const { return entries_; }
   const std::string& where() const { return where_; }
@@ -80,7 +81,7 @@ class GgufMetadata {
 
 struct GgufFile {
   uint32_t version = 3;
-  uint32_t alignment = 32;  // bytes; tensor data begins at multiples of it
+  uint32_t alignment = 32;                   // bytes; tensor data begins at multiples of it
   std::vector<std::filesystem::path> parts;  // the file, or all files of a model that was split
   GgufMetadata metadata;
   WeightFile weights;  // shapes row-major: the file's order is reversed, a matrix is [out, in]

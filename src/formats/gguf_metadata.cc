@@ -49,6 +49,15 @@ void GgufMetadata::set(const std::string& key, std::vector<std::string> strings)
   set(key, GgufValue(GgufArray{std::move(strings)}));
 }
 
+void GgufMetadata::erase(const std::string& key) {
+  const auto it = index_.find(key);
+  if (it == index_.end()) return;
+  const size_t gone = it->second;
+  entries_.erase(entries_.begin() + static_cast<ptrdiff_t>(gone));
+  index_.erase(it);
+  for (auto& [name, place] : index_) place -= place > gone;
+}
+
 const GgufValue* GgufMetadata::find(const std::string& key) const {
   const auto it = index_.find(key);
   return it == index_.end() ? nullptr : &entries_[it->second].second;

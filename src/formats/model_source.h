@@ -23,6 +23,10 @@ inline constexpr const char* kConfigKey = "reprise.config";
 // a JSON object.
 inline constexpr const char* kOwnKeysKey = "reprise.keys";
 
+// Of any GGUF file: the stored plan, which config.json has as "plan" under "reprise"; in a file of
+// ours both are there and say the same.
+inline constexpr const char* kPlanKey = "reprise.plan";
+
 class ModelSource {
  public:
   enum class Kind {

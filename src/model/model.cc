@@ -70,16 +70,20 @@ int64_t Model::effective_parameters(const Plan& plan) const {
   return count;
 }
 
-Plan Model::prefill_plan(const PlanOptions& options) const {
+PlanOptions Model::with_stored_plan(PlanOptions options) const {
   check_options(config_.scheme, SchemeOption::When::Request, options);
-  Plan plan = scheme_->prefill_plan(options);
+  if (!config_.plan.empty() && !options.has("plan")) options.set("plan", config_.plan);
+  return options;
+}
+
+Plan Model::prefill_plan(const PlanOptions& options) const {
+  Plan plan = scheme_->prefill_plan(with_stored_plan(options));
   plan.check(config_.text.layers, "prefill plan");
   return plan;
 }
 
 Plan Model::decode_plan(const PlanOptions& options) const {
-  check_options(config_.scheme, SchemeOption::When::Request, options);
-  Plan plan = scheme_->decode_plan(options);
+  Plan plan = scheme_->decode_plan(with_stored_plan(options));
   plan.check(config_.text.layers, "decode plan");
   return plan;
 }

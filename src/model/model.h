@@ -57,6 +57,7 @@ class Model {
   int64_t effective_parameters(const Plan&) const;  // each visit of a block counted
 
   // Plans made from user options; checked.
+  // Where the options name no plan, the config's counts.
   Plan prefill_plan(const PlanOptions& options = {}) const;
   Plan decode_plan(const PlanOptions& options = {}) const;
 
@@ -110,6 +111,8 @@ class Model {
   KvSpec kv_spec() const { return kv_spec_; }
 
  private:
+  // As they were given (checked), with the stored plan where they name none.
+  PlanOptions with_stored_plan(PlanOptions options) const;
   Model(ModelConfig config, Backend& backend, const LoadOptions& options,
         std::unique_ptr<Scheme> scheme = nullptr);
   // How much a check of the files' tensors may rely on.

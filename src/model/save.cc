@@ -28,6 +28,7 @@ void save_gguf(Model& model, const std::filesystem::path& path, const SaveOption
   if (const auto& ends = model.config().eos_tokens; !ends.empty())
     config["eos_token_id"] = ends.size() == 1 ? Json(ends[0]) : Json(ends);
   metadata.set(kConfigKey, config.dump());
+  if (!model.config().plan.empty()) metadata.set(kPlanKey, model.config().plan);
   for (const auto& [key, value] : options.metadata.entries()) metadata.set(key, value);
   std::vector<OutputTensor> tensors;  // without data: one at a time is brought to the host
   std::map<std::string, Tensor> weights;

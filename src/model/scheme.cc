@@ -120,6 +120,19 @@ void check_options(const std::string& scheme, SchemeOption::When when,
   }
 }
 
+void check_own_plan(const ModelConfig& config, const std::string& where) {
+  const SchemeType* type = find_scheme(config.scheme);
+  if (type && !type->stored_plan)
+    fail("{}: a model of scheme '{}' has a plan of its own; models of {} can have another", where,
+         config.scheme, scheme_list([](const SchemeType& one) { return one.stored_plan; }));
+}
+
+void check_stored_plan(const ModelConfig& config, const std::string& plan,
+                       const std::string& where) {
+  check_own_plan(config, where);
+  parse_plan(plan, config.text.layers, where);
+}
+
 namespace {
 
 bool recognises(const SchemeRelease& release, const Json& config) {
@@ -168,7 +181,9 @@ std::unique_ptr<Scheme> make_scheme(const ModelConfig& config) {
 SchemeOption plan_option() {
   return {.name = "plan",
           .type = SchemeOption::Type::Text,
-          .help = "Order of blocks: 0-23,10-14 runs 10 to 14 again; 10-14*3 three times, damped",
+          .help =
+              "Order of blocks: 0-14,10-14@0.1,15-23 runs 10 to 14 again, for a tenth of their "
+              "update (docs/plans.md)",
           .placeholder = "PLAN"};
 }
 

@@ -103,6 +103,7 @@ struct SchemeType {
   std::string summary;  // a line of help
   std::unique_ptr<Scheme> (*make)(const ModelConfig& config) = nullptr;
   std::vector<SchemeOption> options = {};
+  bool stored_plan = false;  // a plan kept in a model's config may take the plain depth's place
   SchemeFiles files = {};
   SchemeRelease release = {};
   SchemeAssembly assembly = {};
@@ -143,6 +144,13 @@ std::vector<DeclaredOption> declared_options(SchemeOption::When when);
 // what was expected of its value. A scheme that isn't known is somebody else's error.
 void check_options(const std::string& scheme, SchemeOption::When when,
                    const SchemeOptions& options);
+
+// Throws Error that begins with `where` where the config's scheme has a plan of its own, so that no
+// other can take its place.
+void check_own_plan(const ModelConfig& config, const std::string& where);
+// The same unless a model with this config can keep this plan: it has the blocks too.
+void check_stored_plan(const ModelConfig& config, const std::string& plan,
+                       const std::string& where);
 
 // The scheme whose release this config.json is; null: no release's.
 const SchemeType* recognise_release(const Json& config);

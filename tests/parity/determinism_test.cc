@@ -212,8 +212,8 @@ std::vector<Case> cases() {
   list.push_back({"smollm3", with(text("SmolLM3"), "no_rope_layers", {1, 0})});
   list.push_back({"olmo2", text("Olmo2")});
   list.push_back({"mistral", with(text("Mistral"), "sliding_window", 7)});
-  list.push_back({"gemma2", with(with(text("Gemma2"), "sliding_window", 7),
-                                 "attn_logit_softcapping", 1.5)});
+  list.push_back(
+      {"gemma2", with(with(text("Gemma2"), "sliding_window", 7), "attn_logit_softcapping", 1.5)});
   list.push_back({"gemma3", with(text("Gemma3"), "sliding_window", 7)});
   list.push_back({"gemma", with(text("Gemma"), "hidden_act", "gelu")});
   list.push_back({"internlm2", with(text("InternLM2"), "bias", false)});
@@ -233,6 +233,7 @@ std::vector<Case> cases() {
   shared["loop_share_kv"] = true;
   list.push_back({"loop_split_shared", shared});
   list.push_back({"damped", text("Llama"), {{"plan", "0,0-1*3,1"}}});
+  list.push_back({"factors", text("Llama"), {{"plan", "0-1,0-1*2@0.3,1@0.6"}}});
   list.push_back(
       {"stored_replay", with(text("Phi3"), "reprise", own("replay", {{"plan", "0-1,1*2"}}))});
   for (const DType type : {DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0, DType::Q4_1}) {

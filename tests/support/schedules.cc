@@ -69,7 +69,11 @@ std::vector<Kind> kinds() {
   std::vector<Kind> list;
   list.push_back({"dense_and_replay",
                   text("Llama"),
-                  {{}, with_plan("0-1,0,1-0"), with_plan("0,0-1*3,1"), with_plan("1,1,0")}});
+                  {{},
+                   with_plan("0-1,0,1-0"),
+                   with_plan("0,0-1*3,1"),
+                   with_plan("1,1,0"),
+                   with_plan("0-1,0-1*2@0.3,1@0.6")}});
   Json window = text("Qwen2");
   window["use_sliding_window"] = true;
   window["sliding_window"] = 6;

@@ -39,8 +39,8 @@ Json layer_kinds(const ConversionSource& source, const LoopedModel& model,
   };
   Json kinds = Json::object();
   const bool windows = has("layer_types") || unlike(&BlockConfig::window);
-  const bool ropes = has("no_rope_layers") ||
-                     std::ranges::count(blocks, kNoRope, &BlockConfig::rope) > 0;
+  const bool ropes =
+      has("no_rope_layers") || std::ranges::count(blocks, kNoRope, &BlockConfig::rope) > 0;
   for (const int layer : like_layers(model.layout())) {
     const BlockConfig& block = blocks[static_cast<size_t>(layer)];
     if (windows)
@@ -127,6 +127,11 @@ LoopedResult convert_looped(const ConversionSource& source, const std::filesyste
     fail(
         "{}: is a GGUF file of another program, of which only a GGUF file can be made (a name that ends in .gguf)",
         source.path());
+  if (!source.config->plan.empty())
+    fail(
+        "{}: has a stored plan ({}), which is one for its own layers; expected a model without one "
+        "('reprise plan store MODEL none OUT' takes it away)",
+        source.path(), source.config->plan);
   if (!gguf) check_folder_types(options.types, target.string());
   LoopedModel model(source, loop, options.threads);
   LoopedResult all;

@@ -18,8 +18,17 @@ constexpr int kMostOwnTiles = 64;  // as the image module's
 // Keys of our own, which any config.json may carry:
 //   "reprise": {"scheme": NAME, NAME: {...}, "chat_format": NAME,
 //               "qkv": NAME (beside the decoder's keys; config_text.cc),
+//               "plan": "0-14,10-14@0.1,15-29" (plan/plan.h),
 //               "exit": {"kind": NAME, "threshold": T, "kv": NAME},   (exit_config.h)
 //               "image": {"kind": "square" | "tiles", "max_tiles": N, "mean": [..], "std": [..]}}
+void read_plan(const JsonObject& own, ModelConfig& config) {
+  const auto plan = own.find_string("plan");
+  const SchemeType* type = find_scheme(config.scheme);
+  if (!plan || !type || config.text.layers == 0) return;  // the last two are said elsewhere
+  check_stored_plan(config, *plan, config.where + ": key 'reprise.plan'");
+  config.plan = *plan;
+}
+
 void read_own_keys(const JsonObject& own, ModelConfig& config) {
   if (const auto scheme = own.find_string("scheme")) config.scheme = *scheme;
   if (const auto keys = own.find_object(config.scheme)) config.scheme_config = keys->json();
@@ -30,9 +39,10 @@ void read_own_keys(const JsonObject& own, ModelConfig& config) {
   } catch (const Error& error) {
     config.exit_problem = error.what();
   }
-  std::vector<std::string> known = {"scheme", "chat_format", "qkv", "exit", "image"};
+  std::vector<std::string> known = {"scheme", "chat_format", "qkv", "plan", "exit", "image"};
   for (const SchemeType* type : scheme_types()) known.push_back(type->name);
   own.allow_only(known);
+  read_plan(own, config);
   if (const auto image = own.find_object("image")) {
     image->allow_only({"kind", "max_tiles", "mean", "std"});
     std::erase(config.presets, kTilesPreset);  // said by the file itself

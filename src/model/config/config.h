@@ -174,6 +174,9 @@ struct ModelConfig {
   std::vector<int64_t> eos_tokens;
   int64_t bos_token = -1;
   std::string chat_format;  // named in the file, or empty
+  // The stored plan, in the short form that parse_plan reads: the plan of requests that name none.
+  // Empty: there is none.
+  std::string plan;
   // How to leave early, where the file has an opinion. What is wrong with it counts where it is used
   // alone: another rule may be asked for, or stored in its place.
   std::optional<ExitConfig> exit;

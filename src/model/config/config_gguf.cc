@@ -285,6 +285,12 @@ GgufDecoder read_gguf_decoder(const GgufFile& file) {
     }
     decoder.own = std::move(own);
   }
+  if (const auto plan = meta.find_string(kPlanKey)) {
+    Json own = Json::object();
+    if (decoder.own) own = *decoder.own;
+    own["plan"] = *plan;
+    decoder.own = std::move(own);
+  }
   decoder.keys = std::move(json);
   return decoder;
 }
@@ -294,6 +300,11 @@ ModelConfig config_from_gguf(const GgufFile& file) {
   if (const auto own = meta.find_string(kConfigKey)) {
     ModelConfig config =
         config_from_json(parse_json(*own, meta.where() + ": key 'reprise.config'"), meta.where());
+    if (const auto plan = meta.find_string(kPlanKey); plan && *plan != config.plan)
+      meta.fail_at(kPlanKey,
+                   fmt::format("says '{}', config.json in key '{}' says '{}'; expected the same in "
+                               "both ('reprise plan store' writes both)",
+                               *plan, kConfigKey, config.plan));
     if (const auto generation = meta.find_string(kGenerationConfigKey)) {
       const std::string where = fmt::format("{}: key '{}'", meta.where(), kGenerationConfigKey);
       const Json json = parse_json(*generation, where);

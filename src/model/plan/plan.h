@@ -173,7 +173,9 @@ Plan looped_plan(int blocks, int loops, bool norm);
 // "0-23,10-14" -> visits of blocks 0..23, then 10..14 again, each visit with a KV row of its own.
 // A range may run backwards ("5-3") and a block may stand alone ("7"). Damped replay
 // (arXiv 2605.23872): "0-9,10-14*3,15-29" runs 10..14 three times and takes a third of each update:
-// x <- x + (F(x) - x) / 3. Throws Error naming `where` and the offending piece.
+// x <- x + (F(x) - x) / 3. "0-14,10-14@0.1,15-29" runs them a second time and takes a tenth of that
+// update, "10-14*2@0.1" does so twice. A factor of 1 is the plain visit, and a range with a factor
+// of 0 isn't run. Throws Error naming `where` and the offending piece.
 Plan parse_plan(std::string_view text, int blocks, const std::string& where);
 
 std::string mix_tokens_name(MixTokens kind);  // "all", "image", "text"

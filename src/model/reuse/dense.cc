@@ -19,7 +19,8 @@ const SchemeType& dense_scheme() {
   static const SchemeType type = {.name = "dense",
                                   .summary = "the ordinary decoder: every layer once",
                                   .make = make_as<Dense>,
-                                  .options = {plan_option()}};
+                                  .options = {plan_option()},
+                                  .stored_plan = true};
   return type;
 }
 

@@ -273,6 +273,7 @@ const SchemeType& phantom_scheme() {
                    .high = kMostEta,
                    .fallback = "1e-4, the releases'",
                    .in_config = true}},
+      .stored_plan = true,
       .release = {.architecture = "PhantomForCausalLM",
                   .recognises = is_release,
                   .read = read_release,

@@ -122,6 +122,10 @@ class JoinedRows {
 
 }  // namespace
 
+Tensor combined(Backend& be, const Tensor& from, const Tensor& x, float alpha) {
+  return be.add(from, be.add(x, from, -1.0f), alpha);
+}
+
 std::unique_ptr<Cohort> Runner::start(const Plan& plan, Rows rows, Tensor x,
                                       Observer* observer) const {
   REPRISE_CHECK(x.rank() == 2 && x.dim(1) == model_.config().text.d);
@@ -254,8 +258,7 @@ void Runner::advance(Cohort& cohort) const {
     } else if (const auto* save = std::get_if<Save>(&step.op)) {
       kept(save->reg) = now.x;
     } else if (const auto* combine = std::get_if<Combine>(&step.op)) {
-      const Tensor& from = kept(combine->reg);
-      now.x = be.add(from, be.add(now.x, from, -1.0f), combine->alpha);
+      now.x = combined(be, kept(combine->reg), now.x, combine->alpha);
     } else if (const auto* add = std::get_if<Add>(&step.op)) {
       now.x = be.add(now.x, kept(add->reg), add->scale);
     } else if (const auto* inject = std::get_if<Inject>(&step.op)) {

@@ -21,6 +21,9 @@ namespace reprise {
 
 class Model;
 
+// Combine's state: from + alpha (x - from).
+Tensor combined(Backend& be, const Tensor& from, const Tensor& x, float alpha);
+
 class Runner {
  public:
   // The model must outlive the runner.

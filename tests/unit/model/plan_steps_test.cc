@@ -66,6 +66,21 @@ TEST_F(PlanSteps, InjectionInitialStateNormAndRegister) {
   EXPECT_EQ(host(found), host(x));
 }
 
+TEST_F(PlanSteps, AFactorScalesTheUpdateOfARange) {
+  constexpr int64_t n = 5;
+  const auto run = [&](const char* text) {
+    Sequence sequence;
+    return host(model_->forward(parse_plan(text, 3, "plan"), rows_of(sequence, n), embedded(0, n)));
+  };
+  Sequence parts[5];
+  const Tensor x = visit(1, parts[1], visit(0, parts[0], embedded(0, n)));
+  const Tensor again = visit(1, parts[3], visit(0, parts[2], x));
+  const Tensor damped = be_->add(x, be_->add(again, x, -1.0f), 0.25f);
+  EXPECT_EQ(run("0-1,0-1@0.25,2"), host(visit(2, parts[4], damped)));
+  EXPECT_EQ(run("0-2,1-2@1"), run("0-2,1-2"));
+  EXPECT_EQ(run("0-1,0-1@0,2"), run("0-2"));
+}
+
 TEST_F(PlanSteps, ATokenThatLeavesRunsTheCoda) {
   const Plan plan = scheme().decode_plan({});
   const Runner runner(*model_);

@@ -48,6 +48,20 @@ TEST(Plan, DampedReplayTakesAFractionOfEachUpdate) {
   plan.check(4, "plan");
 }
 
+TEST(Plan, FactorsScaleTheUpdateOfARange) {
+  const Plan plan = parse_plan("0-2,1-2*2@0.25,3@1.5", 4, "--plan");
+  EXPECT_EQ(blocks_of(plan), (std::vector<int>{0, 1, 2, 1, 2, 1, 2, 3}));
+  std::vector<float> factors;
+  for (const Step& step : plan.steps)
+    if (const auto* combine = std::get_if<Combine>(&step.op)) factors.push_back(combine->alpha);
+  EXPECT_EQ(factors, (std::vector<float>{0.25f, 0.25f, 1.5f}));
+  plan.check(4, "plan");
+  // A whole update is the plain visit, none is no visit: nothing is computed otherwise.
+  EXPECT_EQ(parse_plan("0-3@1,1-2*2@1", 4, ""), parse_plan("0-3,1-2,1-2", 4, ""));
+  EXPECT_EQ(parse_plan("0-2,1-2*3@0,3", 4, ""), dense_plan(4));
+  EXPECT_EQ(parse_plan("0-3*2@0.5", 4, ""), parse_plan("0-3*2", 4, ""));
+}
+
 TEST(Plan, TextErrorsNameThePieceAndWhatWasExpected) {
   const auto error = [](const char* text) {
     return error_of([&] { parse_plan(text, 30, "--plan"); });
@@ -59,12 +73,19 @@ TEST(Plan, TextErrorsNameThePieceAndWhatWasExpected) {
   EXPECT_THAT(error("0-3*0"), HasSubstr("at least 1"));
   EXPECT_THAT(error("0-3x"), HasSubstr("'x' was not understood"));
   EXPECT_THAT(error("-1"), HasSubstr("expected"));
+  for (const char* factor : {"@", "@x", "@-1", "@11", "@nan", "@inf", "*2@"})
+    EXPECT_THAT(error((std::string("0-3") + factor).c_str()),
+                HasSubstr("expected a factor from 0 to 10"))
+        << factor;
+  EXPECT_THAT(error("0-3@0.5*2"), HasSubstr("'*2' was not understood"));
+  EXPECT_THAT(error("0-3@0,4@0"), HasSubstr("runs no block"));
   EXPECT_THAT(error("0-29*1000000"), HasSubstr("more than"));
   EXPECT_THAT(error("99999999999999999999"), HasSubstr("expected a number"));
 }
 
 TEST(Plan, SummaryReadsBackAsThePlan) {
-  for (const char* text : {"0-29", "0-23,10-14", "5", "0-9,10-14*3,15-29", "3-0", "7,7,7"})
+  for (const char* text : {"0-29", "0-23,10-14", "5", "0-9,10-14*3,15-29", "3-0", "7,7,7",
+                           "0-14,10-14@0.1,15-29", "0-2*3@0.25,3@1.5", "0,5@0.5,5@0.25,1-2*2"})
     EXPECT_EQ(plan_summary(parse_plan(text, 30, "")), text);
   Plan mixed = dense_plan(2);
   mixed.mix({}, "layer.1.mixed");
@@ -86,10 +107,14 @@ TEST(Plan, CheckRefusesWhatCannotBeRun) {
               HasSubstr("second time"));
   EXPECT_THAT(error([](Plan& p) { std::get<Visit>(p.steps[0].op).read = 2; }),
               HasSubstr("before it is written"));
-  EXPECT_THAT(error([](Plan& p) { p.steps.insert(p.steps.begin(), {Mix{0}, ""}); }),
+  EXPECT_THAT(error([](Plan& p) {
+                p.steps.insert(p.steps.begin(), {Mix{0}, ""});
+              }),
               HasSubstr("must follow a visit"));
   EXPECT_THAT(error([](Plan& p) { p.steps.push_back({Save{0}, ""}); }), HasSubstr("register 0"));
-  EXPECT_THAT(error([](Plan& p) { p.steps.push_back({Combine{0, 0.5f}, ""}); }),
+  EXPECT_THAT(error([](Plan& p) {
+                p.steps.push_back({Combine{0, 0.5f}, ""});
+              }),
               HasSubstr("before it is saved"));
   EXPECT_THAT(error([](Plan& p) { p.steps.clear(); }), HasSubstr("no steps"));
 }

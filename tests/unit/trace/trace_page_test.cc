@@ -236,6 +236,11 @@ TEST_F(TracePageTest, ReplayIsFollowedThroughDampedSteps) {
     EXPECT_NEAR(value(update, 8, t), moved(state(8), twice, t, n), 1e-5);
   }
   EXPECT_FALSE(std::isnan(value(update, 8, n)));
+  // The same with a factor of its own.
+  request.plan.set("plan", "0-3,1-2*2@0.5,5");
+  const TracePage same = collect_trace(*loaded, prompt, std::vector<int32_t>{100, 101}, request);
+  EXPECT_EQ(briefs(same.measures[0]), briefs(update));
+  for (int64_t t = 0; t < n; ++t) EXPECT_EQ(value(same.measures[0], 8, t), value(update, 8, t));
 }
 
 TEST_F(TracePageTest, SameBitsForAnyChunksAndThreads) {
