@@ -43,10 +43,8 @@ std::vector<JudgedPrompt> judged(LoadedModel& loaded, const std::vector<Question
   const int64_t limit = loaded.context_limit();
   std::vector<JudgedPrompt> all;
   for (const Question& question : questions) {
-    ChatTurn turn{"user", question.question, {}};
-    if (!question.image.empty()) turn.images.push_back(Picture::read(question.image));
     JudgedPrompt one;
-    one.prompt = builder.chat({turn}, picture).tokens;
+    one.prompt = builder.chat({question_turn(question)}, picture).tokens;
     one.first = one.prompt.size() - 1;
     const std::vector<int32_t> answer =
         loaded.tokenizer().encode(trim(question.answer), {.parse_special = false});

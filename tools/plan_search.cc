@@ -92,7 +92,6 @@ class SearchRun {
 
   int looked_at() const { return looked_at_; }
   void clear_progress() { progress_.clear(); }
-  const char* unit() const { return material_.unit; }
 
  private:
   std::vector<double> nats(const JudgedPrompt& judged,

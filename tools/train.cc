@@ -69,13 +69,12 @@ class TrainCommand : public Command {
       progress.clear();
       print_line(line);
     });
-    const auto stage = [&](const std::string& what) { heartbeat.doing(what); };
-    stage("loading the torch backend");
+    heartbeat.doing("loading the torch backend");
     const auto backend = make_torch_backend(backend_);
     const InterruptScope interrupt;
     options_.output = out_;
     options_.cancelled = &interrupt.flag();
-    options_.stage = stage;
+    options_.stage = [&](const std::string& what) { heartbeat.doing(what); };
     options_.progress = [&](const StepReport& report) {
       show(report, recipe, progress, heartbeat);
     };

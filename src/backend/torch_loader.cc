@@ -38,12 +38,12 @@ std::unique_ptr<TrainBackend> make_torch_backend(const BackendOptions& options) 
   if (!path)
     fail("this build has no torch backend ({} not found): {}",
          (plugin_folder() / kPluginName).string(), kHowToGetIt);
+  static std::mutex mutex;  // dlerror's text belongs to the call before it
+  std::lock_guard lock(mutex);
   // Threads of libtorch's pool that wait for work would spin, for as long as the others of a parallel
   // loop aren't there: with another program on the same cores a step then takes several times as long.
   // OpenMP reads this once, when it is loaded with the plug-in.
   ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
-  static std::mutex mutex;  // dlerror's text belongs to the call before it
-  std::lock_guard lock(mutex);
   // Never closed: libtorch doesn't survive it.
   void* library = ::dlopen(path->c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library)

@@ -42,34 +42,28 @@ class PlanTree {
 
   // All `plans` (not empty) are equal up to `step`, where they have this state.
   void go_on(State state, size_t step, std::vector<size_t> plans) {
-    while (!stopped_) {
-      const size_t end = common_end(plans, step);
-      advance(state, plans.front(), step, end);
-      step = end;
-      if (stopped_) return;
-      std::vector<size_t> done;
-      std::erase_if(plans, [&](size_t plan) {
-        const bool ends = steps(plan).size() == step;
-        if (ends) done.push_back(plan);
-        return ends;
-      });
-      if (!done.empty()) {
-        const double nats = sum(state.x);
-        for (const size_t plan : done) nll_[plan] = nats;
-      }
-      if (plans.empty()) return;
-      if (done.empty() || plans.size() > 1) break;
-    }
+    const size_t end = common_end(plans, step);
+    advance(state, plans.front(), step, end);
     if (stopped_) return;
+    std::vector<size_t> done;
+    std::erase_if(plans, [&](size_t plan) {
+      const bool ends = steps(plan).size() == end;
+      if (ends) done.push_back(plan);
+      return ends;
+    });
+    if (!done.empty()) {
+      const double nats = sum(state.x);
+      for (const size_t plan : done) nll_[plan] = nats;
+    }
     std::vector<std::vector<size_t>> branches;  // by the next step
     for (const size_t plan : plans) {
       auto it = std::ranges::find_if(branches, [&](const auto& branch) {
-        return steps(branch.front())[step] == steps(plan)[step];
+        return steps(branch.front())[end] == steps(plan)[end];
       });
       if (it == branches.end()) it = branches.insert(branches.end(), std::vector<size_t>());
       it->push_back(plan);
     }
-    for (auto& branch : branches) go_on(state, step, std::move(branch));
+    for (auto& branch : branches) go_on(state, end, std::move(branch));
   }
 
   size_t common_end(const std::vector<size_t>& plans, size_t step) const {

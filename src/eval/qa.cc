@@ -33,6 +33,12 @@ std::vector<Question> load_questions(const std::filesystem::path& path,
   return questions;
 }
 
+ChatTurn question_turn(const Question& question, bool blind) {
+  ChatTurn turn{"user", question.question, {}};
+  if (!blind && !question.image.empty()) turn.images.push_back(Picture::read(question.image));
+  return turn;
+}
+
 std::pair<double, double> wilson_interval(const Score& score) {
   if (score.questions == 0) return {0, 1};
   constexpr double kZ = 1.959963984540054;  // two-sided 95% of the normal distribution
@@ -90,10 +96,7 @@ QaResult answer_questions(LoadedModel& loaded, const GeneratorOptions& generator
   double kl_sum = 0;
   for (const size_t i : by_image(questions)) {
     const Question& question = questions[i];
-    ChatTurn turn{"user", question.question, {}};
-    if (!options.blind && !question.image.empty()) {
-      turn.images.push_back(Picture::read(question.image));
-    }
+    const ChatTurn turn = question_turn(question, options.blind);
     const Prompt prompt = builder.chat({turn}, options.picture);
     const Generation answer = generator.generate(prompt, options.generation);
     if (answer.stop == StopReason::Cancelled) fail("interrupted");

@@ -23,6 +23,9 @@ struct Question {
 std::vector<Question> load_questions(const std::filesystem::path& path,
                                      const std::filesystem::path& images, int64_t limit = 0);
 
+// The turn that asks it, its picture read unless `blind`. Throws Error naming a picture that can't be.
+ChatTurn question_turn(const Question& question, bool blind = false);
+
 struct Score {
   int64_t correct = 0;
   int64_t questions = 0;

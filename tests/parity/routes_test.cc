@@ -11,6 +11,7 @@
 #include "convert/looped/convert_looped.h"
 #include "formats/safetensors.h"
 #include "model/config/folder_config.h"
+#include "support/data_folders.h"
 #include "support/error_of.h"
 #include "support/golden.h"
 #include "support/paths.h"
@@ -169,20 +170,7 @@ TEST_P(Routes, QuantizedGgufToAFolder) {
   }
 }
 
-std::vector<std::string> names() {
-  std::vector<std::string> list;
-  for (const auto& entry : fs::directory_iterator(root()))
-    if (entry.is_directory()) list.push_back(entry.path().filename().string());
-  std::ranges::sort(list);
-  return list;
-}
-
-std::string test_name(std::string name) {
-  std::ranges::replace(name, '-', '_');
-  return name;
-}
-
-INSTANTIATE_TEST_SUITE_P(All, Routes, ::testing::ValuesIn(names()),
+INSTANTIATE_TEST_SUITE_P(All, Routes, ::testing::ValuesIn(folders_in(root())),
                          [](const auto& info) { return test_name(info.param); });
 
 // ---- What has no file in tests/data/routes.

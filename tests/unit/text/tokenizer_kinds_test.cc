@@ -2,12 +2,12 @@
 // packages `tokenizers` and `sentencepiece` give them (tests/data/text/kinds/make.py).
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cstring>
 #include <fstream>
 
 #include "base/file.h"
 #include "base/json.h"
+#include "support/data_folders.h"
 #include "test_files.h"
 #include "text/tokenizer/tokenizer_files.h"
 
@@ -25,14 +25,6 @@ uint32_t hash_of(const std::vector<int32_t>& ids) {
     for (int shift = 0; shift < 32; shift += 8)
       value = (value ^ (static_cast<uint32_t>(id) >> shift & 0xFFu)) * 0x01000193u;
   return value;
-}
-
-std::vector<std::string> kinds() {
-  std::vector<std::string> list;
-  for (const auto& entry : fs::directory_iterator(root()))
-    if (entry.is_directory()) list.push_back(entry.path().filename().string());
-  std::ranges::sort(list);
-  return list;
 }
 
 class TokenizerKinds : public ::testing::TestWithParam<std::string> {};
@@ -58,11 +50,8 @@ TEST_P(TokenizerKinds, SameIds) {
   EXPECT_EQ(differ, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, TokenizerKinds, ::testing::ValuesIn(kinds()), [](const auto& info) {
-  std::string name = info.param;
-  std::ranges::replace(name, '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(All, TokenizerKinds, ::testing::ValuesIn(test::folders_in(root())),
+                         [](const auto& info) { return test::test_name(info.param); });
 
 }  // namespace
 }  // namespace reprise
